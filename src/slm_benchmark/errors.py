@@ -1,0 +1,38 @@
+"""The two ways in which a run can go wrong that are not a bug of this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_ABSENT = object()
+
+
+class UserError(Exception):
+    """Bad input: names the file, the field, the value and the fix, in one line.
+
+    Args:
+        message: What is wrong, as a clause without a final full stop.
+        file: The file that holds the offending value.
+        field: Dotted path of the field inside the file, such as ``source.sha256``.
+        value: The offending value as it was read.
+        fix: What to do about it, as an imperative sentence.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | Path | None = None,
+        field: str | None = None,
+        value: object = _ABSENT,
+        fix: str | None = None,
+    ) -> None:
+        self.message, self.file, self.field, self.fix = message, file, field, fix
+        where = ": ".join(str(part) for part in (file, field) if part is not None)
+        what = message if value is _ABSENT else f"{message} (got {value!r})"
+        text = f"{where}: {what}" if where else what
+        super().__init__(f"{text}. Fix: {fix}" if fix else text)
+
+
+class EnvironmentFault(UserError):
+    """A fault of the surroundings (memory, disk, network): retried, never recorded as a score."""

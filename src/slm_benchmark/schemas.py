@@ -1,0 +1,160 @@
+"""Validation against the JSON Schemas of workflow/schemas, with errors that a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+
+from slm_benchmark.errors import UserError
+from slm_benchmark.files import atomic_write_json, read_json, read_yaml
+from slm_benchmark.paths import SCHEMAS
+
+
+@functools.cache
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema ``workflow/schemas/{name}.schema.yaml``."""
+    loaded = read_yaml(SCHEMAS / f"{name}.schema.yaml")
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+@functools.cache
+def _validator(name: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator(
+        schema(name),
+        format_checker=jsonschema.FormatChecker(),
+        registry=Registry(retrieve=_other_schema),  # type: ignore[call-arg]
+    )
+
+
+def _other_schema(name: str) -> Resource[Any]:
+    """Resolve a reference such as ``cell#/$defs/error`` to a neighbouring schema."""
+    return Resource.from_contents(schema(name), default_specification=DRAFT202012)
+
+
+def validate(data: Any, name: str, file: Path | str) -> None:
+    """Check ``data``, read from ``file``, against the schema ``name``.
+
+    Raises:
+        UserError: for the first error in document order, naming file, field, value and fix.
+    """
+    errors = sorted(_validator(name).iter_errors(data), key=lambda e: [str(p) for p in e.path])
+    if errors:
+        raise _explain(_meant(errors[0]), file)
+
+
+def read_record(path: Path | str, name: str) -> Any:
+    """Read a JSON record and validate it."""
+    record = read_json(path)
+    validate(record, name, path)
+    return record
+
+
+def write_record(path: Path | str, record: Any, name: str) -> None:
+    """Validate a record, then write it atomically: an invalid one never appears on disk."""
+    validate(record, name, path)
+    atomic_write_json(path, record)
+
+
+def read_config(path: Path | str, name: str) -> Any:
+    """Read a YAML file that a person wrote and validate it."""
+    data = read_yaml(path)
+    validate(data, name, path)
+    return data
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """A fix for an unknown word: the nearest known one, or the list of all."""
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"use one of: {', '.join(sorted(known))}"
+
+
+def _meant(error: jsonschema.ValidationError) -> jsonschema.ValidationError:
+    """Inside a oneOf: the deepest error of the alternatives whose kind fits, where one does."""
+    while error.context:
+        alternatives: dict[Any, list[jsonschema.ValidationError]] = {}
+        for inner in error.context:
+            alternatives.setdefault(inner.schema_path[0], []).append(inner)
+        fitting = [errors for errors in alternatives.values() if not any(map(_other_kind, errors))]
+        if not fitting:
+            break
+        error = max((e for errors in fitting for e in errors), key=lambda e: len(e.absolute_path))
+    return error
+
+
+def _other_kind(error: jsonschema.ValidationError) -> bool:
+    """Whether an error inside a oneOf says that another alternative is meant."""
+    return error.validator == "const" or (
+        error.validator in ("type", "enum") and not error.relative_path
+    )
+
+
+def _explain(error: jsonschema.ValidationError, file: Path | str) -> UserError:
+    rule: Any = error.schema
+    allowed: Any = error.validator_value
+    path = [str(part) for part in error.absolute_path]
+    field = ".".join(path) or "(whole file)"
+    about = rule.get("description", "")
+    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+        known = list(rule.get("properties", {}))
+        unknown = next((key for key in error.instance if key not in known), "")
+        return UserError(
+            "unknown key",
+            file=file,
+            field=".".join([*path, str(unknown)]),
+            value=_short(error.instance.get(unknown)),
+            fix=suggestion(str(unknown), known),
+        )
+    if error.validator == "required" and isinstance(error.instance, dict):
+        missing = next(key for key in allowed if key not in error.instance)
+        about = rule.get("properties", {}).get(missing, {}).get("description", "")
+        return UserError(
+            "required key is missing",
+            file=file,
+            field=".".join([*path, missing]),
+            fix=f"add it ({about})" if about else "add it",
+        )
+    if kinds := [e for e in error.context or () if e.validator == "const" and e.relative_path]:
+        # The key that tells the alternatives of a oneOf apart has a value that none of them has.
+        return UserError(
+            "unknown kind",
+            file=file,
+            field=".".join(map(str, kinds[0].absolute_path)),
+            value=_short(kinds[0].instance),
+            fix=suggestion(str(kinds[0].instance), [str(e.validator_value) for e in kinds]),
+        )
+    if error.context:
+        return UserError(
+            "not of an allowed form",
+            file=file,
+            field=field,
+            value=_short(error.instance),
+            fix=f"write {about}" if about else "config/README.md lists the allowed keys",
+        )
+    if error.validator == "enum" and isinstance(error.instance, str):
+        return UserError(
+            "unknown value",
+            file=file,
+            field=field,
+            value=_short(error.instance),
+            fix=suggestion(error.instance, [str(known) for known in allowed]),
+        )
+    constraint = f"must satisfy {error.validator}: {allowed}"
+    return UserError(
+        error.message if len(error.message) < 200 else constraint,
+        file=file,
+        field=field,
+        value=_short(error.instance),
+        fix=f"{constraint}{f' — {about}' if about else ''}",
+    )
+
+
+def _short(value: Any) -> Any:
+    """``value``, or the name of its type where it is too long for a message of one line."""
+    return value if len(repr(value)) < 200 else type(value).__name__
