@@ -1,0 +1,1 @@
+"""Intervals and tests: the numbers that say how sure another number is."""
