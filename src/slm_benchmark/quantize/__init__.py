@@ -1,0 +1,1 @@
+"""From a base model to its 4-bit and GGUF variants."""

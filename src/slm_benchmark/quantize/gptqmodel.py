@@ -1,0 +1,126 @@
+"""GPTQ and AWQ 4-bit variants through gptqmodel.
+
+GPTQ: Frantar et al., arXiv:2210.17323. AWQ: Lin et al., arXiv:2306.00978.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from slm_benchmark.errors import UserError
+from slm_benchmark.files import atomic_directory, atomic_write_json, read_json
+from slm_benchmark.provenance import versions
+from slm_benchmark.quantize.calibration import Calibration
+from slm_benchmark.quantize.four_bit import BITS, METHODS, SYMMETRIC, write_4bit_manifest
+from slm_benchmark.quantize.shapes import group_size, linear_in_features
+from slm_benchmark.registry import Model
+
+
+def quantize_4bit(
+    model: Model,
+    base: Path,
+    target: Path,
+    variant: str,
+    calibration: Calibration,
+    wanted_group_size: int | None,
+    threads: int,
+) -> None:
+    """Quantize the linear layers of ``base`` to 4 bits and write the variant with its manifest.
+
+    Args:
+        model: The card.
+        base: Folder of the base model in Transformers format.
+        target: Folder of the variant.
+        variant: gptq-4bit or awq-4bit.
+        calibration: The calibration texts.
+        wanted_group_size: Weights per scale; None derives it from the model's shapes.
+        threads: CPU threads.
+
+    Raises:
+        UserError: when a group size does not fit, or the result's logits are not finite.
+    """
+    method = METHODS[variant]
+    size = group_size(linear_in_features(base), model.id, wanted_group_size)
+    began = time.monotonic()
+    # On two cores or fewer gptqmodel's own choice of worker count crashes.
+    os.environ["GPTQMODEL_CPU_WORKERS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
+    from gptqmodel.quantization import FORMAT, METHOD
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if method == "gptq":
+        config = QuantizeConfig(bits=BITS, group_size=size, sym=SYMMETRIC[method])
+        options: dict[str, Any] = {}
+    else:
+        config = QuantizeConfig(
+            bits=BITS,
+            group_size=size,
+            sym=SYMMETRIC[method],
+            zero_point=True,
+            quant_method=METHOD.AWQ,
+            format=FORMAT.GEMM,
+        )
+        options = {"backend": BACKEND.AWQ_TORCH}
+    loaded = GPTQModel.load(str(base), config, device=device)
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in calibration.rows]
+    loaded.quantize(rows, batch_size=1, **options)
+    with atomic_directory(target) as work:
+        loaded.save(str(work))
+        del loaded
+        _drop_traces(work)
+        kernel = check_forward(model, work, variant, calibration.rows[0][:32])
+        write_4bit_manifest(
+            work,
+            model,
+            base,
+            variant,
+            calibration,
+            size,
+            kernel,
+            versions("gptqmodel", "torch", "transformers"),
+            time.monotonic() - began,
+        )
+
+
+def _drop_traces(work: Path) -> None:
+    """Remove timings and temporary paths, so that equal weights give equal files."""
+    (work / "quant_log.csv").unlink(missing_ok=True)
+    for name in ("config.json", "quantize_config.json"):
+        config = read_json(work / name)
+        for settings in (config, config.get("quantization_config", {})):
+            settings.get("meta", {}).pop("offload_to_disk_path", None)
+        atomic_write_json(work / name, config)
+
+
+def check_forward(model: Model, folder: Path, variant: str, tokens: list[int]) -> str:
+    """One forward pass of a quantized model.
+
+    Returns:
+        The class name of the quantized linear layers.
+
+    Raises:
+        UserError: when the pass fails or a logit is not finite.
+    """
+    import torch
+
+    from slm_benchmark.engines.transformers import load_transformers
+
+    loaded = load_transformers(folder, variant, dtype="auto", device="cpu")
+    with torch.inference_mode():
+        logits = loaded.model(torch.tensor([tokens])).logits
+    if not torch.isfinite(logits).all():
+        raise UserError(
+            f"the logits of {variant} are not finite",
+            file=model.file,
+            field="quantizations",
+            value=variant,
+            fix="take this variant out of the card's list and report the model",
+        )
+    return loaded.kernel

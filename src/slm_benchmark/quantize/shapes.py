@@ -1,0 +1,65 @@
+"""What the shapes of a base model allow: the group size of grouped quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from slm_benchmark.errors import UserError
+
+GROUP_SIZES = (128, 64, 32)
+"""Group sizes that the 4-bit kernels know, the cheapest first."""
+
+_UNQUANTIZED = ("embed", "lm_head", "norm")
+
+
+def linear_in_features(base: Path) -> set[int]:
+    """Input widths of the linear layers that a 4-bit method would quantize.
+
+    Args:
+        base: Folder of the base model in Transformers format.
+    """
+    from safetensors import safe_open
+
+    widths = set()
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                shape = tensors.get_slice(name).get_shape()
+                if len(shape) == 2 and not any(part in name for part in _UNQUANTIZED):
+                    widths.add(int(shape[1]))
+    return widths
+
+
+def group_size(widths: Iterable[int], model: str, wanted: int | None = None) -> int:
+    """The group size to quantize with.
+
+    A group size that does not divide every input width quantizes and loads without an error and
+    fails at the first forward pass, so it is refused here.
+
+    Args:
+        widths: Input widths of the linear layers.
+        model: Id of the model, for the message.
+        wanted: A group size from the configuration; None takes the largest that fits.
+
+    Raises:
+        UserError: when the wanted group size, or every known one, leaves a remainder.
+    """
+    widths = sorted(widths)
+    fitting = [size for size in GROUP_SIZES if all(width % size == 0 for width in widths)]
+    if wanted is not None and wanted not in fitting:
+        raise UserError(
+            f"the group size does not divide the layer widths {widths} of {model}",
+            file="config/config.yaml",
+            field="quantization.group_size",
+            value=wanted,
+            fix=f"use one of {fitting} or auto" if fitting else f"drop {model}'s 4-bit variants",
+        )
+    if not fitting:
+        raise UserError(
+            f"no group size of {list(GROUP_SIZES)} divides the layer widths {widths}",
+            file=f"models/{model}.yaml",
+            field="quantizations",
+            fix="take gptq-4bit and awq-4bit out of the list",
+        )
+    return wanted or fitting[0]
