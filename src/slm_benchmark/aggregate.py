@@ -1,0 +1,426 @@
+"""From records to the leaderboard, its table, and a summary of each model."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from slm_benchmark.config import VARIANTS, Catalogue
+from slm_benchmark.errors import UserError
+from slm_benchmark.files import atomic_directory, atomic_write_text, digest, read_json
+from slm_benchmark.paths import relative
+from slm_benchmark.provenance import result_digest
+from slm_benchmark.schemas import schema, validate, write_record
+from slm_benchmark.statistics.proportion import Z95
+
+Record = dict[str, Any]
+Key = tuple[str, str, str, str]
+"""(model, variant, hardware, protocol)"""
+
+NOT_RUN = "not measured yet"
+
+
+def metric_names() -> list[str]:
+    """Names of the performance metrics, in the order of their schema."""
+    return list(schema("performance")["properties"]["metrics"]["properties"])
+
+
+def read_run(path: Path) -> Record:
+    """Read a record of either kind and check it.
+
+    Raises:
+        UserError: when the record breaks its schema, or its result was edited by hand.
+    """
+    record: Record = read_json(path)
+    kind = record.get("kind") if isinstance(record, dict) else None
+    if kind not in ("score", "performance"):
+        raise UserError(
+            "neither a score nor a performance record",
+            file=relative(path),
+            field="kind",
+            value=kind,
+            fix="restore the file from the repository, or measure the cell again",
+        )
+    validate(record, "cell" if kind == "score" else "performance", relative(path))
+    if result_digest(record) != record["result_sha256"]:
+        raise UserError(
+            "the result does not match its digest: the record was edited",
+            file=relative(path),
+            field="result_sha256",
+            value=record["result_sha256"],
+            fix="restore the file from the repository, or measure the cell again",
+        )
+    return record
+
+
+def current_records(paths: Iterable[Path]) -> list[tuple[Path, Record]]:
+    """The record that stands for each cell: a run of this checkout, else the newest published."""
+    chosen: dict[tuple[str, ...], tuple[tuple[bool, str], Path, Record]] = {}
+    for path in paths:
+        record = read_run(path)
+        cell = (*_key(record), record["task"]["id"] if record["kind"] == "score" else "")
+        age = (relative(path).startswith("runs/"), record["started"])
+        if cell not in chosen or age > chosen[cell][0]:
+            chosen[cell] = (age, path, record)
+    return [(path, record) for _, path, record in (chosen[cell] for cell in sorted(chosen))]
+
+
+def aggregate(
+    catalogue: Catalogue,
+    paths: Sequence[Path],
+    edition: str,
+    leaderboard: Path,
+    table: Path,
+    models: Path,
+) -> None:
+    """Write leaderboard.json, leaderboard.csv and one folder of summaries for each model.
+
+    Args:
+        catalogue: The catalogue of the checkout.
+        paths: Records.
+        edition: published or preview.
+        leaderboard: File to write.
+        table: File to write.
+        models: Folder to write.
+
+    Raises:
+        UserError: for an invalid record, naming the file.
+    """
+    records = current_records(paths)
+    board = build_leaderboard(catalogue, records, edition)
+    with atomic_directory(models) as work:
+        for model in board["models"]:
+            write_summaries(work / model, model, board)
+    write_board(board, leaderboard, table)
+
+
+def write_board(board: Record, leaderboard: Path, table: Path) -> None:
+    """Write the leaderboard as JSON and as CSV."""
+    atomic_write_text(table, render_table(board))
+    write_record(leaderboard, board, "leaderboard")
+
+
+def build_leaderboard(
+    catalogue: Catalogue, records: Sequence[tuple[Path, Record]], edition: str
+) -> Record:
+    """The leaderboard as its schema describes it."""
+    scores: dict[Key, dict[str, tuple[Path, Record]]] = defaultdict(dict)
+    speeds: dict[Key, Record] = {}
+    for path, record in records:
+        if record["model"]["id"] not in catalogue.models:
+            continue
+        if record["kind"] == "score":
+            scores[_key(record)][record["task"]["id"]] = (path, record)
+        else:
+            speeds[_key(record)] = record
+    keys = sorted({*scores, *speeds}, key=lambda k: (k[3], k[2], k[0], VARIANTS.index(k[1])))
+    rows = [build_row(catalogue, key, scores.get(key, {}), speeds.get(key)) for key in keys]
+    return {
+        "schema_version": 1,
+        "edition": edition,
+        "records_sha256": digest([record["result_sha256"] for _, record in records]),
+        "categories": list(dict.fromkeys(t["category"] for t in catalogue.tasks.values())),
+        "tasks": [
+            {
+                "id": task,
+                "title": entry["title"],
+                "category": entry["category"],
+                "metric": entry["metric"],
+                "filter": entry.get("filter", "none"),
+                "chance": entry["chance"],
+                "num_fewshot": entry["num_fewshot"],
+                "note": entry.get("note", ""),
+            }
+            for task, entry in catalogue.tasks.items()
+        ],
+        "protocols": {
+            key: {"title": entry["title"], "ranked": entry["ranked"]}
+            for key, entry in catalogue.protocols.items()
+        },
+        "hardware": {key: {"title": e["title"]} for key, e in catalogue.hardware.items()},
+        "models": {
+            model: _card(catalogue, model) for model in sorted({row["model"] for row in rows})
+        },
+        "rows": rows,
+    }
+
+
+def build_row(
+    catalogue: Catalogue,
+    key: Key,
+    scores: dict[str, tuple[Path, Record]],
+    speed: Record | None,
+) -> Record:
+    """One row of the leaderboard: a variant of a model on one machine under one protocol."""
+    model, variant, hardware, protocol = key
+    entry = catalogue.protocols[protocol]
+    tasks = list(catalogue.tasks) if entry["tasks"] == "all" else entry["tasks"]
+    cells = {task: build_score(catalogue, task, scores.get(task)) for task in tasks}
+    known = [speed, *(record for _, record in scores.values())]
+    block = next(record["variant"] for record in known if record is not None)
+    missing = {"value": None, "ci95": None, "n": 0, "reason": NOT_RUN}
+    return {
+        "model": model,
+        "variant": variant,
+        "quantization": variant.split("-")[0],
+        "hardware": hardware,
+        "fingerprint": speed["hardware"]["fingerprint"] if speed else None,
+        "protocol": protocol,
+        "ranked": entry["ranked"] and not catalogue.models[model].reference,
+        "size_bytes": block["size_bytes"],
+        "effective_bits_per_weight": block["effective_bits_per_weight"],
+        "average": average(cells),
+        "scores": cells,
+        "performance": speed["metrics"] if speed else dict.fromkeys(metric_names(), missing),
+    }
+
+
+def build_score(catalogue: Catalogue, task: str, found: tuple[Path, Record] | None) -> Record:
+    """One cell of a row, with its state."""
+    entry = catalogue.tasks[task]
+    cell: Record = {
+        "state": "not_run",
+        "reason": NOT_RUN if entry["state"] == "ready" else "no rule runs this task yet",
+        "value": None,
+        "stderr": None,
+        "ci95": None,
+        "n": None,
+        "metric": entry["metric"],
+        "filter": entry.get("filter", "none"),
+        "chance": entry["chance"],
+        "dataset": None,
+        "dataset_sha256": None,
+        "record": None,
+        "warnings": [],
+    }
+    if found is None:
+        return cell
+    path, record = found
+    cell |= {
+        "state": record["state"],
+        "reason": f"{record['error']['type']}: {record['error']['message']}"
+        if record["error"]
+        else None,
+        "dataset": record["dataset"]["id"],
+        "dataset_sha256": record["dataset"]["sha256"],
+        "record": relative(path),
+    }
+    headline = next((score for score in record["scores"] if score["headline"]), None)
+    if headline is not None:
+        kept = ("value", "stderr", "ci95", "n", "metric", "filter", "chance")
+        cell |= {name: headline[name] for name in kept}
+        cell["warnings"] = warnings(record)
+    return cell
+
+
+def warnings(record: Record) -> list[str]:
+    """Sentences about what a reader should know beside a score."""
+    checks = record["checks"]
+    n = record["dataset"]["documents"]
+    texts = {
+        "truncated_contexts": "contexts were cut to fit the model",
+        "truncated_generations": "answers were cut at the token limit",
+        "empty_generations": "answers were empty",
+        "unparsed": "answers could not be read",
+    }
+    found = [f"{checks[name]} of {n} {text}" for name, text in texts.items() if checks[name]]
+    return found + (["not told apart from guessing"] if checks["at_chance"] else [])
+
+
+def average(cells: dict[str, Record]) -> Record:
+    """Mean over tasks of the score's share of the way from chance to the maximum.
+
+    A score below chance counts as negative, so that guessing averages to zero. The interval takes
+    the tasks as independent: the root of the summed squared standard errors. It is missing until
+    every task of the protocol has a score, because means over unlike sets of tasks mislead.
+    """
+    missing = [task for task, cell in cells.items() if cell["value"] is None]
+    scored = len(cells) - len(missing)
+    if missing:
+        reason = f"no score for {', '.join(missing)}"
+        return {"value": None, "ci95": None, "tasks": scored, "reason": reason}
+    spans = [1 - cell["chance"] for cell in cells.values()]
+    shares = [
+        (cell["value"] - cell["chance"]) / span
+        for cell, span in zip(cells.values(), spans, strict=True)
+    ]
+    mean = math.fsum(shares) / scored
+    if any(cell["stderr"] is None for cell in cells.values()):
+        return {"value": mean, "ci95": None, "tasks": scored, "reason": None}
+    half = Z95 * math.sqrt(
+        math.fsum((c["stderr"] / s) ** 2 for c, s in zip(cells.values(), spans, strict=True))
+    )
+    half /= scored
+    return {"value": mean, "ci95": [mean - half, mean + half], "tasks": scored, "reason": None}
+
+
+def render_table(board: Record) -> str:
+    """The leaderboard as CSV: one line for each row; a missing value is an empty field."""
+    tasks = list(dict.fromkeys(task for row in board["rows"] for task in row["scores"]))
+    names = ["model", "name", "variant", "hardware", "protocol", "ranked", "size_bytes"]
+    names += ["effective_bits_per_weight", "average", "average_low", "average_high"]
+    for task in tasks:
+        names += [task, f"{task}_low", f"{task}_high", f"{task}_n", f"{task}_state"]
+    names += metric_names()
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
+    writer.writeheader()
+    for row in board["rows"]:
+        line = {name: row.get(name) for name in names[:8]}
+        line["name"] = board["models"][row["model"]]["name"]
+        line |= _bounds("average", row["average"])
+        for task, cell in row["scores"].items():
+            line |= _bounds(task, cell) | {f"{task}_n": cell["n"], f"{task}_state": cell["state"]}
+        line |= {name: quantity["value"] for name, quantity in row["performance"].items()}
+        writer.writerow(line)
+    return stream.getvalue()
+
+
+def _bounds(name: str, cell: Record) -> Record:
+    low, high = cell["ci95"] or (None, None)
+    return {name: cell["value"], f"{name}_low": low, f"{name}_high": high}
+
+
+def write_summaries(folder: Path, model: str, board: Record) -> None:
+    """metadata.json, accuracy.json, performance.json and report.md of one model.
+
+    Accuracy and performance nest by hardware, protocol and variant.
+    """
+    rows = [row for row in board["rows"] if row["model"] == model]
+    accuracy: Record = {}
+    performance: Record = {}
+    for row in rows:
+        place = (row["hardware"], row["protocol"], row["variant"])
+        _put(accuracy, place, {"average": row["average"], "scores": row["scores"]})
+        _put(performance, place, {"fingerprint": row["fingerprint"], **row["performance"]})
+    summaries = {
+        "metadata": {"id": model, **board["models"][model]},
+        "accuracy": accuracy,
+        "performance": performance,
+    }
+    for name, content in summaries.items():
+        summary = {"schema_version": 1, "model": model, "kind": name, "content": content}
+        write_record(folder / f"{name}.json", summary, "summary")
+    atomic_write_text(folder / "report.md", render_report(model, board, rows))
+
+
+def _put(tree: Record, place: tuple[str, ...], leaf: Record) -> None:
+    for name in place[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[place[-1]] = leaf
+
+
+def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
+    """A model's results as Markdown: one table for each machine and protocol."""
+    lines = [f"# {_cell(board['models'][model]['name'])}", ""]
+    titles = {task["id"]: task["title"] for task in board["tasks"]}
+    for place in dict.fromkeys((row["hardware"], row["protocol"]) for row in rows):
+        group = [row for row in rows if (row["hardware"], row["protocol"]) == place]
+        tasks = list(group[0]["scores"])
+        protocol = board["protocols"][place[1]]
+        lines += [f"## {place[1]} on {place[0]}", "", f"{protocol['title']}.", ""]
+        header = ["Variant", "MB", "Bits per weight", *(titles[t] for t in tasks)]
+        header += ["Prompt tokens/s", "Generated tokens/s"]
+        lines += [_line(header), _line(["---"] * len(header))]
+        for row in group:
+            speed = row["performance"]
+            lines.append(
+                _line(
+                    [
+                        row["variant"],
+                        f"{row['size_bytes'] / 1e6:.0f}",
+                        f"{row['effective_bits_per_weight']:.2f}",
+                        *(show_score(row["scores"][task]) for task in tasks),
+                        show_quantity(speed["prompt_throughput_tokens_per_s"]),
+                        show_quantity(speed["generation_throughput_tokens_per_s"]),
+                    ]
+                )
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def show_score(cell: Record) -> str:
+    """A score in per cent with its 95 % interval and number of documents, or its state."""
+    if cell["value"] is None:
+        return str(cell["state"]).replace("_", " ")
+    text = f"{100 * cell['value']:.1f}"
+    if cell["ci95"]:
+        text += f" [{100 * cell['ci95'][0]:.1f}, {100 * cell['ci95'][1]:.1f}]"
+    return f"{text} (n = {cell['n']})"
+
+
+def show_quantity(quantity: Record) -> str:
+    """A median to three significant digits, or the reason why there is none."""
+    value = quantity["value"]
+    return f"{value:.3g}" if value is not None else str(quantity["reason"])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def summary(board: Record, records: Sequence[Path]) -> str:
+    """What a run measured, as plain tables for the terminal."""
+    runs = {relative(path) for path in records}
+    models = {path.split("/")[1] for path in runs}
+    lines: list[str] = []
+    for model in sorted(models & set(board["models"])):
+        rows = [row for row in board["rows"] if row["model"] == model]
+        lines.append(render_report(model, board, rows))
+    return "\n".join(lines)
+
+
+def failures(records: Sequence[Path]) -> None:
+    """End with an error when a record says that its model or task failed.
+
+    Raises:
+        UserError: listing the failed records and their errors.
+    """
+    failed = []
+    for path in records:
+        record = read_run(path)
+        if record["state"] == "failed":
+            failed.append(f"{relative(path)} ({record['error']['type']})")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(records)} measurements failed: {', '.join(failed)}",
+            fix="read the error inside each record; delete the record to measure it again",
+        )
+
+
+def _key(record: Record) -> Key:
+    return (
+        record["model"]["id"],
+        record["variant"]["id"],
+        record["hardware"]["id"],
+        record["protocol"]["id"],
+    )
+
+
+def _card(catalogue: Catalogue, model: str) -> Record:
+    card = catalogue.models[model]
+    return {
+        "name": card.name,
+        "repo": card.hf_model_id,
+        "revision": card.revision,
+        "parameters": card.parameters,
+        "architecture": card.architecture,
+        "context_length": card.context_length,
+        "languages": card.languages,
+        "tags": card.tags,
+        "license": card.license,
+        "gated": card.gated,
+        "reference": card.reference,
+        "description": card.description,
+        "source": card.source["type"],
+    }

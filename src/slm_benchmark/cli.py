@@ -1,0 +1,110 @@
+"""The command line: ``slm-benchmark COMMAND``. Each command is one function of the library."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slm_benchmark import __version__
+from slm_benchmark.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or 1 after bad input or a fault of the surroundings, told in one line.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="slm-benchmark", description=__doc__.split("\n")[0])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    validate = commands.add_parser("validate", help="check model cards and the configuration")
+    validate.add_argument("cards", nargs="*", type=Path, help="model cards; none = everything")
+    validate.set_defaults(run=_validate)
+
+    pin = commands.add_parser("pin", help="resolve a revision to a commit and write it down")
+    pin.add_argument("files", nargs="+", type=Path, help="model cards, or config/datasets.yaml")
+    pin.set_defaults(run=_pin)
+
+    publish = commands.add_parser("publish", help="promote records from runs/ to results/")
+    publish.add_argument("records", nargs="+", type=Path, help="records, or folders of records")
+    publish.add_argument("--label", help="name of the unranked protocol, such as demo")
+    publish.set_defaults(run=_publish)
+
+    link = commands.add_parser("link-profiles", help="let snakemake --profile NAME find profiles/")
+    link.add_argument("--replace", action="store_true", help="take over another clone's links")
+    link.set_defaults(run=_link_profiles)
+    return parser
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from slm_benchmark.config import Plan, load_catalogue
+    from slm_benchmark.files import read_yaml
+    from slm_benchmark.paths import CONFIG
+    from slm_benchmark.registry import load_model
+
+    cards = [load_model(card) for card in options.cards]
+    catalogue = load_catalogue()
+    Plan.from_config(read_yaml(CONFIG / "config.yaml"), catalogue)
+    shown = cards or list(catalogue.models.values())
+    for warning in [warning for card in shown for warning in card.warnings]:
+        print(f"warning: {warning}", file=sys.stderr)
+    for card in shown:
+        variants = ", ".join(card.variants)
+        print(f"{card.file}: valid ({card.name}, {card.parameters / 1e6:.0f} M, {variants})")
+    return 0
+
+
+def _pin(options: argparse.Namespace) -> int:
+    from slm_benchmark.paths import CONFIG
+    from slm_benchmark.pin import pin_card, pin_datasets
+
+    for file in options.files:
+        datasets = file.resolve() == (CONFIG / "datasets.yaml").resolve()
+        print(pin_datasets(file) if datasets else pin_card(file))
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    from slm_benchmark.config import load_catalogue
+    from slm_benchmark.publish import publish
+
+    records: list[Path] = []
+    for path in options.records:
+        found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        records += [p for p in found if not p.name.endswith(".documents.json")]
+    if not records:
+        raise UserError("no records here", file=options.records[0], fix="measure something first")
+    for line in publish(load_catalogue(), records, options.label):
+        print(line)
+    return 0
+
+
+def _link_profiles(options: argparse.Namespace) -> int:
+    from slm_benchmark.paths import ROOT
+    from slm_benchmark.profiles import config_folder, link_profiles
+
+    folder = config_folder()
+    warnings = link_profiles(folder, ROOT, replace=options.replace)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not warnings:
+        print(f"linked the profiles of {ROOT} into {folder}")
+    return 1 if warnings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
