@@ -1,0 +1,49 @@
+"""How numbers read on a page; the unit stands in the column's head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def percent(share: float) -> str:
+    """A share of one as percent with one decimal and a true minus sign: ``34.2``, ``−1.0``."""
+    return _minus(f"{100 * share:.1f}")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """``value`` rounded to ``digits`` significant digits, never in exponent form."""
+    if value == 0:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return _minus(f"{round(value, decimals):,.{max(decimals, 0)}f}")
+
+
+def megabytes(size_bytes: float) -> str:
+    """Bytes as decimal megabytes (10⁶ bytes) with three significant digits."""
+    return significant(size_bytes / 1e6)
+
+
+def count(number: float) -> str:
+    """A large count in words' shorthand: ``135 M``, ``1.54 B``."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{significant(number / size)} {unit}"
+    return str(int(number))
+
+
+def span(low: str, high: str) -> str:
+    """An interval of two formatted numbers."""
+    return f"{low} to {high}"
+
+
+def documents(numbers: Sequence[int]) -> str:
+    """The numbers of documents behind some scores: ``50 documents``, ``10 to 50 documents``."""
+    if not numbers:
+        return "no documents"
+    low, high = min(numbers), max(numbers)
+    return f"{high:,} documents" if low == high else f"{low:,} to {high:,} documents"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

@@ -1,0 +1,611 @@
+"""The site, built from a synthetic leaderboard, looked at as files and in a real browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from slm_benchmark.errors import UserError
+from slm_benchmark.files import atomic_write_text
+from slm_benchmark.paths import ROOT
+from slm_benchmark.schemas import write_record
+from slm_benchmark.site import build_site, formats
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+HOSTILE = (
+    "Evil | <script>alert('x')</script> \"quoted\" & 🦙 \u202eمرحبا `code` **bold** {{ 7 * 7 }}"
+)
+NAMES = {
+    "alpha-135m": "Alpha-135M (dequantised from Q4_1)",
+    "evil-1b": HOSTILE,
+    "zeta-3.8b": "Zeta reference",
+    "unmeasured-2b": "Nobody measured this",
+}
+VARIANTS = {
+    "base": "base",
+    "gptq-4bit": "gptq",
+    "awq-4bit": "awq",
+    "gguf-f16": "gguf",
+    "gguf-q8_0": "gguf",
+    "gguf-q4_k_m": "gguf",
+}
+TASKS = ("arc_challenge", "hellaswag", "gsm8k", "flores")
+MACHINES = {"local": "a" * 64, "t4": "b" * 64}
+METRICS = (
+    "prompt_throughput_tokens_per_s",
+    "generation_throughput_tokens_per_s",
+    "ttft_ms",
+    "inter_token_latency_ms",
+    "inter_token_latency_p99_ms",
+    "peak_memory_bytes",
+    "load_time_s",
+    "size_bytes",
+    "energy_mwh_per_token",
+)
+
+
+def quantity(value: float | None, reason: str | None = None) -> dict[str, Any]:
+    """A performance quantity: ±5 % around a value, or null with its reason."""
+    interval = None if value is None else [value * 0.95, value * 1.05]
+    return {"value": value, "ci95": interval, "n": 0 if value is None else 5, "reason": reason}
+
+
+def score(
+    state: str, value: float | None, n: int | None, reason: str | None = None
+) -> dict[str, Any]:
+    """A score of one task; anything but ``ok`` has a reason and no numbers."""
+    ok = value is not None
+    return {
+        "state": state,
+        "reason": reason,
+        "value": value,
+        "stderr": 0.05 if ok else None,
+        "ci95": [value - 0.1, value + 0.1] if value is not None else None,
+        "n": n,
+        "metric": "acc_norm",
+        "filter": "none",
+        "chance": 0.25,
+        "dataset": "a-set <b>" if ok else None,
+        "dataset_sha256": "c" * 64 if ok else None,
+        "record": "results/m/v/local/demo/t/r.json" if ok else None,
+        "warnings": ["the interval contains chance"] if ok else [],
+    }
+
+
+def row(model: str, variant: str, protocol: str, hardware: str, index: int) -> dict[str, Any]:
+    """One row whose numbers differ from every other row's."""
+    n = 50 if protocol == "demo" else 1172
+    failed = variant == "gptq-4bit" and model == "evil-1b"
+    scores = {
+        "arc_challenge": score("ok", 0.2 + index / 100, n),
+        "hellaswag": score("failed", None, None, f"RuntimeError: <img src=x> {HOSTILE}")
+        if failed
+        else score("ok", 0.6 - index / 100, n),
+        "gsm8k": score("not_run", None, None, "no record yet"),
+        "flores": score("not_applicable", None, None, "the model names no second language"),
+    }
+    speed = None if variant == "awq-4bit" else 10.0 + 7 * (index % 12)
+    values: dict[str, dict[str, Any]] = {
+        metric: quantity(speed and speed * 3, None if speed else "the profiler failed: <i>x</i>")
+        for metric in METRICS
+    }
+    values["energy_mwh_per_token"] = quantity(None, "this machine has no energy counter")
+    average = None if failed else 0.1 + index / 200
+    return {
+        "model": model,
+        "variant": variant,
+        "quantization": VARIANTS[variant],
+        "hardware": hardware,
+        "fingerprint": MACHINES[hardware],
+        "protocol": protocol,
+        "ranked": protocol == "full" and model != "zeta-3.8b",
+        "size_bytes": None if variant == "awq-4bit" else 90_000_000 + index,
+        "effective_bits_per_weight": 16.0 if variant == "base" else 4.85,
+        "average": {
+            "value": average,
+            "ci95": None if average is None else [average - 0.08, average + 0.08],
+            "tasks": 0 if failed else 2,
+            "reason": "hellaswag failed" if failed else None,
+        },
+        "scores": scores,
+        "performance": values,
+    }
+
+
+def synthetic_leaderboard() -> dict[str, Any]:
+    """Three measured models × six variants × two protocols, one model on two machines."""
+    plan = [
+        (model, variant, protocol, hardware)
+        for model in ("alpha-135m", "evil-1b", "zeta-3.8b")
+        for variant in VARIANTS
+        for protocol in ("demo", "full")
+        for hardware in (("local", "t4") if model == "alpha-135m" else ("local",))
+    ]
+    return {
+        "schema_version": 1,
+        "edition": "preview",
+        "records_sha256": "d" * 64,
+        "categories": ["reasoning", "math", "multilingual"],
+        "tasks": [
+            {
+                "id": task,
+                "title": task.upper(),
+                "category": "reasoning",
+                "metric": "acc_norm",
+                "filter": "none",
+                "chance": 0.25,
+                "num_fewshot": 0,
+                "note": "",
+            }
+            for task in TASKS
+        ],
+        "protocols": {
+            "demo": {"title": "Demo <em>subset</em>", "ranked": False},
+            "full": {"title": "Full sets", "ranked": True},
+        },
+        "hardware": {hardware: {"title": f"The {hardware} machine"} for hardware in MACHINES},
+        "models": {
+            model: {
+                "name": name,
+                "repo": f"owner/{model}",
+                "revision": "e" * 40 if model == "alpha-135m" else None,
+                "parameters": 3_821_000_000 if model.startswith("zeta") else 134_515_008,
+                "architecture": "LlamaForCausalLM",
+                "context_length": 8192,
+                "languages": ["en", "fr"],
+                "tags": ["chat"],
+                "license": "Apache-2.0",
+                "gated": False,
+                "reference": model.startswith("zeta"),
+                "description": f"Says {HOSTILE}",
+                "source": "package",
+            }
+            for model, name in NAMES.items()
+        },
+        "rows": [row(*cell, index) for index, cell in enumerate(plan)],
+    }
+
+
+def write_leaderboard(folder: Path, board: dict[str, Any]) -> Path:
+    """leaderboard.json, valid by its schema, and a CSV beside it."""
+    path = folder / "leaderboard.json"
+    write_record(path, board, "leaderboard")
+    atomic_write_text(path.with_suffix(".csv"), "model,variant\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def board() -> dict[str, Any]:
+    return synthetic_leaderboard()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, board: dict[str, Any]) -> Path:
+    """The built site; one build serves all tests."""
+    folder = tmp_path_factory.mktemp("edition")
+    build_site(write_leaderboard(folder, board), folder / "site", ROOT / "docs")
+    return folder / "site"
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would load, link to and run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.scripts: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in {"src", "href", "srcset", "poster", "data", "xlink:href"} and value:
+                (self.links if tag == "a" else self.loads).append(value)
+            assert not name.startswith("on"), f"an inline handler: {name}={value}"
+
+    def handle_data(self, data: str) -> None:
+        if self.tags and self.tags[-1] == "script":
+            self.scripts.append(data)
+
+
+def read_page(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+def html_pages(site: Path) -> list[Path]:
+    return sorted(site.rglob("*.html"))
+
+
+# Files
+
+
+def test_every_expected_page_exists(site: Path) -> None:
+    expected = {"index.html", "models.html", "methodology.html", "data.html", "404.html"}
+    expected |= {f"models/{model}.html" for model in NAMES}
+    expected |= {f"docs/{page.stem}.html" for page in (ROOT / "docs").glob("*.md")}
+    assert {page.relative_to(site).as_posix() for page in html_pages(site)} == expected
+
+
+def test_every_row_is_on_the_leaderboard_and_on_its_model_page(
+    site: Path, board: dict[str, Any]
+) -> None:
+    index = (site / "index.html").read_text(encoding="utf-8")
+    assert index.count("<tr data-model=") == len(board["rows"])
+    for row in board["rows"]:
+        value = row["scores"]["arc_challenge"]["value"]
+        assert f'data-value="{value}">{formats.percent(value)}' in index
+        page = (site / "models" / f"{row['model']}.html").read_text(encoding="utf-8")
+        assert f'data-value="{value}">{formats.percent(value)}</td>' in page
+        command = f"runs/{row['model']}/{row['variant']}/{row['hardware']}/{row['protocol']}/"
+        assert f"{command}arc_challenge.json" in page
+
+
+def test_states_are_words_with_reasons(site: Path, board: dict[str, Any]) -> None:
+    index = (site / "index.html").read_text(encoding="utf-8")
+    states = [s for row in board["rows"] for s in row["scores"].values()]
+    for state, word in (("not_run", "not run"), ("not_applicable", "not applicable")):
+        expected = [s for s in states if s["state"] == state]
+        assert index.count(f'title="{expected[0]["reason"]}">{word}</span>') == len(expected)
+    assert len(re.findall(r'title="RuntimeError: [^"<>]+">failed</span>', index)) == 2
+    assert 'title="this machine has no energy counter">not measured</span>' in index
+
+
+def test_no_cell_is_blank_or_reads_nan(site: Path) -> None:
+    for page in html_pages(site):
+        cells = re.findall(r"<t[dh]\b[^>]*>(.*?)</t[dh]>", page.read_text("utf-8"), re.DOTALL)
+        texts = [re.sub(r"<[^>]*>", "", cell).strip() for cell in cells]
+        assert "" not in texts, page
+        words = {word for text in texts for word in re.findall(r"\w+", text)}
+        if page.name != "data.html":  # its prose explains what is not used
+            assert not words & {"NaN", "nan", "inf", "None", "null", "undefined"}, page
+
+
+def test_protocols_are_labelled_and_apart(site: Path) -> None:
+    index = (site / "index.html").read_text(encoding="utf-8")
+    assert "Unranked demo: 50 documents per task." in index
+    sections = re.split(r'<section class="slm-protocol"', index)[1:]
+    assert [re.search(r'data-protocol="(\w+)"', s)[1] for s in sections] == ["full", "demo"]  # type: ignore[index]
+    assert "n = 50<" in sections[1]
+    assert "n = 50<" not in sections[0]
+
+
+def test_hostile_metadata_is_text_everywhere(site: Path) -> None:
+    for page in html_pages(site):
+        text = page.read_text(encoding="utf-8")
+        reader = read_page(page)
+        assert "<script>alert" not in text, page
+        assert not any("alert(" in script for script in reader.scripts), page
+        assert "x" not in reader.loads, page
+    evil = (site / "models" / "evil-1b.html").read_text(encoding="utf-8")
+    heading = re.search(r"<h1[^>]*>(.*?)</h1>", evil, re.DOTALL)
+    assert heading
+    assert html.unescape(re.sub("</?bdi>", "", heading[1])) == HOSTILE
+    search = json.loads((site / "search" / "search_index.json").read_text(encoding="utf-8"))
+    assert not any("<script" in d["text"] + d["title"] for d in search["docs"])
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    for page in html_pages(site):
+        reader = read_page(page)
+        outside = [url for url in reader.loads if re.match(r"(?:[a-z]+:)?//", url)]
+        assert outside == [], page
+        for url in {u for u in reader.loads + reader.links if not re.match(r"[a-z]+:|#|/", u)}:
+            path = (page.parent / url.split("#")[0].split("?")[0]).resolve()
+            assert page.name == "404.html" or path.exists(), f"{page}: broken link {url}"
+    for style in site.rglob("*.css"):
+        assert not re.search(r"(url\(|@import)\s*['\"]?(https?:)?//", style.read_text()), style
+
+
+def test_the_methodology_lists_every_task_with_its_state(site: Path) -> None:
+    page = (site / "methodology.html").read_text(encoding="utf-8")
+    for task in TASKS:
+        measured = task in {"arc_challenge", "hellaswag"}
+        line = re.search(rf"<tr><th scope=\"row\">{task.upper()}</th>.*?</tr>", page, re.DOTALL)
+        assert line
+        assert ("not measured yet" in line[0]) is not measured
+    assert "Of the 4 benchmarks of the catalogue, 2 have" in re.sub(r"\s+", " ", page)
+    assert "this machine has no energy counter" in page
+
+
+def test_the_data_is_offered_as_it_is(site: Path, board: dict[str, Any]) -> None:
+    assert json.loads((site / "data" / "leaderboard.json").read_text()) == board
+    assert (site / "data" / "leaderboard.csv").is_file()
+    assert "CC BY 4.0" in (site / "data.html").read_text()
+
+
+def test_a_model_page_names_its_provenance(site: Path) -> None:
+    page = (site / "models" / "alpha-135m.html").read_text(encoding="utf-8")
+    for fact in (
+        "Dequantised from Q4_1",
+        "e" * 40,
+        "Apache-2.0",
+        "results/m/v/local/demo/t/r.json",
+    ):
+        assert fact in page
+    unmeasured = (site / "models" / "unmeasured-2b.html").read_text(encoding="utf-8")
+    assert "has not been measured yet" in unmeasured
+    assert "<figure" not in unmeasured
+
+
+def test_an_empty_leaderboard_builds_and_says_so(tmp_path: Path, board: dict[str, Any]) -> None:
+    empty = {**board, "edition": "published", "rows": [], "models": {}}
+    build_site(write_leaderboard(tmp_path, empty), tmp_path / "site", ROOT / "docs")
+    index = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert "no record has been published" in index
+    assert "<table" not in index
+
+
+def test_a_wrong_leaderboard_is_refused_and_the_old_site_stays(
+    tmp_path: Path, board: dict[str, Any]
+) -> None:
+    target = tmp_path / "site"
+    target.mkdir()
+    (target / "index.html").write_text("old")
+    wrong = {**board, "rows": [{**board["rows"][0], "model": "nobody"}]}
+    with pytest.raises(UserError, match=r"leaderboard\.json: rows\.0\.model: .*'nobody'"):
+        build_site(write_leaderboard(tmp_path, wrong), target, ROOT / "docs")
+    escaping = {**board, "models": {"../../x": board["models"]["evil-1b"]}, "rows": []}
+    with pytest.raises(UserError, match=r"'\.\./\.\./x'"):
+        build_site(write_leaderboard(tmp_path, escaping), target, ROOT / "docs")
+    (tmp_path / "leaderboard.csv").unlink()
+    with pytest.raises(UserError, match=r"leaderboard\.csv: there is no such file"):
+        build_site(tmp_path / "leaderboard.json", target, ROOT / "docs")
+    assert [path.name for path in target.iterdir()] == ["index.html"]
+    assert (target / "index.html").read_text() == "old"
+
+
+def test_a_broken_link_in_a_page_is_an_error(tmp_path: Path, board: dict[str, Any]) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for page in (ROOT / "docs").glob("*.md"):
+        (docs / page.name).write_text("# Page\n\n[broken](nowhere.md)\n")
+    empty = {**board, "rows": [], "models": {}}
+    with pytest.raises(UserError, match=r"nowhere\.md"):
+        build_site(write_leaderboard(tmp_path, empty), tmp_path / "site", docs)
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.0, "0"),
+        (0.01234, "0.0123"),
+        (9.996, "10.00"),
+        (12.34, "12.3"),
+        (123.4, "123"),
+        (1234.5, "1,230"),
+        (-4.5, "−4.50"),
+    ],
+)
+def test_significant_digits(value: float, shown: str) -> None:
+    assert formats.significant(value) == shown
+
+
+# A real browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        # A laptop without the browser passes; the checks of every change may not leave this out.
+        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
+        give_up("no Chromium to try the site in: install the package chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+            ],
+        )
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page whose requests to the network are refused and kept, and whose complaints are kept."""
+
+    def __init__(self, browser: Browser, **options: Any) -> None:
+        self.outside: list[str] = []
+        self.complaints: list[str] = []
+        self.context = browser.new_context(**options)
+        self.context.route("**/*", self._route)
+        self.page: Page = self.context.new_page()
+        self.page.on(
+            "console",
+            lambda message: (
+                self.complaints.append(message.text) if message.type == "error" else None
+            ),
+        )
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.complaints.append(f"dialog {dialog.message}"))
+
+    def _route(self, route: Route) -> None:
+        if route.request.url.startswith(("file:", "data:", "blob:", "about:")):
+            route.continue_()
+        else:
+            self.outside.append(route.request.url)
+            route.abort()
+
+    def open(self, path: Path) -> Page:
+        self.page.goto(path.as_uri())
+        return self.page
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.context.close()
+        if kind is None:
+            assert self.outside == []
+            assert self.complaints == []
+
+
+def column(page: Page, title: str) -> list[str | None]:
+    """``data-value`` of a column's cells in the visible table, top to bottom; None = missing."""
+    found: list[str | None] = page.evaluate(
+        """title => {
+            const table = [...document.querySelectorAll("table.slm-table")]
+                .find(t => t.checkVisibility());
+            const heads = [...table.tHead.rows[0].cells];
+            const at = heads.findIndex(h => h.textContent.trim().startsWith(title));
+            return [...table.tBodies[0].rows].map(r => r.cells[at].dataset.value ?? null);
+        }""",
+        title,
+    )
+    return found
+
+
+def head(page: Page, title: str) -> Any:
+    return page.locator("table.slm-table:visible th[aria-sort] button", has_text=title).first
+
+
+def test_every_page_opens_without_errors_or_requests(browser: Browser, site: Path) -> None:
+    for path in html_pages(site):
+        if path.name == "404.html":  # only a server shows it, at any depth: its links are absolute
+            continue
+        with Visit(browser) as visit:
+            page = visit.open(path)
+            assert page.locator("h1").first.is_visible()
+
+
+@pytest.mark.parametrize("title", ["Average", "Size", "ARC_CHALLENGE", "HELLASWAG"])
+def test_sorting_is_numeric_reversible_and_puts_missing_last(
+    browser: Browser, site: Path, title: str
+) -> None:
+    with Visit(browser) as visit:
+        page = visit.open(site / "index.html")
+        original = column(page, title)
+        button, cell = head(page, title), head(page, title).locator("xpath=..")
+        seen = {}
+        for _ in range(2):
+            button.focus()
+            page.keyboard.press("Enter")
+            seen[cell.get_attribute("aria-sort")] = column(page, title)
+        assert set(seen) == {"ascending", "descending"}
+        for direction, values in seen.items():
+            numbers = [float(value) for value in values if value is not None]
+            assert numbers == sorted(numbers, reverse=direction == "descending")
+            assert len(set(numbers)) > 5
+            assert values[len(numbers) :] == [None] * (len(values) - len(numbers))
+        assert seen["ascending"] != seen["descending"]
+        if title != "ARC_CHALLENGE":
+            assert None in original, "the fixture must have a missing value"
+        page.keyboard.press("Enter")
+        assert cell.get_attribute("aria-sort") == "none"
+        assert column(page, title) == original
+
+
+def test_sorting_by_speed_keeps_machines_apart(browser: Browser, site: Path) -> None:
+    with Visit(browser) as visit:
+        page = visit.open(site / "index.html")
+        head(page, "Throughput").click()
+        rows: list[tuple[str, float]] = [
+            (machine, float(value))
+            for machine, value in page.evaluate(
+                """() => [...document.querySelectorAll(".slm-protocol:not([hidden]) tbody tr")]
+                    .map(r => [r.dataset.machine, r.cells[r.cells.length - 4].dataset.value])
+                    .filter(([, value]) => value !== undefined)"""
+            )
+        ]
+        assert {machine for machine, _ in rows} == {"local aaaaaa", "t4 bbbbbb"}
+        assert rows == sorted(rows, key=lambda r: (r[0], -r[1]))
+
+
+def test_filters_show_one_protocol_at_a_time_and_can_be_undone(
+    browser: Browser, site: Path, board: dict[str, Any]
+) -> None:
+    with Visit(browser) as visit:
+        page = visit.open(site / "index.html")
+        visible = page.locator(".slm-protocol:visible")
+        rows = page.locator(".slm-protocol tbody tr:visible")
+        total = sum(row["protocol"] == "full" for row in board["rows"])
+        assert (visible.count(), rows.count()) == (1, total)
+        page.select_option("[name=protocol]", "demo")
+        assert "Unranked demo" in visible.inner_text()
+        page.select_option("[name=quantization]", "gguf")
+        page.fill("[name=model]", "EVIL")
+        assert rows.count() == 3
+        assert page.locator(".slm-filters output").inner_text() == f"3 of {total} rows"
+        page.click("text=Reset")
+        page.wait_for_function("document.querySelectorAll('tbody tr[hidden]').length === 0")
+        assert page.input_value("[name=protocol]") == "full"
+        assert rows.count() == total
+
+
+def test_the_dark_toggle_recolours_a_chart(browser: Browser, site: Path) -> None:
+    colours = """() => {
+        const svg = document.querySelector(".slm-drawing svg");
+        const style = e => getComputedStyle(e);
+        return [style(svg.querySelector("text")).fill,
+                style(svg.querySelector("[fill^='var(--slm-base']")).fill,
+                style(document.body).backgroundColor];
+    }"""
+    with Visit(browser, color_scheme="light") as visit:
+        page = visit.open(site / "index.html")
+        light = page.evaluate(colours)
+        page.click("label[title='Switch to the dark scheme']")
+        page.wait_for_selector("body[data-md-color-scheme=slate]")
+        dark = page.evaluate(colours)
+        assert all(before != after for before, after in zip(light, dark, strict=True))
+
+
+def test_pointing_at_a_chart_makes_it_answer(browser: Browser, site: Path) -> None:
+    with Visit(browser) as visit:
+        page = visit.open(site / "index.html")
+        assert page.locator("script[src$='vega.js']").count() == 0
+        figure = page.locator("figure.slm-chart:visible").first
+        figure.focus()
+        page.wait_for_selector("figure.slm-chart[data-live] svg")
+        figure.locator("[aria-roledescription=point]").first.hover()
+        tooltip = page.wait_for_selector("#vg-tooltip-element.visible")
+        assert tooltip
+        assert "Tokens per s" in tooltip.inner_text()
+        assert page.locator("#vg-tooltip-element script").count() == 0
+
+
+def test_search_works_from_a_folder(browser: Browser, site: Path) -> None:
+    with Visit(browser) as visit:
+        page = visit.open(site / "index.html")
+        page.click("input[name=query]")
+        page.type("input[name=query]", "methodology")  # keys, which the theme listens to
+        page.wait_for_selector(".md-search-result__item a[href*='methodology.html']")
+
+
+def test_without_javascript_everything_is_there(
+    browser: Browser, site: Path, board: dict[str, Any]
+) -> None:
+    with Visit(browser, java_script_enabled=False) as visit:
+        page = visit.open(site / "index.html")
+        assert page.locator(".slm-protocol:visible").count() == 2
+        assert page.locator(".slm-protocol tbody tr:visible").count() == len(board["rows"])
+        assert page.locator("figure.slm-chart svg:visible").count() == 4
+        assert not page.locator(".slm-filters").is_visible()
+
+
+@pytest.mark.parametrize("name", ["index", "models/evil-1b", "methodology", "models", "data"])
+def test_a_phone_shows_no_page_wider_than_itself(browser: Browser, site: Path, name: str) -> None:
+    with Visit(browser, viewport={"width": 390, "height": 844}) as visit:
+        page = visit.open(site / f"{name}.html")
+        page.wait_for_load_state("load")
+        widths = "() => [document.documentElement.scrollWidth, document.body.scrollWidth]"
+        assert page.evaluate(widths) == [390, 390]
+        wide = page.locator(".slm-scroll:visible").first
+        if name == "index":
+            assert wide.evaluate("e => e.scrollWidth > e.clientWidth")
