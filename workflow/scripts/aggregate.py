@@ -1,0 +1,23 @@
+"""Aggregate records into the leaderboard and the summaries of each model."""
+
+from typing import TYPE_CHECKING
+
+from slm_benchmark.adapter import configured, job
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+with job(snakemake.log[0]):
+    from pathlib import Path
+
+    from slm_benchmark.aggregate import aggregate
+
+    catalogue, plan = configured(snakemake)
+    aggregate(
+        catalogue,
+        [Path(record) for record in snakemake.input.records],
+        edition=snakemake.wildcards.edition,
+        leaderboard=Path(snakemake.output.leaderboard),
+        table=Path(snakemake.output.table),
+        models=Path(snakemake.output.models),
+    )

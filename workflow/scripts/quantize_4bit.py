@@ -1,0 +1,33 @@
+"""Quantize a base model to 4 bits with GPTQ or AWQ."""
+
+from typing import TYPE_CHECKING
+
+from slm_benchmark.adapter import configured, job
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+with job(snakemake.log[0]):
+    from pathlib import Path
+
+    from slm_benchmark.quantize.calibration import load_calibration
+    from slm_benchmark.quantize.four_bit import quantizer
+
+    catalogue, _ = configured(snakemake)
+    settings = snakemake.params.settings
+    base = Path(snakemake.input.base).parent
+    size = settings["group_size"]
+    quantizer(settings["backend"])(
+        catalogue.models[snakemake.wildcards.model],
+        base=base,
+        target=Path(snakemake.output.manifest).parent,
+        variant=snakemake.params.variant,
+        calibration=load_calibration(
+            Path(snakemake.input.calibration).parent,
+            base,
+            texts=settings["calibration"]["texts"],
+            tokens=settings["calibration"]["tokens"],
+        ),
+        wanted_group_size=None if size == "auto" else size,
+        threads=snakemake.threads,
+    )
