@@ -1,0 +1,419 @@
+"""Make .venv exactly what requirements.lock says; the standard library only.
+
+`. ./activate` runs this. It is safe to kill at any moment: the same command resumes, because the
+stamp that says "done" is written last and everything before it can be repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOCK = ROOT / "requirements.lock"
+STAMP = VENV / "installed-from"
+WORK = ROOT / ".wheels"
+"""Logs of the set-up and the lock that keeps two set-ups of one clone apart (ignored by git)."""
+
+LLAMA = "llama-cpp-python"
+MINIMUM = (3, 11)
+HEARTBEAT_S = 15.0
+
+_FOREIGN_TARGETS = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PYTHONPATH", "PYTHONHOME")
+"""Variables that would put packages somewhere other than .venv, or read them from elsewhere."""
+_COMPILER_SETTINGS = ("CMAKE_ARGS", "SKBUILD_CMAKE_ARGS", "CFLAGS", "CXXFLAGS", "CPPFLAGS")
+"""Variables that would turn the portable build into another one."""
+
+
+class SetupError(Exception):
+    """One clear line for the person at the terminal: what is wrong, and how to fix it."""
+
+
+def llama_cmake(machine: str) -> list[str]:
+    """CMake definitions of the portable build of llama.cpp for a machine type such as x86_64.
+
+    The build never asks the processor what it can do: a fixed target is what makes two machines
+    comparable, and llama.cpp's AMX kernels crash on processors that offer them.
+    """
+    settings = ["GGML_NATIVE=OFF", "LLAVA_BUILD=OFF"]
+    if machine.lower() in ("x86_64", "amd64"):
+        settings[1:1] = [f"GGML_{name}=ON" for name in ("AVX2", "FMA", "F16C", "BMI2")]
+    return settings
+
+
+def locked_version(package: str) -> str:
+    """The version of ``package`` in requirements.lock."""
+    match = re.search(rf"^{re.escape(package)}==(\S+)$", LOCK.read_text(), re.MULTILINE)
+    if not match:
+        raise SetupError(f"{LOCK.name} has no line '{package}==…'. Fix: restore {LOCK.name}")
+    return match[1]
+
+
+def cache_folder() -> Path:
+    """Where compiled wheels are kept between clones: ~/.cache/slm-benchmark, else this clone."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(home) / "slm-benchmark" / "wheels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return WORK
+    return folder if os.access(folder, os.W_OK) else WORK
+
+
+def llama_folder() -> Path:
+    """The cache folder of this exact build: version, flags, Python and machine."""
+    machine = platform.machine()
+    python = f"{sys.implementation.name}-{sys.version_info[0]}.{sys.version_info[1]}"
+    libc = "-".join(platform.libc_ver())
+    parts = [LLAMA, locked_version(LLAMA), *llama_cmake(machine), python, sys.platform]
+    key = hashlib.sha256("\n".join([*parts, machine, libc]).encode()).hexdigest()[:16]
+    return cache_folder() / key
+
+
+def llama_wheel() -> Path | None:
+    """The compiled wheel of this build, if the cache has it whole."""
+    for wheel in sorted(llama_folder().glob("*.whl")):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(wheel) as archive:
+            if archive.testzip() is None:
+                return wheel
+    return None
+
+
+def clean_environment(*, compiling: bool = False) -> dict[str, str]:
+    """The caller's environment (with its index settings) without what would redirect pip."""
+    unwanted = _FOREIGN_TARGETS + (_COMPILER_SETTINGS if compiling else ())
+    return {key: value for key, value in os.environ.items() if key not in unwanted}
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, waiting: str) -> Iterator[int]:
+    """Hold a file lock, saying ``waiting`` now and then while another process has it.
+
+    Yields the descriptor: a child that inherits it keeps the lock when this process is killed, so
+    that a second set-up never meets a pip that still writes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        last_said = -HEARTBEAT_S
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() - last_said > HEARTBEAT_S:
+                    say(waiting)
+                    last_said = time.monotonic()
+                time.sleep(0.5)
+        yield stream.fileno()
+
+
+def say(text: str) -> None:
+    """One line to the terminal, at once."""
+    print(f"set-up: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Job:
+    """A child process whose log is read while it runs, to show its progress as plain lines."""
+
+    name: str
+    command: list[str]
+    log: Path
+    progress: Callable[[str], str | None]
+    environment: dict[str, str]
+    inherit: tuple[int, ...] = ()
+    started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._last_news = self.started
+        with open(self.log, "w") as stream:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=self.environment,
+                cwd=ROOT,
+                pass_fds=self.inherit,
+            )
+        self._reader = open(self.log, errors="replace")  # noqa: SIM115 — read until the job ends
+
+    def poll(self) -> bool:
+        """Print what is new; True while the job runs.
+
+        Raises:
+            SetupError: when the job has ended with an error.
+        """
+        code = self.process.poll()
+        for line in self._reader:
+            if news := self.progress(line.rstrip()):
+                say(f"{self.name}: {news}")
+                self._last_news = time.monotonic()
+        if code is None:
+            if time.monotonic() - self._last_news > HEARTBEAT_S:
+                say(f"{self.name}: still working, {time.monotonic() - self.started:.0f} s so far")
+                self._last_news = time.monotonic()
+            return True
+        self._reader.close()
+        if code != 0:
+            tail = [text for text in self.log.read_text(errors="replace").splitlines() if text]
+            raise SetupError(
+                f"{self.name} failed (exit code {code}); the end of {self.log.relative_to(ROOT)}:\n"
+                + "\n".join(f"    {text}" for text in tail[-15:])
+                + "\n  Fix: correct the cause above (network, disk, compiler), then run the same "
+                "command again; it resumes"
+            )
+        return False
+
+
+def wait_for(jobs: list[Job]) -> None:
+    """Wait for all jobs, showing their progress; the first failure ends the others."""
+    running = jobs
+    try:
+        while running := [job for job in running if job.poll()]:
+            time.sleep(0.5)
+    except BaseException:
+        for job in jobs:
+            job.process.terminate()
+        raise
+
+
+def pip_progress(total: int) -> Callable[[str], str | None]:
+    """Turns pip's lines into "k of n packages"; at most one line in two seconds, and the last."""
+    seen: set[str] = set()
+    last = [0.0]
+
+    def progress(line: str) -> str | None:
+        if building := re.match(r"\s*Building wheel for (\S+) .*: started", line):
+            return f"building {building[1]}"
+        if line.startswith("Installing collected packages"):
+            return f"unpacking {line.count(',') + 1} packages, this takes a minute or two"
+        match = re.match(r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)", line)
+        if not match:
+            return None
+        seen.add(match[1].lower())
+        if time.monotonic() - last[0] < 2 and len(seen) < total:
+            return None
+        last[0] = time.monotonic()
+        return f"package {min(len(seen), total)} of {total} ({match[1]})"
+
+    return progress
+
+
+def compile_progress(line: str) -> str | None:
+    """Turns ninja's "[12/345]" into a line at every tenth file."""
+    match = re.match(r"\s*\[(\d+)/(\d+)\]", line)
+    if not match or int(match[1]) % 10:
+        return None
+    return f"file {match[1]} of {match[2]}"
+
+
+def check_machine() -> None:
+    """Refuse early, before minutes of downloads, what cannot work.
+
+    Raises:
+        SetupError: naming the missing part and the command that brings it.
+    """
+    if sys.version_info < MINIMUM:
+        raise SetupError(
+            f"Python {platform.python_version()} is too old. Fix: install Python 3.11 or newer"
+        )
+    if importlib.util.find_spec("ensurepip") is None:
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        raise SetupError(
+            f"Python {version} cannot make virtual environments: its ensurepip module is missing. "
+            f"Fix: apt-get install python{version}-venv (Debian, Ubuntu), then the same command"
+        )
+    compilers = [os.environ.get("CXX") or "c++", "g++", "clang++"]
+    if not any(shutil.which(compiler) for compiler in compilers):
+        raise SetupError(
+            "no C++ compiler was found; llama.cpp and the 4-bit kernels are compiled here. "
+            "Fix: apt-get install g++ (Debian, Ubuntu) or xcode-select --install (macOS)"
+        )
+
+
+def wanted_stamp() -> str:
+    """Digest of everything that decides what .venv holds."""
+    digest = hashlib.sha256()
+    for path in (LOCK, ROOT / "pyproject.toml"):
+        digest.update(path.read_bytes())
+    digest.update(f"{sys.version_info[:2]}\n{ROOT}\n{llama_cmake(platform.machine())}".encode())
+    return digest.hexdigest() + "\n"
+
+
+def installed() -> bool:
+    """True when a finished set-up of exactly this lock is in place."""
+    try:
+        return PYTHON.exists() and STAMP.read_text() == wanted_stamp()
+    except OSError:
+        return False
+
+
+def make_venv() -> None:
+    """Create .venv, or make it anew when it is broken or of another Python."""
+    probe = f"import pip, sys; print(sys.version_info[:2] == {tuple(sys.version_info[:2])})"
+    if PYTHON.exists():
+        result = subprocess.run(
+            [PYTHON, "-c", probe], capture_output=True, text=True, env=clean_environment()
+        )
+        if result.stdout.strip() == "True":
+            return
+    base = getattr(sys, "_base_executable", None) or sys.executable
+    command = [base, "-m", "venv", "--clear", "--prompt", "slm-benchmark", str(VENV)]
+    result = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
+    if result.returncode != 0:
+        why = (result.stdout + result.stderr).strip().splitlines()[-1:] or ["no message"]
+        raise SetupError(
+            f"cannot create {VENV}: {why[0]}. Fix: free some space, or make the folder writable"
+        )
+
+
+def drop_unfinished() -> None:
+    """Forget packages whose installation was killed: pip writes RECORD last but looks for METADATA.
+
+    Without this, pip would take a package for installed that lacks its programs.
+    """
+    for folder in VENV.glob("lib/python*/site-packages/*.dist-info"):
+        if not (folder / "RECORD").exists():
+            shutil.rmtree(folder)
+
+
+def build_llama() -> None:
+    """Compile the wheel into the cache; another clone's compilation is waited for, not repeated.
+
+    This runs as a process of its own, so that a killed set-up does not lose minutes of compiling.
+    """
+    folder = llama_folder()
+    with exclusive(
+        folder / "lock", "another clone compiles llama-cpp-python; waiting for it"
+    ) as fd:
+        if llama_wheel():
+            return
+        part = folder / "part"
+        shutil.rmtree(part, ignore_errors=True)
+        flags = [
+            f"--config-settings=cmake.define.{setting}"
+            for setting in llama_cmake(platform.machine())
+        ]
+        # No cache: pip's own may hold a wheel of this version that was built for one processor.
+        command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir"]
+        command += ["--no-binary", LLAMA, "--wheel-dir", str(part), *flags]
+        command += [f"{LLAMA}=={locked_version(LLAMA)}"]
+        environment = clean_environment(compiling=True)
+        result = subprocess.run(command, env=environment, pass_fds=(fd,))
+        if result.returncode != 0:
+            raise SetupError(f"pip wheel ended with exit code {result.returncode}")
+        for wheel in part.glob("*.whl"):
+            os.replace(wheel, folder / wheel.name)
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def requirements() -> list[str]:
+    """The lines of requirements.lock that pip installs as they are; llama-cpp-python is apart."""
+    lines = (line.split("#")[0].strip() for line in LOCK.read_text().splitlines())
+    return [line for line in lines if line and not line.startswith(f"{LLAMA}==")]
+
+
+def install() -> None:
+    """The steps, each repeatable."""
+    check_machine()
+    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
+    with exclusive(WORK / "lock", "another set-up of this clone still runs; waiting for it") as fd:
+        if installed():
+            return
+        STAMP.unlink(missing_ok=True)
+        say("step 1 of 4: the virtual environment .venv")
+        make_venv()
+        drop_unfinished()
+
+        jobs = []
+        environment = clean_environment()
+        if not llama_wheel():
+            say("step 2 of 4: compile llama.cpp in the background (about 5 minutes, once)")
+            jobs.append(
+                Job(
+                    "llama.cpp",
+                    [str(PYTHON), __file__, "--build-llama"],
+                    WORK / "llama-cpp-python.log",
+                    compile_progress,
+                    environment,
+                )
+            )
+        else:
+            say("step 2 of 4: llama.cpp is compiled already")
+
+        pins = requirements()
+        say(f"step 3 of 4: download and install {len(pins)} locked packages")
+        pinned = WORK / "requirements.txt"
+        pinned.write_text("\n".join(pins) + "\n")
+        command = [*pip, "install", "--progress-bar", "off", "-r", str(pinned)]
+        log = WORK / "pip.log"
+        jobs.append(Job("pip", command, log, pip_progress(len(pins)), environment, (fd,)))
+        wait_for(jobs)
+
+        say("step 4 of 4: llama-cpp-python and this project")
+        wheel = llama_wheel()
+        if wheel is None:
+            raise SetupError(
+                f"no wheel of {LLAMA} in {llama_folder()}. Fix: see {WORK.name}/*.log, run it again"
+            )
+        quick = [*pip, "install", "--no-deps", "--no-index"]
+        for name, arguments in (
+            ("llama-cpp-python", ["--force-reinstall", str(wheel)]),
+            ("slm-benchmark", ["--no-build-isolation", "--editable", str(ROOT)]),
+        ):
+            log = WORK / f"{name}-install.log"
+            wait_for([Job(name, [*quick, *arguments], log, lambda _: None, environment, (fd,))])
+        check = [*pip, "check"]
+        wait_for([Job("pip check", check, WORK / "check.log", lambda _: None, environment, (fd,))])
+        STAMP.write_text(wanted_stamp())
+        say(f"done; {VENV.name} holds the locked environment")
+
+
+def main() -> int:
+    """Set up, then link the profiles; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--build-llama", action="store_true", help="only compile llama-cpp-python")
+    arguments = parser.parse_args()
+    try:
+        if arguments.build_llama:
+            build_llama()
+            return 0
+        if not installed():
+            install()
+    except SetupError as error:
+        say(f"error: {error}")
+        return 1
+    except OSError as error:
+        say(f"error: {error}. Fix: free some space, or make the folder writable")
+        return 1
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes")
+        return 130
+    sys.path.insert(0, str(ROOT / "src"))
+    from slm_benchmark.profiles import config_folder, link_profiles
+
+    for warning in link_profiles(config_folder(), ROOT):
+        say(f"warning: {warning}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
