@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm_benchmark.engines.backend import Backend
 from slm_benchmark.engines.identity import VERSIONS, engine_name
 
 
@@ -49,12 +50,14 @@ def load_engine(
         trust_remote_code: Whether the model's own code may run.
         progress: Told (documents done, documents in all).
     """
+    from slm_benchmark.engines.harness import BenchmarkLM
+
+    backend: Backend
     if engine_name(variant) == "llama.cpp":
         from slm_benchmark.engines import llamacpp
-        from slm_benchmark.engines.harness import GgufLM
         from slm_benchmark.quantize.gguf import weight_file
 
-        engine = llamacpp.LlamaCpp(weight_file(weights), threads, max_length)
+        backend = llamacpp.LlamaCpp(weight_file(weights), threads, max_length)
         identity = _identity(
             "llama.cpp",
             version=importlib.metadata.version("llama-cpp-python"),
@@ -63,23 +66,23 @@ def load_engine(
             threads=threads,
             schedule=llamacpp.SCHEDULE,
         )
-        return Engine(GgufLM(engine, base, progress), identity)
+    else:
+        import torch
 
-    import torch
+        from slm_benchmark.engines.transformers import Transformers, load_transformers
 
-    from slm_benchmark.engines.transformers import SCHEDULE, ProgressHFLM, load_transformers
-
-    torch.set_num_threads(threads)
-    loaded = load_transformers(weights, variant, dtype, device, trust_remote_code)
-    identity = _identity(
-        "transformers",
-        version=importlib.metadata.version("transformers"),
-        kernel=loaded.kernel,
-        dtype=loaded.dtype,
-        threads=threads,
-        schedule=SCHEDULE,
-    )
-    return Engine(ProgressHFLM(loaded, base, max_length, progress), identity)
+        torch.set_num_threads(threads)
+        loaded = load_transformers(weights, variant, dtype, device, trust_remote_code)
+        backend = Transformers(loaded, max_length)
+        identity = _identity(
+            "transformers",
+            version=importlib.metadata.version("transformers"),
+            kernel=loaded.kernel,
+            dtype=loaded.dtype,
+            threads=threads,
+            schedule=backend.schedule,
+        )
+    return Engine(BenchmarkLM(backend, base, progress), identity)
 
 
 def _identity(name: str, *, version: str, **facts: Any) -> dict[str, Any]:

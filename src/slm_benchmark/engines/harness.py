@@ -1,4 +1,4 @@
-"""GGUF models as a language model of lm-evaluation-harness, with the base model's tokenizer."""
+"""An engine as a language model of lm-evaluation-harness, with the base model's tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from slm_benchmark.engines.llamacpp import LlamaCpp, Scored
+from slm_benchmark.engines.backend import Backend, Scored
 from slm_benchmark.errors import UserError
 
 Progress = Callable[[int, int], None]
@@ -27,20 +27,20 @@ DEFAULT_MAX_GEN_TOKS = 256
 """The harness's own default for tasks that name none."""
 
 
-class GgufLM(TemplateLM):  # type: ignore[misc]
-    """`LlamaCpp` behind the harness's interface.
+class BenchmarkLM(TemplateLM):  # type: ignore[misc]
+    """A backend behind the harness's interface: the same requests and tokens for every format.
 
     Args:
-        engine: The loaded model.
+        backend: The loaded model.
         tokenizer: Folder of the base model, whose tokenizer encodes for every weight format.
         progress: Called after each document.
     """
 
-    def __init__(self, engine: LlamaCpp, tokenizer: Path, progress: Progress) -> None:
+    def __init__(self, backend: Backend, tokenizer: Path, progress: Progress) -> None:
         from transformers import AutoTokenizer
 
         super().__init__()
-        self.engine = engine
+        self.model = backend
         self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
         self.progress = progress
         self._end_tokens = _end_tokens(tokenizer) | {self.tokenizer.eos_token_id}
@@ -57,7 +57,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]
     @property
     def max_length(self) -> int:
         """Longest context and continuation together, in tokens."""
-        return self.engine.max_length
+        return self.model.max_length
 
     @property
     def tokenizer_name(self) -> str:
@@ -120,9 +120,9 @@ class GgufLM(TemplateLM):  # type: ignore[misc]
 
     def _score_document(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
         scored: list[Scored] = []
-        cut = [_truncate(c, t, self.engine.max_length) for c, t in pairs]
+        cut = [_truncate(c, t, self.model.max_length) for c, t in pairs]
         for context, group in itertools.groupby(cut, key=lambda pair: pair[0]):
-            scored += self.engine.score(context, [continuation for _, continuation in group])
+            scored += self.model.score(context, [continuation for _, continuation in group])
         return scored
 
     def _loglikelihood_tokens(
@@ -139,7 +139,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]
             windows = get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self.engine.max_length,
+                max_seq_len=self.model.max_length,
                 context_len=1,
             )
             pairs = [make_disjoint_window(window) for window in windows]
@@ -161,7 +161,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]
         settings = normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)
         if settings.get("do_sample") and settings.get("temperature", 0.0) > 0.0:
             raise UserError(
-                "sampling is not supported by the GGUF engine",
+                "sampling is not supported; all tasks here are scored on greedy answers",
                 field="generation_kwargs",
                 value=settings,
                 fix="use do_sample: false",
@@ -176,7 +176,7 @@ class GgufLM(TemplateLM):  # type: ignore[misc]
             text = self.tokenizer.decode(new, skip_special_tokens=True)
             return any(stop in text for stop in until)
 
-        new = self.engine.generate(context[-(self.engine.max_length - limit) :], limit, finished)
+        new = self.model.generate(context[-(self.model.max_length - limit) :], limit, finished)
         text = self.tokenizer.decode(new, skip_special_tokens=True)
         return str(postprocess_generated_text(text, until, None))
 

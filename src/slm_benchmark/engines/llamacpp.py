@@ -1,15 +1,9 @@
-"""GGUF models in this process, through the low-level API of llama-cpp-python.
-
-Scores follow a canonical schedule, so that a document's numbers do not depend on which other
-documents are evaluated: the context is decoded from position 0 in chunks of fixed size, a cached
-prefix is reused only up to a multiple of that chunk, and the last context token goes with the
-choices of its document in one decode.
-"""
+"""GGUF models in this process, through the low-level API of llama-cpp-python."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -17,10 +11,8 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
+from slm_benchmark.engines.backend import CHUNK, Scored, packs, reusable_prefix
 from slm_benchmark.errors import EnvironmentFault, UserError
-
-CHUNK = 64
-"""Tokens in one decode of a shared prefix."""
 
 BATCH = 2048
 """Most tokens in one decode."""
@@ -34,9 +26,6 @@ SCHEDULE = (
 )
 
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the bindings do not name it
-
-Scored = tuple[float, bool]
-"""Log-probability of a continuation, in nats, and whether each of its tokens is the likeliest."""
 
 
 @api.llama_log_callback  # type: ignore[untyped-decorator]
@@ -134,18 +123,10 @@ class LlamaCpp:
             )
 
     def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Scored]:
-        """Score the continuations of one document.
-
-        Args:
-            context: At least one token.
-            continuations: Token ids of each continuation, none of them empty.
-
-        Returns:
-            One (summed log-probability, is greedy) pair for each continuation.
-        """
+        """See `Backend.score`."""
         self._prefill(context[:-1])
         scored: list[Scored] = []
-        for pack in _packs(continuations):
+        for pack in packs(continuations, SEQUENCES - 1, BATCH):
             scored += self._score_pack(context, pack)
         return scored
 
@@ -182,16 +163,7 @@ class LlamaCpp:
         max_tokens: int,
         finished: Callable[[list[int]], bool],
     ) -> list[int]:
-        """Continue ``context`` greedily.
-
-        Args:
-            context: At least one token.
-            max_tokens: Upper limit of new tokens.
-            finished: Told the new tokens after each one; true ends the generation.
-
-        Returns:
-            The new tokens, the last one included.
-        """
+        """See `Backend.generate`."""
         self._prefill(context[:-1])
         new: list[int] = []
         token = context[-1]
@@ -206,12 +178,7 @@ class LlamaCpp:
 
     def _prefill(self, prefix: Sequence[int]) -> None:
         """Make sequence 0 of the cache hold exactly ``prefix``."""
-        shared = 0
-        for old, new in zip(self.cached, prefix, strict=False):
-            if old != new:
-                break
-            shared += 1
-        shared = shared // CHUNK * CHUNK
+        shared = reusable_prefix(self.cached, prefix)
         if not api.llama_memory_seq_rm(self.memory, 0, shared, -1):
             # Recurrent and sliding-window caches cannot be cut: start from an empty one.
             self._forget()
@@ -246,22 +213,6 @@ class LlamaCpp:
             return np.empty((0, self.vocabulary_size), dtype=np.float32)
         pointer = api.llama_get_logits(self.context)
         return np.ctypeslib.as_array(pointer, (rows, self.vocabulary_size)).copy()
-
-
-def _packs(continuations: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Split continuations, in order, into packs that fit one decode and the free sequences.
-
-    The split depends on the document alone, which keeps its numbers independent of the others.
-    """
-    pack: list[Sequence[int]] = []
-    for continuation in continuations:
-        size = sum(map(len, pack)) + len(continuation)
-        if pack and (size > BATCH or len(pack) == SEQUENCES - 1):
-            yield pack
-            pack = []
-        pack.append(continuation)
-    if pack:
-        yield pack
 
 
 def _log_probabilities(
