@@ -22,6 +22,13 @@ _WATCH_INTERVAL_S = 1.0
 _held: list[TextIO] = []
 
 
+def restart_with(**environment: str) -> None:
+    """Start this script anew where it lacks variables that are only read at a process's start."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        os.environ.update(environment)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
 @contextlib.contextmanager
 def job(log: str | Path) -> Iterator[None]:
     """Run the body of a script: its output goes to ``log``, its progress to the terminal too.
@@ -70,13 +77,11 @@ def _end_with_the_run() -> None:
 
 @contextlib.contextmanager
 def clean_errors() -> Iterator[None]:
-    """Show bad input as one line of Snakemake's, without a traceback."""
-    from snakemake.exceptions import WorkflowError
-
+    """Let bad input end Snakemake with one line; its own errors would add a traceback."""
     try:
         yield
     except UserError as error:
-        raise WorkflowError(str(error)) from None
+        raise SystemExit(f"error: {error}") from None
 
 
 def asking(question: Callable[..., Any], *wildcard_names: str) -> Callable[[Any], Any]:

@@ -108,16 +108,22 @@ def write_board(board: Record, leaderboard: Path, table: Path) -> None:
 def build_leaderboard(
     catalogue: Catalogue, records: Sequence[tuple[Path, Record]], edition: str
 ) -> Record:
-    """The leaderboard as its schema describes it."""
+    """The leaderboard as its schema describes it.
+
+    Records are never deleted, so a record of a retired model, variant, protocol or machine, of
+    which nothing is known any more, is left out.
+    """
     scores: dict[Key, dict[str, tuple[Path, Record]]] = defaultdict(dict)
     speeds: dict[Key, Record] = {}
     for path, record in records:
-        if record["model"]["id"] not in catalogue.models:
+        key = _key(record)
+        kinds = (catalogue.models, VARIANTS, catalogue.hardware, catalogue.protocols)
+        if not all(name in kind for name, kind in zip(key, kinds, strict=True)):
             continue
         if record["kind"] == "score":
-            scores[_key(record)][record["task"]["id"]] = (path, record)
+            scores[key][record["task"]["id"]] = (path, record)
         else:
-            speeds[_key(record)] = record
+            speeds[key] = record
     keys = sorted({*scores, *speeds}, key=lambda k: (k[3], k[2], k[0], VARIANTS.index(k[1])))
     rows = [build_row(catalogue, key, scores.get(key, {}), speeds.get(key)) for key in keys]
     return {
@@ -262,21 +268,24 @@ def average(cells: dict[str, Record]) -> Record:
 def render_table(board: Record) -> str:
     """The leaderboard as CSV: one line for each row; a missing value is an empty field."""
     tasks = list(dict.fromkeys(task for row in board["rows"] for task in row["scores"]))
-    names = ["model", "name", "variant", "hardware", "protocol", "ranked", "size_bytes"]
-    names += ["effective_bits_per_weight", "average", "average_low", "average_high"]
+    facts = ["model", "variant", "hardware", "protocol", "ranked", "size_bytes"]
+    facts += ["effective_bits_per_weight"]
+    # The size is a fact of the row too, known without a profile.
+    metrics = [name for name in metric_names() if name not in facts]
+    names = ["model", "name", *facts[1:], "average", "average_low", "average_high"]
     for task in tasks:
         names += [task, f"{task}_low", f"{task}_high", f"{task}_n", f"{task}_state"]
-    names += metric_names()
+    names += metrics
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
     writer.writeheader()
     for row in board["rows"]:
-        line = {name: row.get(name) for name in names[:8]}
+        line = {name: row[name] for name in facts}
         line["name"] = board["models"][row["model"]]["name"]
         line |= _bounds("average", row["average"])
         for task, cell in row["scores"].items():
             line |= _bounds(task, cell) | {f"{task}_n": cell["n"], f"{task}_state": cell["state"]}
-        line |= {name: quantity["value"] for name, quantity in row["performance"].items()}
+        line |= {name: row["performance"][name]["value"] for name in metrics}
         writer.writerow(line)
     return stream.getvalue()
 

@@ -8,12 +8,13 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slm_benchmark import progress
 from slm_benchmark.config import Catalogue, Cell
+from slm_benchmark.engines.identity import unknown_engine
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from slm_benchmark.hardware import identity as hardware_identity
@@ -78,6 +79,23 @@ class Measurement:
     samples: list[dict[str, Any]]
 
 
+@dataclass
+class Attempt:
+    """How far the measurement of a cell got; what was not reached stays None or empty.
+
+    Attributes:
+        task: The harness's task.
+        engine: The loaded `Engine`.
+        samples: The harness's samples.
+        error: The cell schema's ``error`` block, when the model or the task failed.
+    """
+
+    task: Any = None
+    engine: Any = None
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    error: dict[str, str] | None = None
+
+
 NOTHING = Measurement(
     scores=[],
     checks={
@@ -118,75 +136,24 @@ def evaluate(
     base, variant = read_manifest(folders.base), read_manifest(folders.weights)
     dataset = read_json(folders.dataset / "manifest.json")
     sequence = next_sequence(SEQUENCE_COUNTER)
-
-    from slm_benchmark.engines import load_engine
-    from slm_benchmark.tasks.harness import (
-        document_subset,
-        evaluation_split,
-        load_task,
-        task_digest,
-    )
-
-    task = load_task(cell.task, entry, folders.dataset, protocol["fewshot_sampler"])
-    total = len(task.eval_docs)
-    chosen = document_subset(total, catalogue.documents(cell.task, cell.protocol), protocol["seed"])
-    with engine_environment(threads):
-        engine = load_engine(
-            cell.variant,
-            folders.weights,
-            folders.base,
-            dtype=protocol["dtype"],
-            max_length=min(model.context_length, protocol["max_context_tokens"]),
-            device=hardware["device"],
-            threads=threads,
-            trust_remote_code=model.trust_remote_code,
-            progress=progress.documents(f"{cell.model} {cell.variant} {cell.task}"),
-        )
-        error: dict[str, str] | None = None
-        measurement = NOTHING
-        try:
-            samples = run_harness(engine.lm, task, protocol, chosen, model.chat)
-        except Exception as raised:
-            raise_if_environment(raised)
-            traceback.print_exc()
-            error = describe_error(raised)
-        else:
-            measurement = summarise(samples, entry, engine.lm, protocol["max_gen_toks"])
+    tried = attempt(cell, catalogue, folders, threads)
+    measurement = summarise(tried.samples, entry, tried.engine.lm) if tried.samples else NOTHING
 
     record: dict[str, Any] = {
         "schema_version": 1,
         "kind": "score",
-        "state": "failed" if error else "ok",
-        "error": error,
+        "state": "failed" if tried.error else "ok",
+        "error": tried.error,
         "model": model_block(model, base),
         "variant": variant_block(variant),
-        "dataset": {
-            "id": dataset["dataset"],
-            "source": dataset["source"],
-            "revision": dataset["revision"],
-            "sha256": dataset["sha256"],
-            "split": evaluation_split(task),
-            "documents_total": total,
-            "documents": len(measurement.documents),
-        },
-        "task": {
-            "id": cell.task,
-            "harness_task": entry["harness_task"],
-            "version": task.VERSION,
-            "config_sha256": task_digest(task),
-            "num_fewshot": entry["num_fewshot"],
-            "fewshot_sampler": protocol["fewshot_sampler"],
-            "chat_template_sha256": chat_template_digest(engine.lm, protocol, model.chat),
-            "generation": task.config.generation_kwargs if entry["kind"] == "generate" else None,
-            "metric": entry["metric"],
-            "filter": entry.get("filter", "none"),
-        },
+        "dataset": dataset_block(dataset, tried.task, measurement),
+        "task": task_block(cell.task, entry, protocol, tried, model.chat),
         "protocol": protocol_block(
             cell.protocol,
             protocol["version"],
             catalogue.scoring_choices(cell.task, cell.protocol),
         ),
-        "engine": engine.identity,
+        "engine": tried.engine.identity if tried.engine else unknown_engine(cell.variant, threads),
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": machine,
         "workflow": workflow_identity(model.file),
@@ -207,6 +174,87 @@ def evaluate(
     return record
 
 
+def attempt(cell: Cell, catalogue: Catalogue, folders: Folders, threads: int) -> Attempt:
+    """Load the task and the model, and score the chosen documents.
+
+    Raises:
+        UserError: for bad input.
+        EnvironmentFault: when memory, the disk or the network gave out.
+    """
+    from slm_benchmark.engines import load_engine
+    from slm_benchmark.tasks.harness import document_subset, load_task
+
+    model = catalogue.models[cell.model]
+    protocol = catalogue.protocols[cell.protocol]
+    wanted = catalogue.documents(cell.task, cell.protocol)
+    tried = Attempt()
+    try:
+        tried.task = load_task(
+            cell.task,
+            catalogue.tasks[cell.task],
+            folders.dataset,
+            protocol["fewshot_sampler"],
+        )
+        chosen = document_subset(len(tried.task.eval_docs), wanted, protocol["seed"])
+        with engine_environment(threads):
+            tried.engine = load_engine(
+                cell.variant,
+                folders.weights,
+                folders.base,
+                dtype=protocol["dtype"],
+                max_length=min(model.context_length, protocol["max_context_tokens"]),
+                device=catalogue.hardware[cell.hardware]["device"],
+                threads=threads,
+                trust_remote_code=model.trust_remote_code,
+                progress=progress.documents(f"{cell.model} {cell.variant} {cell.task}"),
+            )
+            tried.samples = run_harness(tried.engine.lm, tried.task, protocol, chosen, model.chat)
+    except Exception as raised:
+        raise_if_environment(raised)
+        traceback.print_exc()
+        tried.error = describe_error(raised)
+    return tried
+
+
+def dataset_block(manifest: dict[str, Any], task: Any, measurement: Measurement) -> dict[str, Any]:
+    """The cell schema's ``dataset`` block; a task that did not load names no split."""
+    from slm_benchmark.tasks.harness import evaluation_split
+
+    split = "unknown" if task is None else evaluation_split(task)
+    rows = {name: described["rows"] for name, described in manifest["splits"].items()}
+    return {
+        "id": manifest["dataset"],
+        "source": manifest["source"],
+        "revision": manifest["revision"],
+        "sha256": manifest["sha256"],
+        "split": split,
+        "documents_total": rows.get(split, sum(rows.values())),
+        "documents": len({document["index"] for document in measurement.documents}),
+    }
+
+
+def task_block(
+    task_id: str, entry: dict[str, Any], protocol: dict[str, Any], tried: Attempt, chat: bool
+) -> dict[str, Any]:
+    """The cell schema's ``task`` block; one that did not load is known by its entry alone."""
+    from slm_benchmark.tasks.harness import task_digest
+
+    task, engine = tried.task, tried.engine
+    generates = entry["kind"] == "generate" and task is not None
+    return {
+        "id": task_id,
+        "harness_task": entry["harness_task"],
+        "version": "unknown" if task is None else task.VERSION,
+        "config_sha256": digest(entry) if task is None else task_digest(task),
+        "num_fewshot": entry["num_fewshot"],
+        "fewshot_sampler": protocol["fewshot_sampler"],
+        "chat_template_sha256": chat_template_digest(engine.lm, protocol, chat) if engine else None,
+        "generation": task.config.generation_kwargs if generates else None,
+        "metric": entry["metric"],
+        "filter": entry.get("filter", "none"),
+    }
+
+
 def run_harness(
     lm: Any, task: Any, protocol: dict[str, Any], chosen: Sequence[int], chat: bool
 ) -> list[dict[str, Any]]:
@@ -216,6 +264,7 @@ def run_harness(
         The harness's samples, by filter and document.
     """
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
     limit = protocol["max_gen_toks"]
     results = lm_eval.simple_evaluate(
@@ -226,6 +275,8 @@ def run_harness(
         apply_chat_template=chat and protocol["chat_template"] == "chat_models",
         log_samples=True,
         bootstrap_iters=0,
+        # The task is loaded; without this the harness reads thousands of definitions again.
+        task_manager=TaskManager(include_defaults=False),
         random_seed=protocol["seed"],
         numpy_random_seed=protocol["seed"],
         torch_random_seed=protocol["seed"],
@@ -234,9 +285,7 @@ def run_harness(
     return sorted(results["samples"][task.config.task], key=lambda s: (s["filter"], s["doc_id"]))
 
 
-def summarise(
-    samples: list[dict[str, Any]], entry: dict[str, Any], lm: Any, limit: int | None
-) -> Measurement:
+def summarise(samples: list[dict[str, Any]], entry: dict[str, Any], lm: Any) -> Measurement:
     """Scores with intervals, sanity checks and per-document values from the harness's samples."""
     headline = (entry["metric"], entry.get("filter", "none"))
     scores = []
@@ -269,7 +318,7 @@ def summarise(
         )
     return Measurement(
         scores=scores,
-        checks=sanity_checks(samples, scores, entry, lm, limit),
+        checks=sanity_checks(samples, scores, entry, lm),
         documents=[compact(sample, entry["kind"]) for sample in samples],
         samples=[plain_sample(sample) for sample in samples],
     )
@@ -280,18 +329,17 @@ def sanity_checks(
     scores: list[dict[str, Any]],
     entry: dict[str, Any],
     lm: Any,
-    limit: int | None,
 ) -> dict[str, Any]:
     """What a reader should know beside a score."""
     score = next(s for s in scores if s["headline"])
     group = [s for s in samples if s["filter"] == entry.get("filter", "none")]
     generated = entry["kind"] == "generate"
     texts = [sample["resps"][0][0] for sample in group] if generated else []
-    most = limit or 256
     return {
-        "truncated_contexts": sum(is_truncated(sample, lm, most, generated) for sample in group),
+        "truncated_contexts": sum(is_truncated(sample, lm, generated) for sample in group),
         "truncated_generations": sum(
-            len(lm.tok_encode(text, add_special_tokens=False)) >= most for text in texts
+            len(lm.tok_encode(text, add_special_tokens=False)) >= answer_limit(sample)
+            for text, sample in zip(texts, group, strict=True)
         )
         if generated
         else None,
@@ -305,14 +353,23 @@ def sanity_checks(
     }
 
 
-def is_truncated(sample: dict[str, Any], lm: Any, most: int, generated: bool) -> bool:
+def answer_limit(sample: dict[str, Any]) -> int:
+    """Most tokens that the answer to a document may have."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    from slm_benchmark.engines.harness import DEFAULT_MAX_GEN_TOKS
+
+    _, settings = sample["arguments"][0]
+    return int(normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)["max_gen_toks"])
+
+
+def is_truncated(sample: dict[str, Any], lm: Any, generated: bool) -> bool:
     """Whether a document's context was cut from the left to fit the model."""
-    for context, continuation in sample["arguments"]:
-        length = len(lm.tok_encode(context)) if context else 1
-        length += most if generated else len(lm.tok_encode(continuation)) - 1
-        if length > lm.max_length:
-            return True
-    return False
+    if generated:
+        prompt, _ = sample["arguments"][0]
+        return len(lm.tok_encode(prompt)) + answer_limit(sample) > int(lm.max_length)
+    # The last token of a continuation is scored, not read.
+    return any(sum(map(len, lm.encode(*p))) - 1 > lm.max_length for p in sample["arguments"])
 
 
 def compact(sample: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -422,7 +479,7 @@ def engine_environment(threads: int) -> Iterator[None]:
     """Environment variables that the engines read at import; evaluation has no network."""
     wanted = {
         "OMP_NUM_THREADS": str(threads),
-        "GPTQMODEL_CPU_WORKERS": str(threads),
+        "GPTQMODEL_CPU_WORKERS": str(max(2, threads)),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

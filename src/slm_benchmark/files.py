@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -70,12 +71,16 @@ def disk_faults(path: Path) -> Iterator[None]:
 def atomic_write_bytes(path: Path | str, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part.
 
+    What a killed process left of an earlier try is removed first.
+
     Raises:
         EnvironmentFault: when the disk is full or the folder cannot be written.
     """
     path = Path(path)
     with disk_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+            left.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
             with os.fdopen(handle, "wb") as stream:

@@ -6,6 +6,7 @@ exactly the jobs whose parameters changed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,22 @@ class Names:
         """Threads of one evaluation."""
         threads: int | None = self.entry("hardware", hardware)["threads"]
         return threads or 1
+
+    def quantize_threads(self, cores: int | None) -> int:
+        """Threads of a 4-bit job: half the cores, so that evaluations go on beside it.
+
+        Args:
+            cores: Cores of this run; None on a cluster.
+        """
+        return max(1, (cores or 8) // 2)
+
+    def profile_threads(self, cores: int | None) -> Callable[[str], int]:
+        """Threads of a profile: all cores, so that nothing runs beside it.
+
+        Args:
+            cores: Cores of this run; None on a cluster, where a profile takes its hardware's.
+        """
+        return lambda hardware: cores or self.threads(hardware)
 
     def gpus(self, variant: str, hardware: str) -> int:
         """GPUs of one job: GGUF variants run on the CPU."""

@@ -83,7 +83,8 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
     model = catalogue.models.get(record["model"]["id"])
     if model is None:
         raise refuse("no card of this model", "model.id", record["model"]["id"], "add its card")
-    if not model.pinned:
+    # The card may have been pinned since; what counts is what was measured.
+    if not (model.pinned and _was_pinned(record["model"]["source"])):
         raise refuse(
             "the model is not pinned",
             "model.revision",
@@ -120,10 +121,16 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
     return record
 
 
+def _was_pinned(source: Record) -> bool:
+    """Whether the base model that a record names came from a package or a stated commit."""
+    return source["type"] == "package" or source.get("requested_revision") is not None
+
+
 def _check_score(catalogue: Catalogue, path: Path, record: Record, refuse: Any) -> None:
     dataset = record["dataset"]
     entry = catalogue.datasets.get(dataset["id"], {"source": "local"})
-    pinned = entry["source"] == "package" or entry.get("revision") is not None
+    kind = dataset["source"]
+    pinned = kind == "package" or (kind == "hub" and entry.get("revision") == dataset["revision"])
     if not pinned:
         raise refuse(
             "the dataset is not pinned",

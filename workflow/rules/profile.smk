@@ -12,7 +12,7 @@ rule profile_transformers:
     priority: asking(names.priority, "model")
     conda:
         "../../envs/evaluate-transformers.yaml"
-    threads: workflow.cores or 1
+    threads: asking(names.profile_threads(workflow.cores), "hardware")
     resources:
         mem_mb=asking(names.memory_mb, "model"),
         gpu=asking(names.gpus, "variant", "hardware"),

@@ -64,9 +64,10 @@ rule quantize_gptq:
         weights="resources/models/{model}/gptq-4bit/weights.json",
     log:
         "logs/quantize/{model}/gptq-4bit.log",
+    priority: 100
     conda:
         names.quantize_env("gptq_backend")
-    threads: 2
+    threads: names.quantize_threads(workflow.cores)
     resources:
         mem_mb=asking(names.memory_mb, "model"),
         gpu=names.quantize_gpus("gptq_backend"),

@@ -2,10 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.adapter import configured, job, restart_with
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
+
+# AWQ's search makes and frees arrays of hundreds of megabytes; with small pages the faults cost
+# several times as much as the arithmetic.
+restart_with(GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
 
 with job(snakemake.log[0]):
     from pathlib import Path

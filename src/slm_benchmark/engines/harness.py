@@ -95,7 +95,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             list(group)
             for _, group in itertools.groupby(requests, key=lambda r: (r.task_name, r.doc_id))
         ]
-        encoded = [self._encode_document(document) for document in documents]
+        encoded = [[self.encode(*request.args) for request in document] for document in documents]
         # Documents in the order of their tokens share the longest prefixes.
         order = sorted(range(len(documents)), key=lambda i: encoded[i][0][0])
         scored: dict[int, list[Scored]] = {}
@@ -104,23 +104,26 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             self.progress(done, len(documents))
         return [score for index in range(len(documents)) for score in scored[index]]
 
-    def _encode_document(self, document: list[Instance]) -> list[tuple[list[int], list[int]]]:
-        pairs = []
-        for request in document:
-            context, continuation = request.args
-            if context == "":
-                tokens = self.tok_encode(continuation, add_special_tokens=False)
-                if tokens[0] == self.prefix_token_id:
-                    pairs.append((tokens[:1], tokens[1:]))
-                else:
-                    pairs.append(([self.prefix_token_id], tokens))
-            else:
-                pairs.append(self._encode_pair(context, continuation))
-        return pairs
+    def encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Token ids of a pair before any cut; an empty context becomes the prefix token.
+
+        Raises:
+            ValueError: when either part is left without tokens.
+        """
+        pair: tuple[list[int], list[int]]
+        if context:
+            pair = self._encode_pair(context, continuation)
+        else:
+            tokens = self.tok_encode(continuation, add_special_tokens=False)
+            has_prefix = tokens[:1] == [self.prefix_token_id]
+            pair = (tokens[:1], tokens[1:]) if has_prefix else ([self.prefix_token_id], tokens)
+        if not all(pair):
+            raise ValueError(f"no tokens to score in {continuation!r} after {context[-80:]!r}")
+        return pair
 
     def _score_document(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
         scored: list[Scored] = []
-        cut = [_truncate(c, t, self.model.max_length) for c, t in pairs]
+        cut = [_truncate(c, t, self.max_length) for c, t in pairs]
         for context, group in itertools.groupby(cut, key=lambda pair: pair[0]):
             scored += self.model.score(context, [continuation for _, continuation in group])
         return scored
@@ -169,14 +172,21 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         eos = self.tokenizer.decode(self.eot_token_id)
         until = handle_stop_sequences(settings.get("until"), eos=eos)
         limit = int(settings["max_gen_toks"])
+        room = self.max_length - limit
+        if room < 1:
+            raise ValueError(
+                f"an answer of up to {limit} tokens leaves no room for its prompt in the window of "
+                f"{self.max_length}"
+            )
 
         def finished(new: list[int]) -> bool:
             if new[-1] in self._end_tokens:
                 return True
-            text = self.tokenizer.decode(new, skip_special_tokens=True)
+            # A stop string may be a special token, which has no text once these are left out.
+            text = self.tokenizer.decode(new)
             return any(stop in text for stop in until)
 
-        new = self.model.generate(context[-(self.model.max_length - limit) :], limit, finished)
+        new = self.model.generate(context[-room:], limit, finished)
         text = self.tokenizer.decode(new, skip_special_tokens=True)
         return str(postprocess_generated_text(text, until, None))
 
@@ -184,14 +194,24 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
 def _truncate(
     context: list[int], continuation: list[int], max_length: int
 ) -> tuple[list[int], list[int]]:
-    """Cut a pair from the left to what the model can see, as the harness's own backend does."""
+    """Cut a pair from the left to what the model can see, as the harness's own backend does.
+
+    Raises:
+        ValueError: when the continuation alone is longer.
+    """
+    if len(continuation) > max_length:
+        raise ValueError(
+            f"a continuation of {len(continuation)} tokens does not fit a window of {max_length}"
+        )
     whole = (context + continuation)[-(max_length + 1) :]
     return whole[: -len(continuation)], continuation
 
 
 def _end_tokens(base: Path) -> set[int]:
-    """End-of-sequence ids of generation_config.json, where the model has one."""
+    """End-of-sequence ids of generation_config.json, or of config.json where there is none."""
     file = base / "generation_config.json"
-    found = json.loads(file.read_text()).get("eos_token_id") if file.exists() else None
+    if not file.exists():
+        file = base / "config.json"
+    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
     listed = found if isinstance(found, list) else [found]
     return {int(token) for token in listed if token is not None}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 VERSIONS = {"llama.cpp": 1, "transformers": 1}
 """Raised when an engine of ours may give other numbers: it reruns the cells that used it."""
 
@@ -17,3 +19,15 @@ def engine_packages(variant: str) -> list[str]:
         return ["llama-cpp-python", "lm-eval", "tokenizers"]
     quantized = ["gptqmodel"] if variant in ("gptq-4bit", "awq-4bit") else []
     return ["lm-eval", "tokenizers", "torch", "transformers", *quantized]
+
+
+def unknown_engine(variant: str, threads: int) -> dict[str, Any]:
+    """The records' ``engine`` block where the engine did not come up."""
+    return {
+        "name": engine_name(variant),
+        "version": "unknown",
+        "kernel": None,
+        "dtype": "unknown",
+        "threads": threads,
+        "schedule": "none",
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.config import Catalogue
-from slm_benchmark.engines.identity import engine_name
+from slm_benchmark.engines.identity import unknown_engine
 from slm_benchmark.hardware import identity as hardware_identity
 from slm_benchmark.manifest import read_manifest, verify_files
 from slm_benchmark.profile.launch import ProfileFailed, profile
@@ -111,14 +111,7 @@ def _nothing(variant: str, threads: int, failed: ProfileFailed) -> dict[str, Any
     """Blocks of a record whose profile broke: every quantity missing, with the reason."""
     quantity = {"value": None, "ci95": None, "n": 0, "reason": str(failed)}
     return {
-        "engine": {
-            "name": engine_name(variant),
-            "version": "unknown",
-            "kernel": None,
-            "dtype": "unknown",
-            "threads": threads,
-            "schedule": "none",
-        },
+        "engine": unknown_engine(variant, threads),
         "metrics": dict.fromkeys(
             schema("performance")["properties"]["metrics"]["properties"], quantity
         ),
