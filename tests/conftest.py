@@ -87,12 +87,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_model` as a GGUF file, linear layers in Q4_1, embeddings in Q8_0, norms in F32."""
+    path = tmp_path_factory.mktemp("tiny_gguf") / "tiny.Q4_1.gguf"
+    return _write_gguf(path, tiny_model, linear="Q4_1", embedding="Q8_0")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf_f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_model` as a GGUF file in F16, norms in F32, as llama.cpp's converter writes it."""
+    path = tmp_path_factory.mktemp("tiny_gguf") / "tiny.F16.gguf"
+    return _write_gguf(path, tiny_model, linear="F16", embedding="F16")
+
+
+def _write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Path:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
     from safetensors.numpy import load_file
 
-    path = tmp_path_factory.mktemp("tiny_gguf") / "tiny.Q4_1.gguf"
     config = json.loads((tiny_model / "config.json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     writer = GGUFWriter(path, "llama")
@@ -138,8 +149,7 @@ def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         if tensor.ndim == 1:
             writer.add_tensor(named, tensor)
         else:
-            embedding = named == "token_embd.weight"
-            kind_of = GGMLQuantizationType.Q8_0 if embedding else GGMLQuantizationType.Q4_1
+            kind_of = GGMLQuantizationType[embedding if named == "token_embd.weight" else linear]
             writer.add_tensor(
                 named, quantize(np.ascontiguousarray(tensor), kind_of), raw_dtype=kind_of
             )

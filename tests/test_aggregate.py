@@ -1,0 +1,759 @@
+"""From records to the leaderboard: numbers checked by hand, edited records refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from slm_benchmark.aggregate import (
+    aggregate,
+    current_records,
+    failures,
+    metric_names,
+    read_run,
+    render_report,
+    summary,
+)
+from slm_benchmark.config import Catalogue, load_catalogue
+from slm_benchmark.errors import UserError
+from slm_benchmark.files import atomic_write_json, digest, read_json
+from slm_benchmark.paths import RESULTS
+from slm_benchmark.provenance import result_digest
+from slm_benchmark.publish import publish, published_records, summarise_results
+from slm_benchmark.schemas import schema, validate, write_record
+from slm_benchmark.statistics.proportion import Z95, mean_interval, standard_error
+
+Record = dict[str, Any]
+
+MODEL = "smollm2-135m-instruct"
+OTHER = "tinyllama-1.1b-chat"
+REFERENCE = "phi-3-mini-4k-instruct"
+SHA256 = "ab" * 32
+TASKS = ("arc_challenge", "hellaswag", "truthfulqa_mc1", "gsm8k")
+EARLY, LATE = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    return load_catalogue()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty checkout, so that runs/ and results/ are told apart by their names."""
+    monkeypatch.setattr("slm_benchmark.paths.ROOT", tmp_path)
+    return tmp_path
+
+
+# --- valid records with chosen numbers -------------------------------------------------------
+
+
+def common(kind: str, model: str, variant: str, protocol: str, started: str) -> Record:
+    """The blocks that both kinds of record have."""
+    return {
+        "schema_version": 1,
+        "kind": kind,
+        "state": "ok",
+        "error": None,
+        "model": {
+            "id": model,
+            "name": model,
+            "repo": "owner/name",
+            "revision": None,
+            "source": {"type": "package"},
+            "sha256": SHA256,
+        },
+        "variant": {
+            "id": variant,
+            "sha256": SHA256,
+            "method": "gguf",
+            "nominal_bits_per_weight": 8.5,
+            "effective_bits_per_weight": 8.53,
+            "size_bytes": 144_000_000,
+        },
+        "protocol": {"id": protocol, "version": 1, "sha256": SHA256},
+        "engine": {
+            "name": "llama.cpp",
+            "version": "1",
+            "kernel": None,
+            "dtype": "float16",
+            "threads": 2,
+            "schedule": "one by one",
+        },
+        "environment": {
+            "python": "3.11.2",
+            "packages": {"torch": "2.13.0"},
+            "lock_sha256": SHA256,
+            "locked": True,
+        },
+        "hardware": {"id": "local", "fingerprint": SHA256, "description": {"cpu": "some"}},
+        "workflow": {"sha256": SHA256, "commit": "c" * 40, "dirty": False},
+        "started": started,
+        "duration_s": 12.5,
+        "command": "snakemake",
+        "result_sha256": "",
+    }
+
+
+def sealed(record: Record) -> Record:
+    """The record with its digest, valid."""
+    record["result_sha256"] = result_digest(record)
+    validate(record, "cell" if record["kind"] == "score" else "performance", "record")
+    return record
+
+
+def score_record(
+    catalogue: Catalogue,
+    task: str = "arc_challenge",
+    right: int = 20,
+    n: int = 50,
+    *,
+    model: str = MODEL,
+    variant: str = "gguf-q8_0",
+    protocol: str = "demo",
+    started: str = EARLY,
+    error: str | None = None,
+    checks: Record | None = None,
+) -> Record:
+    """A score of ``right`` out of ``n``, or a failed one."""
+    entry = catalogue.tasks[task]
+    values = [1.0] * right + [0.0] * (n - right)
+    interval, method = mean_interval(values)
+    score = {
+        "metric": entry["metric"],
+        "filter": entry.get("filter", "none"),
+        "value": right / n,
+        "stderr": standard_error(values),
+        "ci95": list(interval or ()),
+        "ci_method": method,
+        "n": n,
+        "chance": entry["chance"],
+        "headline": True,
+    }
+    beside = {**score, "metric": "beside", "value": 0.123, "chance": None, "headline": False}
+    failed = error is not None
+    nothing = dict.fromkeys(schema("cell")["properties"]["checks"]["required"])
+    documents = [
+        {"document": digest(i), "index": i, "filter": "none", "values": {"acc": v}, "margin": None}
+        for i, v in enumerate(values)
+    ]
+    return sealed(
+        {
+            **common("score", model, variant, protocol, started),
+            "state": "failed" if failed else "ok",
+            "error": {"type": "RuntimeError", "message": error, "traceback": ""}
+            if failed
+            else None,
+            "dataset": {
+                "id": f"{task}-set",
+                "source": "package",
+                "revision": None,
+                "sha256": digest(task),
+                "split": "test",
+                "documents_total": 1000,
+                "documents": 0 if failed else n,
+            },
+            "task": {
+                "id": task,
+                "harness_task": entry["harness_task"],
+                "version": 1.0,
+                "config_sha256": SHA256,
+                "num_fewshot": entry["num_fewshot"],
+                "fewshot_sampler": "first_n",
+                "chat_template_sha256": None,
+                "generation": None,
+                "metric": entry["metric"],
+                "filter": entry.get("filter", "none"),
+            },
+            "scores": [] if failed else [beside, score],
+            "checks": nothing if failed else nothing | (checks or {}),
+            "samples_sha256": None,
+            "documents_sha256": None if failed else digest(documents),
+            "sequence": 1,
+        }
+    )
+
+
+def performance_record(
+    model: str = MODEL,
+    variant: str = "gguf-q8_0",
+    protocol: str = "demo",
+    started: str = EARLY,
+    reason: str = "no counter",
+) -> Record:
+    """A performance record whose n-th metric is n + 1, but for energy, which has a reason."""
+    metrics: Record = {
+        name: {"value": i + 1.0, "ci95": [i + 0.5, i + 1.5], "n": 5, "reason": None}
+        for i, name in enumerate(metric_names())
+    }
+    metrics["energy_mwh_per_token"] = {"value": None, "ci95": None, "n": 0, "reason": reason}
+    return sealed(
+        {
+            **common("performance", model, variant, protocol, started),
+            "host": {"load": 0.1},
+            "metrics": metrics,
+            "raw": {"ttft_ms": [1, 2, 3]},
+        }
+    )
+
+
+def put(checkout: Path, record: Record, store: str = "runs", name: str = "a") -> Path:
+    """Write a record to where its kind lies in runs/ or results/."""
+    ids = [record[block]["id"] for block in ("model", "variant", "hardware")]
+    folder = checkout.joinpath(store, *ids)
+    score = record["kind"] == "score"
+    if store == "results":
+        inner = (record["protocol"]["id"], record["task"]["id"]) if score else ("performance",)
+        path = folder.joinpath(*inner, f"{name}.json")
+    elif score:
+        path = folder / record["protocol"]["id"] / f"{record['task']['id']}.json"
+    else:
+        path = folder / "performance.json"
+    write_record(path, record, "cell" if score else "performance")
+    return path
+
+
+def board_of(checkout: Path, catalogue: Catalogue, paths: list[Path]) -> Record:
+    """The leaderboard of these records, valid as read back."""
+    out = checkout / "build" / "preview"
+    files = out / "leaderboard.json", out / "leaderboard.csv", out / "models"
+    aggregate(catalogue, paths, "preview", *files)
+    board: Record = read_json(files[0])
+    validate(board, "leaderboard", files[0])
+    return board
+
+
+def demo_cells(catalogue: Catalogue, **choices: Any) -> list[Record]:
+    """A score for each task of the demo."""
+    rights = dict(zip(TASKS, (20, 25, 15, 2), strict=True))
+    return [
+        score_record(catalogue, task, right, 10 if task == "gsm8k" else 50, **choices)
+        for task, right in rights.items()
+    ]
+
+
+# --- what a leaderboard says -----------------------------------------------------------------
+
+
+def test_a_full_row(checkout: Path, catalogue: Catalogue) -> None:
+    records = [*demo_cells(catalogue), performance_record()]
+    board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+    assert board["edition"] == "preview"
+    assert list(board["models"]) == [MODEL]
+    (row,) = board["rows"]
+    assert (row["model"], row["variant"], row["quantization"]) == (MODEL, "gguf-q8_0", "gguf")
+    assert (row["hardware"], row["protocol"], row["ranked"]) == ("local", "demo", False)
+    assert (row["size_bytes"], row["effective_bits_per_weight"]) == (144_000_000, 8.53)
+    assert row["fingerprint"] == SHA256
+    assert row["performance"] == records[-1]["metrics"]
+    assert list(row["scores"]) == list(TASKS)
+    cell = row["scores"]["arc_challenge"]
+    headline = records[0]["scores"][1]
+    assert {name: cell[name] for name in headline if name in cell} == {
+        name: value for name, value in headline.items() if name in cell
+    }
+    assert cell["state"] == "ok"
+    assert cell["reason"] is None
+    assert cell["dataset"] == "arc_challenge-set"
+    assert cell["record"] == f"runs/{MODEL}/gguf-q8_0/local/demo/arc_challenge.json"
+
+
+def test_the_average_and_its_interval_by_hand(checkout: Path, catalogue: Catalogue) -> None:
+    paths = [put(checkout, record) for record in demo_cells(catalogue)]
+    average = board_of(checkout, catalogue, paths)["rows"][0]["average"]
+    chances = [catalogue.tasks[task]["chance"] for task in TASKS]
+    assert chances[0] == chances[1] == 0.25
+    assert chances[3] == 0
+    spans = [1 - chance for chance in chances]
+    proportions, ns = [0.4, 0.5, 0.3, 0.2], [50, 50, 50, 10]
+    shares = [(p - c) / s for p, c, s in zip(proportions, chances, spans, strict=True)]
+    variance = sum(
+        p * (1 - p) / (n - 1) / s**2 for p, n, s in zip(proportions, ns, spans, strict=True)
+    )
+    half = Z95 * math.sqrt(variance) / 4
+    assert average["value"] == pytest.approx(sum(shares) / 4)
+    assert average["ci95"] == pytest.approx([sum(shares) / 4 - half, sum(shares) / 4 + half])
+    assert (average["tasks"], average["reason"]) == (4, None)
+
+
+def test_guessing_averages_to_zero_and_perfection_to_one(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    n = 10_000
+    for share in (0.0, 1.0):
+        chances = {task: catalogue.tasks[task]["chance"] for task in TASKS}
+        records = [
+            score_record(catalogue, task, round(n * (c + share * (1 - c))), n)
+            for task, c in chances.items()
+        ]
+        board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+        assert board["rows"][0]["average"]["value"] == pytest.approx(share, abs=1e-4)
+
+
+def test_a_missing_task_leaves_no_average(checkout: Path, catalogue: Catalogue) -> None:
+    paths = [put(checkout, record) for record in demo_cells(catalogue)[:2]]
+    row = board_of(checkout, catalogue, paths)["rows"][0]
+    assert row["average"] == {
+        "value": None,
+        "ci95": None,
+        "tasks": 2,
+        "reason": "no score for truthfulqa_mc1, gsm8k",
+    }
+    missing = row["scores"]["gsm8k"]
+    assert (missing["state"], missing["value"], missing["record"]) == ("not_run", None, None)
+    assert missing["reason"]
+    assert row["fingerprint"] is None
+    for quantity in row["performance"].values():
+        assert (quantity["value"], quantity["n"]) == (None, 0)
+        assert quantity["reason"]
+
+
+def test_a_failed_task_is_shown_with_its_error(checkout: Path, catalogue: Catalogue) -> None:
+    *good, _ = demo_cells(catalogue)
+    bad = score_record(catalogue, "gsm8k", error="the model | broke\nhere")
+    paths = [put(checkout, record) for record in [*good, bad]]
+    row = board_of(checkout, catalogue, paths)["rows"][0]
+    cell = row["scores"]["gsm8k"]
+    assert (cell["state"], cell["value"], cell["ci95"]) == ("failed", None, None)
+    assert cell["reason"] == "RuntimeError: the model | broke\nhere"
+    assert row["average"]["value"] is None
+    failures(paths[:-1])
+    with pytest.raises(UserError, match=r"1 of 4 .*gsm8k\.json \(RuntimeError\)"):
+        failures(paths)
+
+
+def test_only_performance_makes_a_row_too(checkout: Path, catalogue: Catalogue) -> None:
+    (row,) = board_of(checkout, catalogue, [put(checkout, performance_record())])["rows"]
+    assert {cell["state"] for cell in row["scores"].values()} == {"not_run"}
+    assert row["performance"]["ttft_ms"]["value"] == metric_names().index("ttft_ms") + 1
+
+
+def test_warnings_say_what_the_checks_found(checkout: Path, catalogue: Catalogue) -> None:
+    checks = {
+        "truncated_contexts": 3,
+        "truncated_generations": 0,
+        "empty_generations": 1,
+        "unparsed": 7,
+        "at_chance": True,
+    }
+    record = score_record(catalogue, "gsm8k", 1, 10, checks=checks)
+    row = board_of(checkout, catalogue, [put(checkout, record)])["rows"][0]
+    assert row["scores"]["gsm8k"]["warnings"] == [
+        "3 of 10 contexts were cut to fit the model",
+        "1 of 10 answers were empty",
+        "7 of 10 answers could not be read",
+        "not told apart from guessing",
+    ]
+
+
+def test_protocols_and_machines_never_share_a_row(checkout: Path, catalogue: Catalogue) -> None:
+    records = [
+        score_record(catalogue, protocol="demo"),
+        score_record(catalogue, protocol="full"),
+        score_record(catalogue, protocol="full", variant="base"),
+        score_record(catalogue, protocol="full", model=REFERENCE),
+    ]
+    elsewhere = score_record(catalogue, protocol="full")
+    elsewhere["hardware"]["id"] = "t4"
+    paths = [put(checkout, record) for record in [*records, sealed(elsewhere)]]
+    rows = board_of(checkout, catalogue, paths)["rows"]
+    found = [(r["protocol"], r["hardware"], r["model"], r["variant"], r["ranked"]) for r in rows]
+    assert found == [
+        ("demo", "local", MODEL, "gguf-q8_0", False),
+        ("full", "local", REFERENCE, "gguf-q8_0", False),
+        ("full", "local", MODEL, "base", True),
+        ("full", "local", MODEL, "gguf-q8_0", True),
+        ("full", "t4", MODEL, "gguf-q8_0", True),
+    ]
+    assert list(rows[0]["scores"]) == list(TASKS)
+    assert list(rows[1]["scores"]) == list(catalogue.tasks)
+
+
+def test_a_run_stands_before_published_ones_and_a_newer_before_an_older(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    old = put(checkout, score_record(catalogue, right=10, started=EARLY), "results", "z-old")
+    new = put(checkout, score_record(catalogue, right=30, started=LATE), "results", "a-new")
+    for paths in ([old, new], [new, old]):
+        assert [path for path, _ in current_records(paths)] == [new]
+    run = put(checkout, score_record(catalogue, right=20, started=EARLY))
+    for paths in ([run, new, old], [old, new, run]):
+        board = board_of(checkout, catalogue, paths)
+        assert board["rows"][0]["scores"]["arc_challenge"]["value"] == 0.4
+    assert published_records(checkout / "results") == sorted([old, new])
+
+
+@pytest.mark.parametrize(
+    ("block", "value"),
+    [("model", "a-model-of-old"), ("protocol", "a-protocol-of-old"), ("hardware", "a-machine")],
+)
+def test_a_record_of_something_retired_is_left_out(
+    checkout: Path, catalogue: Catalogue, block: str, value: str
+) -> None:
+    """results/ only grows, so records outlive cards, protocols and machines."""
+    retired = score_record(catalogue)
+    retired[block]["id"] = value
+    paths = [put(checkout, sealed(retired)), put(checkout, score_record(catalogue, "hellaswag"))]
+    (row,) = board_of(checkout, catalogue, paths)["rows"]
+    assert row["scores"]["arc_challenge"]["state"] == "not_run"
+    assert row["scores"]["hellaswag"]["state"] == "ok"
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def test_the_table_equals_the_json(checkout: Path, catalogue: Catalogue) -> None:
+    records = [*demo_cells(catalogue), performance_record()]
+    records += [score_record(catalogue, model=OTHER, variant="base", protocol="full")]
+    records += [score_record(catalogue, "gsm8k", model=OTHER, error='a, "b"\nc')]
+    board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+    table = pd.read_csv(checkout / "build" / "preview" / "leaderboard.csv")
+    assert len(table) == len(board["rows"]) == 3
+
+    def same(found: Any, expected: Any) -> None:
+        if expected is None:
+            assert pd.isna(found)
+        else:
+            assert found == pytest.approx(expected)
+
+    for (_, line), row in zip(table.iterrows(), board["rows"], strict=True):
+        assert line["name"] == board["models"][row["model"]]["name"]
+        for name in ("model", "variant", "hardware", "protocol", "ranked", "size_bytes"):
+            assert line[name] == row[name]
+        for name, cell in {"average": row["average"], **row["scores"]}.items():
+            same(line[name], cell["value"])
+            for end, value in zip(("low", "high"), cell["ci95"] or (None, None), strict=True):
+                same(line[f"{name}_{end}"], value)
+        for task, cell in row["scores"].items():
+            same(line[f"{task}_n"], cell["n"])
+            assert line[f"{task}_state"] == cell["state"]
+        for name, quantity in row["performance"].items():
+            same(line[name], row["size_bytes"] if name == "size_bytes" else quantity["value"])
+    assert table.columns.is_unique
+    # What the demo does not ask is empty there, without a state.
+    demo = table[table["protocol"] == "demo"]
+    assert demo["mmlu_pro"].isna().all()
+    assert demo["mmlu_pro_state"].isna().all()
+
+
+def test_summaries_nest_by_hardware_protocol_and_variant(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    records = [*demo_cells(catalogue), performance_record(), *demo_cells(catalogue, model=OTHER)]
+    board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+    models = checkout / "build" / "preview" / "models"
+    assert sorted(path.name for path in models.iterdir()) == sorted([MODEL, OTHER])
+    for kind in ("metadata", "accuracy", "performance"):
+        validate(read_json(models / MODEL / f"{kind}.json"), "summary", kind)
+    row = board["rows"][0]
+    accuracy = read_json(models / MODEL / "accuracy.json")["content"]["local"]["demo"]
+    assert accuracy == {"gguf-q8_0": {"average": row["average"], "scores": row["scores"]}}
+    speed = read_json(models / MODEL / "performance.json")["content"]["local"]["demo"]
+    assert speed["gguf-q8_0"]["ttft_ms"] == row["performance"]["ttft_ms"]
+    metadata = read_json(models / MODEL / "metadata.json")["content"]
+    assert metadata["id"] == MODEL
+    assert metadata["parameters"] == catalogue.models[MODEL].parameters
+
+
+def test_the_report_is_a_table_whatever_the_texts_hold(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    records = [*demo_cells(catalogue)[:3], performance_record()]
+    paths = [put(checkout, record) for record in records]
+    board = board_of(checkout, catalogue, paths)
+    report = (checkout / "build" / "preview" / "models" / MODEL / "report.md").read_text()
+    assert "| gguf-q8_0 | 144 | 8.53 | 40.0 [27.6, 53.8] (n = 50) |" in report
+    assert "| not run |" in report
+    assert summary(board, paths) == report
+
+    board["models"][MODEL]["name"] = "a | b\nc"
+    board["tasks"][1]["title"] = "x | y"
+    for quantity in board["rows"][0]["performance"].values():
+        quantity |= {"value": None, "reason": "no | such\ncounter"}
+    hostile = render_report(MODEL, board, board["rows"])
+    assert hostile.startswith("# a \\| b c\n")
+    assert "no \\| such counter" in hostile
+    table = [line for line in hostile.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert len(table) == 3
+
+
+def test_the_same_records_give_the_same_bytes(checkout: Path, catalogue: Catalogue) -> None:
+    records = [*demo_cells(catalogue), performance_record()]
+    paths = [put(checkout, record) for record in records]
+    out = checkout / "build" / "preview"
+
+    def everything() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    board_of(checkout, catalogue, paths)
+    first = everything()
+    board_of(checkout, catalogue, paths[::-1])
+    assert everything() == first
+    assert len(first) == 6
+
+
+def test_no_records_give_an_empty_leaderboard(checkout: Path, catalogue: Catalogue) -> None:
+    board = board_of(checkout, catalogue, [])
+    assert board["rows"] == []
+    assert board["models"] == {}
+    text = (checkout / "build" / "preview" / "leaderboard.csv").read_text()
+    assert len(pd.read_csv(io.StringIO(text))) == 0
+
+
+# --- edited records --------------------------------------------------------------------------
+
+_UNMEASURED = {
+    "label",
+    "environment",
+    "hardware",
+    "host",
+    "workflow",
+    "sequence",
+    "started",
+    "duration_s",
+    "command",
+}
+
+
+def measured_fields(kind: str) -> list[str]:
+    return [name for name in schema(kind)["properties"] if name not in _UNMEASURED]
+
+
+def edited(value: Any) -> Any:
+    """Another value of the same shape: the first text, number or truth inside is changed."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return "f" * 64 if len(value) == 64 else f"{value}x"
+    if isinstance(value, list):
+        return [edited(value[0]), *value[1:]]
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if item is not None and item not in ({}, []):
+                return {**value, name: edited(item)}
+        return {**value, next(iter(value)): 1}
+    return "f" * 64
+
+
+@pytest.mark.parametrize("kind", ["cell", "performance"])
+def test_every_edited_field_is_refused(kind: str, checkout: Path, catalogue: Catalogue) -> None:
+    """Whether the edit breaks the schema or only the digest: file and field are named."""
+    good = score_record(catalogue) if kind == "cell" else performance_record()
+    path = put(checkout, good)
+    assert read_run(path) == good
+    shown = path.relative_to(checkout).as_posix()
+    caught_by_digest = 0
+    for name in measured_fields(kind):
+        bad = copy.deepcopy(good)
+        bad[name] = edited(bad[name])
+        assert bad != good
+        atomic_write_json(path, bad)
+        with pytest.raises(UserError) as refusal:
+            aggregate(
+                catalogue, [path], "preview", *(checkout / part for part in ("a", "b", "models"))
+            )
+        assert str(refusal.value).startswith(f"{shown}: ")
+        field = str(refusal.value.field)
+        assert field.split(".")[0] == name or field == "result_sha256", name
+        assert refusal.value.fix
+        caught_by_digest += field == "result_sha256"
+        assert not (checkout / "a").exists()
+    assert caught_by_digest >= 7
+
+
+@pytest.mark.parametrize("kind", ["cell", "performance"])
+def test_every_field_of_the_wrong_kind_or_missing_is_refused(
+    kind: str, checkout: Path, catalogue: Catalogue
+) -> None:
+    good = score_record(catalogue) if kind == "cell" else performance_record()
+    path = put(checkout, good)
+    shown = path.relative_to(checkout).as_posix()
+    for name in schema(kind)["properties"]:
+        # No field may be a list of this, and none of the texts may be one.
+        atomic_write_json(path, {**good, name: [["?"]]})
+        with pytest.raises(UserError, match=f"^{shown}: {name}") as refusal:
+            read_run(path)
+        assert refusal.value.fix
+        if name in good:
+            atomic_write_json(path, {k: v for k, v in good.items() if k != name})
+            with pytest.raises(UserError, match=f"^{shown}: {name}"):
+                read_run(path)
+    atomic_write_json(path, {**good, "colour": "red"})
+    with pytest.raises(UserError, match=f"^{shown}: colour: unknown key"):
+        read_run(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"kind": []}', "\udcff"])
+def test_a_file_that_is_no_record_is_refused(
+    text: str, checkout: Path, catalogue: Catalogue
+) -> None:
+    path = put(checkout, score_record(catalogue))
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=r"arc_challenge\.json"):
+        read_run(path)
+
+
+def test_a_new_date_or_machine_is_no_edit_of_the_result(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    record = score_record(catalogue)
+    record |= {"started": LATE, "duration_s": 1, "command": "other", "sequence": 9, "label": "demo"}
+    record["hardware"]["description"] = {"cpu": "another"}
+    record["workflow"]["commit"] = None
+    assert read_run(put(checkout, record)) == record
+
+
+# --- publishing ------------------------------------------------------------------------------
+
+
+def documents_of(record: Record) -> list[Record]:
+    """The per-document values that `score_record` hashed."""
+    headline = next(score for score in record["scores"] if score["headline"])
+    right = round(headline["value"] * headline["n"])
+    return [
+        {
+            "document": digest(i),
+            "index": i,
+            "filter": "none",
+            "values": {"acc": 1.0 if i < right else 0.0},
+            "margin": None,
+        }
+        for i in range(headline["n"])
+    ]
+
+
+def test_publishing_appends_and_summarises(checkout: Path, catalogue: Catalogue) -> None:
+    results = checkout / "results"
+
+    def run(record: Record) -> Path:
+        path = put(checkout, record)
+        if record["kind"] == "score":
+            atomic_write_json(path.with_name(f"{path.stem}.documents.json"), documents_of(record))
+        return path
+
+    paths = [run(record) for record in [*demo_cells(catalogue), performance_record()]]
+    with pytest.raises(UserError, match="--label demo"):
+        publish(catalogue, paths, None, results)
+    assert not results.exists()
+
+    lines = publish(catalogue, paths, "demo", results)
+    assert len(lines) == len(published_records(results)) == 5
+    before = {path: path.read_bytes() for path in published_records(results)}
+    assert all(read_run(path)["label"] == "demo" for path in before)
+    assert all("already published" in line for line in publish(catalogue, paths, "demo", results))
+
+    again = run(score_record(catalogue, right=30, started=LATE))
+    publish(catalogue, [again], "demo", results)
+    after = published_records(results)
+    assert len(after) == 6
+    assert {path: path.read_bytes() for path in after if path in before} == before
+    board = read_json(results / "leaderboard.json")
+    validate(board, "leaderboard", "leaderboard.json")
+    assert board["edition"] == "published"
+    assert board["rows"][0]["scores"]["arc_challenge"]["value"] == 0.6
+    assert (results / MODEL / "report.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"environment": {"locked": False}}, "environment.locked"),
+        ({"workflow": {"dirty": True}}, "workflow.dirty"),
+        ({"workflow": {"dirty": None}}, "workflow.dirty"),
+        ({"model": {"id": "nobody"}}, "model.id"),
+        ({"protocol": {"id": "nothing"}}, "protocol.id"),
+        ({"documents_sha256": "0" * 64}, "documents_sha256"),
+    ],
+)
+def test_what_may_not_be_published(
+    change: Record, field: str, checkout: Path, catalogue: Catalogue
+) -> None:
+    record = score_record(catalogue)
+    for name, value in change.items():
+        record[name] = {**record[name], **value} if isinstance(value, dict) else value
+    path = put(checkout, sealed(record))
+    atomic_write_json(path.with_name("arc_challenge.documents.json"), documents_of(record))
+    with pytest.raises(UserError) as refusal:
+        publish(catalogue, [path], "demo", checkout / "results")
+    assert refusal.value.field == field
+    assert str(refusal.value).startswith(f"runs/{record['model']['id']}/")
+    assert refusal.value.fix
+    assert not (checkout / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("block", "change", "field"),
+    [
+        ("model", {"source": {"type": "hub", "requested_revision": None}}, "model.revision"),
+        ("model", {"source": {"type": "local"}}, "model.revision"),
+        ("dataset", {"source": "hub", "revision": "c" * 40}, "dataset.revision"),
+        ("dataset", {"source": "local"}, "dataset.revision"),
+    ],
+)
+def test_what_was_measured_unpinned_may_not_be_published(
+    block: str, change: Record, field: str, checkout: Path, catalogue: Catalogue
+) -> None:
+    """However the card and the catalogue are pinned now."""
+    record = score_record(catalogue)
+    record[block] |= change
+    path = put(checkout, sealed(record))
+    atomic_write_json(path.with_name("arc_challenge.documents.json"), documents_of(record))
+    entry = {"source": "hub", "revision": "d" * 40}
+    now = dataclasses.replace(catalogue, datasets={"arc_challenge-set": entry})
+    with pytest.raises(UserError, match="slm-benchmark pin ") as refusal:
+        publish(now, [path], "demo", checkout / "results")
+    assert refusal.value.field == field
+    assert not (checkout / "results").exists()
+
+
+def test_an_unpinned_card_may_not_be_published(checkout: Path, catalogue: Catalogue) -> None:
+    record = score_record(catalogue, model=OTHER)
+    path = put(checkout, record)
+    atomic_write_json(path.with_name("arc_challenge.documents.json"), documents_of(record))
+    card = dataclasses.replace(catalogue.models[OTHER], revision=None)
+    loose = dataclasses.replace(catalogue, models={**catalogue.models, OTHER: card})
+    with pytest.raises(UserError, match=rf"slm-benchmark pin models/{OTHER}\.yaml") as refusal:
+        publish(loose, [path], "demo", checkout / "results")
+    assert refusal.value.field == "model.revision"
+
+
+def test_committed_summaries_follow_from_committed_records(
+    tmp_path: Path, catalogue: Catalogue
+) -> None:
+    records = published_records()
+    if not records:
+        pytest.skip("results/ has no records yet")
+    board = RESULTS / "leaderboard.json"
+    out = tmp_path / "out"
+    aggregate(
+        catalogue,
+        records,
+        "published",
+        out / "leaderboard.json",
+        out / "leaderboard.csv",
+        out / "models",
+    )
+    assert json.loads(board.read_text()) == json.loads((out / "leaderboard.json").read_text())
+    assert (RESULTS / "leaderboard.csv").read_text() == (out / "leaderboard.csv").read_text()
+    for model in (out / "models").iterdir():
+        for file in model.iterdir():
+            assert (RESULTS / model.name / file.name).read_text() == file.read_text()
+
+
+def test_summaries_are_no_records(checkout: Path, catalogue: Catalogue) -> None:
+    put(checkout, score_record(catalogue), "results")
+    results = checkout / "results"
+    found = published_records(results)
+    summarise_results(catalogue, results)
+    assert published_records(results) == found

@@ -1,0 +1,712 @@
+"""The engines against naive forwards, against themselves in another order, and against lm_eval."""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from slm_benchmark.engines import load_engine
+from slm_benchmark.engines.backend import CHUNK, Backend, Scored, packs, reusable_prefix
+from slm_benchmark.engines.harness import BenchmarkLM
+from slm_benchmark.engines.llamacpp import BATCH, SEQUENCES, LlamaCpp
+from slm_benchmark.engines.transformers import (
+    ROWS,
+    Loaded,
+    Transformers,
+    load_transformers,
+)
+from slm_benchmark.errors import UserError
+
+Document = tuple[list[int], list[list[int]]]
+"""Context and continuations, as token ids."""
+
+VOCABULARY = 370
+WINDOW = 512
+FEW = settings(
+    max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads only slow so small a model down; what depends on them is asked with two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(one_thread: None) -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_model: Path) -> Loaded:
+    return load_transformers(tiny_model, "base", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_gguf: Path) -> Iterator[LlamaCpp]:
+    with LlamaCpp(tiny_gguf, threads=1, max_length=WINDOW) as backend:
+        yield backend
+
+
+# --- documents, and what they score in one forward each ------------------------------------------
+
+
+def tokens(draw: random.Random, length: int) -> list[int]:
+    return [draw.randrange(3, VOCABULARY) for _ in range(length)]
+
+
+@st.composite
+def tries(draw: st.DrawFn) -> list[Document]:
+    """Documents that share prefixes of any length, also within their continuations."""
+    generator = random.Random(draw(st.integers(0, 2**32)))
+    trunk = tokens(generator, 150)
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        shared = draw(st.integers(0, 150))
+        own = draw(st.integers(0 if shared else 1, 40))
+        lengths = draw(st.lists(st.integers(1, 150), min_size=1, max_size=20))
+        branch = tokens(generator, 150)
+        continuations = [
+            branch[: (size + 1) // 2] + tokens(generator, size // 2) for size in lengths
+        ]
+        found.append((trunk[:shared] + tokens(generator, own), continuations))
+    return found
+
+
+def example_documents() -> list[Document]:
+    """Twelve documents: shared prefixes, many and long choices, one of a single context token."""
+    draw = random.Random(4)
+    shots = tokens(draw, 200)
+    documents: list[Document] = [([7], [tokens(draw, 3), tokens(draw, 1)])]
+    for i in range(9):
+        context = shots[: 40 * (i % 6)] + tokens(draw, 5 + 13 * i)
+        documents.append((context, [tokens(draw, 1 + (5 * i + j) % 17) for j in range(4)]))
+    documents.append((shots, [tokens(draw, 2) for _ in range(SEQUENCES + ROWS)]))
+    documents.append((shots[:130], [tokens(draw, 150), tokens(draw, 80)]))
+    return documents
+
+
+def score_naively(model: Any, context: Sequence[int], continuation: Sequence[int]) -> Scored:
+    """One forward over all tokens, without a cache."""
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*context, *continuation]])).logits[0].double()
+    return read_score(logits.log_softmax(-1).numpy(), len(context), continuation)
+
+
+def read_score(table: Any, start: int, continuation: Sequence[int]) -> Scored:
+    """The score of a continuation that begins at ``start``, from log-probabilities of all rows."""
+    rows = table[start - 1 : start - 1 + len(continuation)]
+    total = sum(row[token] for row, token in zip(rows, continuation, strict=True))
+    return float(total), [int(row.argmax()) for row in rows] == list(continuation)
+
+
+def score_all(backend: Backend, documents: Sequence[Document]) -> list[list[Scored]]:
+    return [backend.score(context, continuations) for context, continuations in documents]
+
+
+def assert_independent(make: Callable[[], Backend]) -> None:
+    """Bit-identical alone, in a subset, shuffled, and after other documents and generations."""
+    documents = example_documents()
+    together = score_all(make(), documents)
+    assert [score_all(make(), [document])[0] for document in documents] == together
+    assert score_all(make(), documents[1::3]) == together[1::3]
+    order = list(range(len(documents)))
+    for seed in (1, 2):
+        random.Random(seed).shuffle(order)
+        shuffled = score_all(make(), [documents[i] for i in order])
+        assert shuffled == [together[i] for i in order]
+
+    other = random.Random(9)
+    used = make()
+    first = used.generate(documents[5][0], 12, lambda new: False)
+    used.score(tokens(other, 300), [tokens(other, 40) for _ in range(3)])
+    used.generate(documents[4][0][:70] + tokens(other, 20), 30, lambda new: False)
+    assert score_all(used, documents) == together
+    assert used.generate(documents[5][0], 12, lambda new: False) == first
+    assert len(first) == 12
+
+
+def assert_greedy_flags(backend: Backend) -> None:
+    """Only the continuation that the model would write is greedy."""
+    context = example_documents()[3][0]
+    likely = backend.generate(context, 6, lambda new: False)
+    changed = [*likely[:-1], (likely[-1] + 1) % VOCABULARY]
+    (best, is_best), (worse, is_worse), (_, is_start) = backend.score(
+        context, [likely, changed, likely[:1]]
+    )
+    assert (is_best, is_worse, is_start) == (True, False, True)
+    assert best > worse
+
+
+# --- the shared schedule -----------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(0, 2), max_size=300), st.lists(st.integers(0, 2), max_size=300))
+def test_a_reused_prefix_is_shared_and_whole_chunks(cached: list[int], wanted: list[int]) -> None:
+    length = reusable_prefix(cached, wanted)
+    assert length % CHUNK == 0
+    assert cached[:length] == wanted[:length]
+    longer = length + CHUNK
+    assert longer > min(len(cached), len(wanted)) or cached[:longer] != wanted[:longer]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
+def test_packs_keep_the_order_and_the_limits(lengths: list[int]) -> None:
+    continuations = [[i] * length for i, length in enumerate(lengths)]
+    found = list(packs(continuations, 7, 50))
+    assert [c for pack in found for c in pack] == continuations
+    for pack, following in zip(found, [*found[1:], None], strict=True):
+        size = sum(map(len, pack))
+        assert len(pack) <= 7
+        assert size <= 50 or len(pack) == 1
+        if following:
+            assert len(pack) == 7 or size + len(following[0]) > 50
+
+
+# --- Transformers ------------------------------------------------------------------------------
+
+
+@FEW
+@given(tries())
+def test_transformers_scores_as_a_naive_forward(loaded: Loaded, documents: list[Document]) -> None:
+    backend = Transformers(loaded, WINDOW)
+    assert backend.shares
+    for (context, continuations), scores in zip(
+        documents, score_all(backend, documents), strict=True
+    ):
+        assert len(scores) == len(continuations)
+        for continuation, (found, greedy) in zip(continuations, scores, strict=True):
+            expected, expected_greedy = score_naively(loaded.model, context, continuation)
+            # The sum of a long continuation is rounded to float32: 1 in 2e7, twice.
+            assert found == pytest.approx(expected, rel=2e-7, abs=1e-4)
+            assert greedy == expected_greedy
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_transformers_does_not_depend_on_the_batch(loaded: Loaded) -> None:
+    assert_independent(lambda: Transformers(loaded, WINDOW))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_transformers_does_not_depend_on_the_batch_in_bfloat16(tiny_model: Path) -> None:
+    half = load_transformers(tiny_model, "base", dtype="bfloat16", device="cpu")
+    assert half.dtype == "bfloat16"
+    assert_independent(lambda: Transformers(half, WINDOW))
+
+
+def test_transformers_flags(loaded: Loaded) -> None:
+    assert_greedy_flags(Transformers(loaded, WINDOW))
+
+
+@pytest.mark.parametrize("length", [1, 2, CHUNK, CHUNK + 1, 150])
+def test_transformers_generates_as_the_library_does(loaded: Loaded, length: int) -> None:
+    context = tokens(random.Random(length), length)
+    expected = loaded.model.generate(
+        torch.tensor([context]),
+        max_new_tokens=24,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, length:].tolist()
+    backend = Transformers(loaded, WINDOW)
+    assert backend.generate(context, 24, lambda new: False) == expected
+    assert backend.generate(context, 24, lambda new: len(new) == 5) == expected[:5]
+
+
+def uncuttable(kind: str) -> Any:
+    """A tiny model whose cache can be neither cut nor copied."""
+    import transformers as t
+
+    common = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2}
+    attention = {
+        "intermediate_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 16,
+        "initializer_range": 0.2,
+    }
+    config = {
+        "mamba": lambda: t.MambaConfig(**common, state_size=8, initializer_range=0.2),
+        "mistral": lambda: t.MistralConfig(**common, **attention),
+        "gemma2": lambda: t.Gemma2Config(**common, **attention, query_pre_attn_scalar=8),
+    }[kind]()
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    model = t.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    torch.set_rng_state(state)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["mamba", "mistral", "gemma2"])
+def test_models_without_a_sharable_cache_take_the_slow_way(kind: str) -> None:
+    model = uncuttable(kind)
+    backend = Transformers(Loaded(model, "Linear", "float32"), WINDOW)
+    assert not backend.shares
+    assert "without a cache" in backend.schedule
+    draw = random.Random(3)
+    shared = tokens(draw, 50)  # three windows long
+    documents = [
+        (shared[: 20 * i] + tokens(draw, 5), [tokens(draw, n) for n in (1, 9, 30)])
+        for i in range(3)
+    ]
+    for (context, continuations), scores in zip(
+        documents, score_all(backend, documents), strict=True
+    ):
+        for continuation, (found, greedy) in zip(continuations, scores, strict=True):
+            expected, expected_greedy = score_naively(model, context, continuation)
+            assert found == pytest.approx(expected, abs=1e-4)
+            assert greedy == expected_greedy
+    assert_greedy_flags(backend)
+    expected = model.generate(
+        torch.tensor([shared]),
+        max_new_tokens=8,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+    )[0, len(shared) :].tolist()
+    assert backend.generate(shared, 8, lambda new: False) == expected
+
+
+# --- llama.cpp ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def naive_llama(tiny_gguf: Path) -> Callable[[Sequence[int]], Any]:
+    """Log-probabilities of one sequence decoded at once, shape (tokens, vocabulary)."""
+    from llama_cpp import Llama
+
+    model = Llama(
+        str(tiny_gguf), n_ctx=4096, n_batch=4096, n_ubatch=4096, logits_all=True, verbose=False
+    )
+
+    def forward(sequence: Sequence[int]) -> Any:
+        model.reset()
+        model.eval(list(sequence))
+        logits = np.array(model.scores[: len(sequence)], dtype=np.float64)
+        top = logits.max(axis=1, keepdims=True)
+        return logits - top - np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+
+    return forward
+
+
+NATS_PER_TOKEN = 0.01
+"""llama.cpp is not batch-invariant: it sums in another order for another shape of the batch, and
+rounding activations to 8 bits can make a step of that."""
+
+
+def assert_close_to_naive(
+    forward: Callable[[Sequence[int]], Any],
+    context: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    scores: Sequence[Scored],
+) -> None:
+    for continuation, (found, _) in zip(continuations, scores, strict=True):
+        expected, _ = read_score(forward([*context, *continuation]), len(context), continuation)
+        assert found == pytest.approx(expected, abs=NATS_PER_TOKEN * len(continuation))
+
+
+@FEW
+@given(tries())
+def test_llama_cpp_scores_as_a_naive_decode(
+    llama: LlamaCpp,
+    naive_llama: Callable[[Sequence[int]], Any],
+    documents: list[Document],
+) -> None:
+    for (context, continuations), scores in zip(
+        documents, score_all(llama, documents), strict=True
+    ):
+        assert len(scores) == len(continuations)
+        assert_close_to_naive(naive_llama, context, continuations[:6], scores[:6])
+
+
+def test_llama_cpp_does_not_depend_on_the_batch(tiny_gguf: Path) -> None:
+    opened: list[LlamaCpp] = []
+
+    def make() -> LlamaCpp:
+        opened.append(LlamaCpp(tiny_gguf, threads=2, max_length=WINDOW))
+        return opened[-1]
+
+    try:
+        assert_independent(make)
+    finally:
+        for backend in opened:
+            backend.close()
+
+
+def test_llama_cpp_flags(llama: LlamaCpp) -> None:
+    assert_greedy_flags(llama)
+
+
+def test_llama_cpp_scores_what_is_longer_than_one_decode(
+    tiny_gguf: Path, naive_llama: Callable[[Sequence[int]], Any]
+) -> None:
+    draw = random.Random(6)
+    context = tokens(draw, 90)
+    long = tokens(draw, BATCH + 200)
+    continuations = [tokens(draw, 2), long, *(tokens(draw, 130) for _ in range(SEQUENCES + 4))]
+    with LlamaCpp(tiny_gguf, threads=2, max_length=BATCH + 400) as backend:
+        scores = backend.score(context, continuations)
+        again = [backend.score(context, [long])[0], backend.score(context, continuations[:1])[0]]
+    assert_close_to_naive(naive_llama, context, continuations[:4], scores[:4])
+    assert again[0] == scores[1]  # a pack of its own in both
+    assert again[1][0] == pytest.approx(scores[0][0], abs=2 * NATS_PER_TOKEN)
+
+
+def test_llama_cpp_generates_as_a_naive_decode(
+    llama: LlamaCpp, naive_llama: Callable[[Sequence[int]], Any]
+) -> None:
+    for length in (1, CHUNK, 150):
+        context = tokens(random.Random(length), length)
+        new = llama.generate(context, 20, lambda new: False)
+        rows = naive_llama([*context, *new])[length - 1 : -1]
+        for row, token in zip(rows, new, strict=True):
+            assert row[token] >= row.max() - 2 * NATS_PER_TOKEN
+        assert llama.generate(context, 20, lambda new: len(new) == 3) == new[:3]
+
+
+@pytest.mark.parametrize("keep", [0, 3, 1000, 0.5, 0.99])
+def test_a_damaged_gguf_is_one_clear_error(tiny_gguf: Path, tmp_path: Path, keep: float) -> None:
+    whole = tiny_gguf.read_bytes()
+    file = tmp_path / "cut.gguf"
+    file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    with pytest.raises(UserError) as refusal:
+        LlamaCpp(file, threads=1, max_length=64)
+    assert str(refusal.value).startswith(f"{file}: llama.cpp cannot load this file")
+    assert "Fix: " in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+# --- behind the harness's interface --------------------------------------------------------------
+
+SHORT_WINDOW = 64
+LONG = " ".join(f"The fox jumps over {i} dogs." for i in range(30))
+BOS = "<|im_start|>"
+PAIRS = [
+    ("Which of these is a planet?", " Mars"),
+    ("Which of these is a planet?", " the Moon"),
+    ("Which of these is a planet? ", "Mars"),
+    ("Which of these is a planet?  \n", "  Mars "),
+    ("Answer:", "Mars"),
+    ("", "Mars, of course"),
+    ("", " "),
+    ("", f"{BOS}user"),
+    (f"{BOS}user\nWhich planet?", " Mars"),
+    (f"{BOS}user\nWhich planet?<|im_end|>\n{BOS}assistant\n", "Mars<|im_end|>"),
+    ("Größe, naïveté, 東京, 🦙", " é"),
+    ("東京", "東京"),
+    ("🦙", "🦙"),
+    ("e", "\u0301 combining"),
+    ("مرحبا\u202e", " עולם"),
+    ("def add(first, second):\n    return", " first + second\n"),
+    ("12", "345"),
+    (LONG, " 31 dogs."),
+    (LONG + " ", "A small model"),
+    ("A short text", " " + LONG[:120]),
+]
+
+
+def requests(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Instance]:
+    """One document for each pair."""
+    return [
+        Instance(request_type=kind, doc={}, arguments=a, idx=0, metadata=("task", i, 1))
+        for i, a in enumerate(arguments)
+    ]
+
+
+def nobody(done: int, total: int) -> None:
+    """Nobody watches the progress of a test."""
+
+
+class Recorder:
+    """A backend that keeps what it is asked and writes a fixed answer."""
+
+    def __init__(self, max_length: int, answer: Sequence[int] = ()) -> None:
+        self.max_length = max_length
+        self.answer = list(answer)
+        self.scored: list[Document] = []
+        self.generated: list[list[int]] = []
+
+    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Scored]:
+        assert len(context) > 0
+        assert all(len(c) > 0 for c in continuations)
+        self.scored.append((list(context), [list(c) for c in continuations]))
+        return [(-1.0, False)] * len(continuations)
+
+    def generate(
+        self, context: Sequence[int], max_tokens: int, finished: Callable[[list[int]], bool]
+    ) -> list[int]:
+        self.generated.append(list(context))
+        new: list[int] = []
+        for token in self.answer[:max_tokens]:
+            new.append(token)
+            if finished(new):
+                break
+        return new
+
+
+@functools.cache
+def harness_lm(folder: Path, max_length: int) -> HFLM:
+    return HFLM(str(folder), dtype="float32", device="cpu", max_length=max_length, batch_size=1)
+
+
+def forwarded(lm: HFLM, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Filled with the tokens of each forward of the harness's own backend."""
+    seen: list[tuple[int, ...]] = []
+    call = lm._model_call
+
+    def record(inputs: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        seen.append(tuple(inputs[0].tolist()))
+        return call(inputs, **kwargs)
+
+    monkeypatch.setattr(lm, "_model_call", record)
+    return seen
+
+
+@pytest.mark.parametrize("max_length", [SHORT_WINDOW, 256])
+def test_pairs_are_encoded_and_cut_as_the_harness_does(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, max_length: int
+) -> None:
+    theirs = harness_lm(tiny_model, max_length)
+    recorder = Recorder(max_length)
+    ours = BenchmarkLM(recorder, tiny_model, nobody)
+    assert (ours.max_length, ours.prefix_token_id, ours.eot_token_id) == (
+        theirs.max_length,
+        theirs.prefix_token_id,
+        theirs.eot_token_id,
+    )
+    for text in {part for pair in PAIRS for part in pair}:
+        assert ours.tok_encode(text) == theirs.tok_encode(text)
+        for special in (True, False):
+            assert ours.tok_encode(text, add_special_tokens=special) == theirs.tok_encode(
+                text, add_special_tokens=special
+            )
+    seen = forwarded(theirs, monkeypatch)
+    for pair in PAIRS:
+        if pair[0]:
+            assert ours._encode_pair(*pair) == theirs._encode_pair(*pair)
+        del seen[:], recorder.scored[:]
+        theirs.loglikelihood(requests("loglikelihood", [pair]), disable_tqdm=True)
+        ours.loglikelihood(requests("loglikelihood", [pair]))
+        ((context, (continuation,)),) = recorder.scored
+        assert seen == [(*context, *continuation[:-1])], pair
+
+
+@pytest.mark.parametrize("max_length", [SHORT_WINDOW, 256])
+def test_likelihoods_are_those_of_the_harness(
+    tiny_model: Path, loaded: Loaded, max_length: int
+) -> None:
+    theirs = harness_lm(tiny_model, max_length)
+    done: list[tuple[int, int]] = []
+    ours = BenchmarkLM(
+        Transformers(loaded, max_length), tiny_model, lambda *progress: done.append(progress)
+    )
+    asked = requests("loglikelihood", PAIRS)
+    for (expected, expected_greedy), (found, greedy) in zip(
+        theirs.loglikelihood(asked, disable_tqdm=True), ours.loglikelihood(asked), strict=True
+    ):
+        assert found == pytest.approx(expected, abs=1e-3)
+        assert greedy == expected_greedy
+    assert done == [(i + 1, len(PAIRS)) for i in range(len(PAIRS))]
+
+
+def test_the_choices_of_a_document_share_its_context(tiny_model: Path) -> None:
+    recorder = Recorder(256)
+    ours = BenchmarkLM(recorder, tiny_model, nobody)
+    asked = [
+        Instance(
+            request_type="loglikelihood",
+            doc={},
+            arguments=(context, f" {choice}"),
+            idx=idx,
+            metadata=("task", document, 1),
+        )
+        for document, context in enumerate(["Which planet?", "A small model"])
+        for idx, choice in enumerate(["Mars", "the Moon", "first"])
+    ]
+    assert ours.loglikelihood(asked) == [(-1.0, False)] * 6
+    assert [len(continuations) for _, continuations in recorder.scored] == [3, 3]
+
+
+def test_rolling_likelihoods_are_those_of_the_harness(tiny_model: Path, loaded: Loaded) -> None:
+    theirs = harness_lm(tiny_model, SHORT_WINDOW)
+    ours = BenchmarkLM(Transformers(loaded, SHORT_WINDOW), tiny_model, nobody)
+    texts = ["Mars", " Mars ", "東京 🦙", f"{BOS}user", LONG, LONG[:200], ""]
+    asked = requests("loglikelihood_rolling", [(text,) for text in texts])
+    expected = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
+    assert ours.loglikelihood_rolling(asked) == pytest.approx(expected, abs=1e-3)
+    assert len(ours.tok_encode(LONG)) > 3 * SHORT_WINDOW
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"until": [], "max_gen_toks": 24},
+    {"until": ["e"], "max_gen_toks": 24},
+    {"until": ["a", "o ", "\n", "."], "max_gen_toks": 24},
+    {"until": "<|endoftext|>", "max_gen_toks": 24, "do_sample": False, "temperature": 0.0},
+    {"until": ["e"], "max_gen_toks": 1},
+    {"until": ["no such text"], "max_new_tokens": 7},
+]
+
+
+@pytest.mark.parametrize("chosen", SETTINGS, ids=str)
+def test_generations_are_those_of_the_harness(
+    tiny_model: Path, loaded: Loaded, chosen: dict[str, Any]
+) -> None:
+    theirs = harness_lm(tiny_model, SHORT_WINDOW)
+    ours = BenchmarkLM(Transformers(loaded, SHORT_WINDOW), tiny_model, nobody)
+    contexts = [context for context, _ in PAIRS if context]
+    asked = requests("generate_until", [(context, dict(chosen)) for context in contexts])
+    expected = theirs.generate_until(asked, disable_tqdm=True)
+    found = ours.generate_until(asked)
+    assert found == expected
+    assert len(set(found)) > 4
+
+
+def test_a_stop_that_is_a_special_token_ends_the_answer(tiny_model: Path) -> None:
+    """It has no text once special tokens are left out, so it must be seen before."""
+    backend = Recorder(256)
+    ours = BenchmarkLM(backend, tiny_model, nobody)
+    before, after = ours.tok_encode("A small"), ours.tok_encode(" model")
+    end = ours.tok_encode("<|endoftext|>")
+    assert len(end) == 1
+    backend.answer = [*before, *end, *after]
+    (text,) = ours.generate_until(
+        requests("generate_until", [("Say", {"until": ["<|endoftext|>"], "max_gen_toks": 50})])
+    )
+    assert text == "A small"
+    (text,) = ours.generate_until(
+        requests("generate_until", [("Say", {"until": ["zzz"], "max_gen_toks": 50})])
+    )
+    assert text == "A small model"
+
+
+def test_an_end_token_of_the_model_ends_the_answer(tiny_model: Path, tmp_path: Path) -> None:
+    """generation_config.json may name more than the tokenizer; config.json stands in for it."""
+    for present in (True, False):
+        folder = tmp_path / str(present)
+        shutil.copytree(tiny_model, folder)
+        source = folder / ("generation_config.json" if present else "config.json")
+        if not present:
+            (folder / "generation_config.json").unlink()
+        changed = json.loads(source.read_text()) | {"eos_token_id": [2, 50]}
+        source.write_text(json.dumps(changed))
+        backend = Recorder(256, [10, 11, 50, 12])
+        ours = BenchmarkLM(backend, folder, nobody)
+        asked = requests("generate_until", [("Say", {"until": [], "max_gen_toks": 50})])
+        assert ours.generate_until(asked) == [ours.tokenizer.decode([10, 11, 50])]
+
+
+def test_a_long_prompt_is_cut_from_the_left(tiny_model: Path) -> None:
+    backend = Recorder(SHORT_WINDOW)
+    ours = BenchmarkLM(backend, tiny_model, nobody)
+    asked = requests("generate_until", [(LONG, {"until": [], "max_gen_toks": 20})])
+    ours.generate_until(asked)
+    assert backend.generated == [ours.tok_encode(LONG)[-(SHORT_WINDOW - 20) :]]
+
+
+@pytest.mark.parametrize("limit", [SHORT_WINDOW, SHORT_WINDOW + 1])
+def test_an_answer_that_leaves_no_room_for_its_prompt_is_an_error(
+    tiny_model: Path, limit: int
+) -> None:
+    ours = BenchmarkLM(Recorder(SHORT_WINDOW), tiny_model, nobody)
+    asked = requests("generate_until", [(LONG, {"until": [], "max_gen_toks": limit})])
+    with pytest.raises(ValueError, match=f"{limit} .*{SHORT_WINDOW}"):
+        ours.generate_until(asked)
+    with pytest.raises(AssertionError):
+        harness_lm(tiny_model, SHORT_WINDOW).generate_until(asked, disable_tqdm=True)
+
+
+@pytest.mark.parametrize(
+    ("pair", "says"),
+    [
+        (("", ""), "no tokens"),
+        (("Mars", ""), "no tokens"),
+        (("", BOS), "no tokens"),
+        (("  ", "Mars"), None),
+        (("Mars", " " + LONG), "tokens"),
+    ],
+)
+def test_what_cannot_be_scored_is_an_error_as_in_the_harness(
+    tiny_model: Path, pair: tuple[str, str], says: str | None
+) -> None:
+    asked = requests("loglikelihood", [pair])
+    with pytest.raises((AssertionError, IndexError)):
+        harness_lm(tiny_model, SHORT_WINDOW).loglikelihood(asked, disable_tqdm=True)
+    ours = BenchmarkLM(Recorder(SHORT_WINDOW), tiny_model, nobody)
+    with pytest.raises(ValueError, match=says or "no tokens"):
+        ours.loglikelihood(asked)
+
+
+def test_sampling_is_refused(tiny_model: Path) -> None:
+    ours = BenchmarkLM(Recorder(256), tiny_model, nobody)
+    settings = {"until": [], "do_sample": True, "temperature": 0.7}
+    with pytest.raises(UserError, match="sampling is not supported"):
+        ours.generate_until(requests("generate_until", [("Say", settings)]))
+
+
+@pytest.mark.parametrize("prompt", [True, False])
+def test_chat_templates_are_applied_as_the_harness_does(tiny_model: Path, prompt: bool) -> None:
+    ours = BenchmarkLM(Recorder(256), tiny_model, nobody)
+    theirs = harness_lm(tiny_model, 256)
+    history = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Which planet?"},
+        {"role": "assistant", "content": "Mars"},
+    ]
+    found = ours.apply_chat_template(history, add_generation_prompt=prompt)
+    assert found == theirs.apply_chat_template(history, add_generation_prompt=prompt)
+    assert found.startswith(f"{BOS}system\nBe brief.")
+    assert ours.chat_template(True) == theirs.chat_template(True)
+
+
+# --- the whole engine ---------------------------------------------------------------------------
+
+
+def test_both_engines_agree_on_the_same_requests(
+    tiny_model: Path, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    """Same tokens from the base tokenizer; only the weights are rounded to Q4_1."""
+    folder = tmp_path / "gguf"
+    folder.mkdir()
+    (folder / tiny_gguf.name).symlink_to(tiny_gguf)
+    choose: dict[str, Any] = {
+        "dtype": "float32",
+        "max_length": 256,
+        "device": "cpu",
+        "threads": 2,
+        "trust_remote_code": False,
+        "progress": nobody,
+    }
+    base = load_engine("base", tiny_model, tiny_model, **choose)
+    gguf = load_engine("gguf-q8_0", folder, tiny_model, **choose)
+    for engine, name in ((base, "transformers"), (gguf, "llama.cpp")):
+        assert engine.identity["name"] == name
+        assert engine.identity["threads"] == 2
+        assert engine.identity["kernel"]
+        assert str(CHUNK) in engine.identity["schedule"]
+    asked = requests("loglikelihood", PAIRS)
+    found = np.array([score for score, _ in base.lm.loglikelihood(asked)])
+    other = np.array([score for score, _ in gguf.lm.loglikelihood(asked)])
+    lengths = np.array([len(base.lm.tok_encode(continuation)) for _, continuation in PAIRS])
+    assert np.corrcoef(found / lengths, other / lengths)[0, 1] > 0.9
+    asked = requests("generate_until", [("Which planet?", {"until": [], "max_gen_toks": 5})])
+    assert gguf.lm.generate_until(asked)[0]
