@@ -34,6 +34,7 @@ WORK = ROOT / ".wheels"
 LLAMA = "llama-cpp-python"
 MINIMUM = (3, 11)
 HEARTBEAT_S = 15.0
+RETRY_WAIT_S = 5.0
 
 _FOREIGN_TARGETS = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PYTHONPATH", "PYTHONHOME")
 """Variables that would put packages somewhere other than .venv, or read them from elsewhere."""
@@ -138,11 +139,15 @@ class Job:
     progress: Callable[[str], str | None]
     environment: dict[str, str]
     inherit: tuple[int, ...] = ()
+    retries: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._last_news = self.started
+        self._start()
+
+    def _start(self) -> None:
         with open(self.log, "w") as stream:
             self.process = subprocess.Popen(
                 self.command,
@@ -172,6 +177,12 @@ class Job:
                 self._last_news = time.monotonic()
             return True
         self._reader.close()
+        if code != 0 and self.retries > 0:
+            say(f"{self.name}: failed with exit code {code}; trying once more in a few seconds")
+            self.retries -= 1
+            time.sleep(RETRY_WAIT_S)
+            self._start()
+            return True
         if code != 0:
             tail = [text for text in self.log.read_text(errors="replace").splitlines() if text]
             raise SetupError(
@@ -365,7 +376,9 @@ def install() -> None:
         pinned.write_text("\n".join(pins) + "\n")
         command = [*pip, "install", "--progress-bar", "off", "-r", str(pinned)]
         log = WORK / "pip.log"
-        jobs.append(Job("pip", command, log, pip_progress(len(pins)), environment, (fd,)))
+        # A package index can fail for a moment, or show a stale page of one package.
+        news = pip_progress(len(pins))
+        jobs.append(Job("pip", command, log, news, environment, (fd,), retries=2))
         wait_for(jobs)
 
         say("step 4 of 4: llama-cpp-python and this project")
