@@ -128,6 +128,14 @@ def test_the_widths_are_those_of_the_quantized_layers(base: Path) -> None:
     assert group_size(linear_in_features(base), "tiny") == 64
 
 
+def test_rows_that_awq_cannot_take_are_refused_before_the_work(base: Path, tmp_path: Path) -> None:
+    target = tmp_path / "awq-4bit"
+    with pytest.raises(UserError, match=r"models/tiny\.yaml: quantizations: .* \[32\]") as refusal:
+        quantizer("gptqmodel")(MODEL, base, target, "awq-4bit", calibration(), None, 2)
+    assert refusal.value.fix == "take awq-4bit out of the list"
+    assert not target.exists()
+
+
 # --- GPTQ and AWQ --------------------------------------------------------------------------------
 
 

@@ -181,22 +181,23 @@ def attempt(cell: Cell, catalogue: Catalogue, folders: Folders, threads: int) ->
         UserError: for bad input.
         EnvironmentFault: when memory, the disk or the network gave out.
     """
-    from slm_benchmark.engines import load_engine
-    from slm_benchmark.tasks.harness import document_subset, load_task
-
     model = catalogue.models[cell.model]
     protocol = catalogue.protocols[cell.protocol]
     wanted = catalogue.documents(cell.task, cell.protocol)
     tried = Attempt()
     try:
-        tried.task = load_task(
-            cell.task,
-            catalogue.tasks[cell.task],
-            folders.dataset,
-            protocol["fewshot_sampler"],
-        )
-        chosen = document_subset(len(tried.task.eval_docs), wanted, protocol["seed"])
+        # The libraries read these variables when they are imported.
         with engine_environment(threads):
+            from slm_benchmark.engines import load_engine
+            from slm_benchmark.tasks.harness import document_subset, load_task
+
+            tried.task = load_task(
+                cell.task,
+                catalogue.tasks[cell.task],
+                folders.dataset,
+                protocol["fewshot_sampler"],
+            )
+            chosen = document_subset(len(tried.task.eval_docs), wanted, protocol["seed"])
             tried.engine = load_engine(
                 cell.variant,
                 folders.weights,

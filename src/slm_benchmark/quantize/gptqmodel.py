@@ -15,7 +15,7 @@ from slm_benchmark.files import atomic_directory, atomic_write_json, read_json
 from slm_benchmark.provenance import versions
 from slm_benchmark.quantize.calibration import Calibration
 from slm_benchmark.quantize.four_bit import BITS, METHODS, SYMMETRIC, write_4bit_manifest
-from slm_benchmark.quantize.shapes import group_size, linear_in_features
+from slm_benchmark.quantize.shapes import check_awq_rows, group_size, linear_in_features
 from slm_benchmark.registry import Model
 
 
@@ -44,6 +44,8 @@ def quantize_4bit(
     """
     method = METHODS[variant]
     size = group_size(linear_in_features(base), model.id, wanted_group_size)
+    if method == "awq":
+        check_awq_rows(base, model.id)
     began = time.monotonic()
     # On two cores or fewer gptqmodel's own choice of worker count crashes.
     os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, threads))

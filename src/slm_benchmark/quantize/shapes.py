@@ -10,25 +10,50 @@ from slm_benchmark.errors import UserError
 GROUP_SIZES = (128, 64, 32)
 """Group sizes that the 4-bit kernels know, the cheapest first."""
 
+AWQ_ROWS = 64
+"""gptqmodel's search for AWQ's clipping bounds takes this many output rows at once."""
+
 _UNQUANTIZED = ("embed", "lm_head", "norm")
 
 
-def linear_in_features(base: Path) -> set[int]:
-    """Input widths of the linear layers that a 4-bit method would quantize.
+def linear_shapes(base: Path) -> set[tuple[int, int]]:
+    """(output, input) widths of the linear layers that a 4-bit method would quantize.
 
     Args:
         base: Folder of the base model in Transformers format.
     """
     from safetensors import safe_open
 
-    widths = set()
+    shapes = set()
     for file in sorted(base.glob("*.safetensors")):
         with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a mapping)
                 shape = tensors.get_slice(name).get_shape()
                 if len(shape) == 2 and not any(part in name for part in _UNQUANTIZED):
-                    widths.add(int(shape[1]))
-    return widths
+                    shapes.add((int(shape[0]), int(shape[1])))
+    return shapes
+
+
+def linear_in_features(base: Path) -> set[int]:
+    """Input widths of those layers."""
+    return {width for _, width in linear_shapes(base)}
+
+
+def check_awq_rows(base: Path, model: str) -> None:
+    """Refuse a model that gptqmodel's AWQ would fail on minutes later, with a killed process.
+
+    Raises:
+        UserError: when an output width is no multiple of `AWQ_ROWS`.
+    """
+    odd = sorted({rows for rows, _ in linear_shapes(base) if rows % AWQ_ROWS})
+    if odd:
+        raise UserError(
+            f"AWQ needs output widths that are multiples of {AWQ_ROWS}; here are {odd}",
+            file=f"models/{model}.yaml",
+            field="quantizations",
+            value="awq-4bit",
+            fix="take awq-4bit out of the list",
+        )
 
 
 def group_size(widths: Iterable[int], model: str, wanted: int | None = None) -> int:
