@@ -117,11 +117,12 @@ def environment_identity(packages: Iterable[str]) -> dict[str, Any]:
         packages: The distributions whose versions belong into the record.
     """
     lock = locked_versions()
-    installed = {
-        _normal(d.metadata["Name"]): d.version
-        for d in importlib.metadata.distributions()
-        if d.metadata["Name"]
-    }
+    installed: dict[str, str] = {}
+    for found in importlib.metadata.distributions():
+        # The first on the path is the one that is imported. Copies that other packages carry come
+        # later: setuptools puts its own there once it is imported.
+        if name := found.metadata["Name"]:
+            installed.setdefault(_normal(name), found.version)
     locked = all(
         lock[name] == version.split("+")[0] for name, version in installed.items() if name in lock
     )
