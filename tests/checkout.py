@@ -238,7 +238,8 @@ def make_checkout(folder: Path) -> Checkout:
         check=True,
     ).stdout.split("\0")
     for name in filter(None, listed):
-        if (ROOT / name).is_file():
+        published = name.startswith("results/") and name != "results/LICENSE"
+        if (ROOT / name).is_file() and not published:
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, root / name, follow_symlinks=False)
     foreign = re.compile(r"(?i)(pip|hf|slm|git|snakemake|python|xdg)_?.*|.*_proxy")
