@@ -17,7 +17,6 @@ from slm_benchmark.config import (
     Catalogue,
     Cell,
     Plan,
-    default_catalogue,
     load_catalogue,
     measured,
 )
@@ -41,7 +40,7 @@ Edit = Callable[[dict[str, Any]], object]
 
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
-    return default_catalogue()
+    return load_catalogue()
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def two_threads(one_thread: None) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def loaded(tiny_model: Path) -> Loaded:
-    return load_transformers(tiny_model, "base", dtype="float32", device="cpu")
+    return load_transformers(tiny_model, dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +208,7 @@ def test_transformers_does_not_depend_on_the_batch(loaded: Loaded) -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_transformers_does_not_depend_on_the_batch_in_bfloat16(tiny_model: Path) -> None:
-    half = load_transformers(tiny_model, "base", dtype="bfloat16", device="cpu")
+    half = load_transformers(tiny_model, dtype="bfloat16", device="cpu")
     assert half.dtype == "bfloat16"
     assert_independent(lambda: Transformers(half, WINDOW))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -249,9 +248,3 @@ def _tasks(chosen: str | list[str], protocol: str, catalogue: Catalogue, file: s
                 fix=f"use one of: {', '.join(offered)}",
             )
     return list(chosen)
-
-
-@functools.cache
-def default_catalogue() -> Catalogue:
-    """The catalogue of this checkout, read once."""
-    return load_catalogue()

@@ -72,7 +72,7 @@ def load_engine(
         from slm_benchmark.engines.transformers import Transformers, load_transformers
 
         torch.set_num_threads(threads)
-        loaded = load_transformers(weights, variant, dtype, device, trust_remote_code)
+        loaded = load_transformers(weights, dtype, device, trust_remote_code)
         backend = Transformers(loaded, max_length)
         identity = _identity(
             "transformers",

@@ -35,13 +35,12 @@ class Loaded:
 
 
 def load_transformers(
-    folder: Path, variant: str, dtype: str, device: str, trust_remote_code: bool = False
+    folder: Path, dtype: str, device: str, trust_remote_code: bool = False
 ) -> Loaded:
     """Load a folder in Transformers format.
 
     Args:
         folder: The base model or a 4-bit variant of it.
-        variant: Which of them.
         dtype: float32, bfloat16, float16, or auto (float16 on CUDA, float32 on a CPU).
         device: cpu or cuda.
         trust_remote_code: Whether the model's own code may run.

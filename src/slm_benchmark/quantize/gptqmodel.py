@@ -117,7 +117,7 @@ def check_forward(model: Model, folder: Path, variant: str, tokens: list[int]) -
 
     from slm_benchmark.engines.transformers import load_transformers
 
-    loaded = load_transformers(folder, variant, dtype="auto", device="cpu")
+    loaded = load_transformers(folder, dtype="auto", device="cpu")
     with torch.inference_mode():
         logits = loaded.model(torch.tensor([tokens])).logits
     if not torch.isfinite(logits).all():
