@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,12 @@ def build_leaderboard(
     speeds: dict[Key, Record] = {}
     for path, record in records:
         key = _key(record)
-        kinds = (catalogue.models, VARIANTS, catalogue.hardware, catalogue.protocols)
+        kinds: tuple[Collection[str], ...] = (
+            catalogue.models,
+            VARIANTS,
+            catalogue.hardware,
+            catalogue.protocols,
+        )
         if not all(name in kind for name, kind in zip(key, kinds, strict=True)):
             continue
         if record["kind"] == "score":

@@ -34,8 +34,9 @@ def link_profiles(folder: Path, repo: Path, *, replace: bool = False) -> list[st
     Args:
         folder: Snakemake's configuration folder, made when it is missing.
         repo: The clone whose ``profiles/`` are wanted.
-        replace: Also take over links that point to another clone of this project, or nowhere.
-            A real file or folder, and a link to anything else, are kept even then.
+        replace: Also take over links that point to another clone of this project. A real file or
+            folder, and a link to anything else, are kept even then; a link to a place that no
+            longer exists is always taken over.
 
     Returns:
         One line for each profile that is not linked to ``repo``: what is in the way and what to do.
@@ -78,14 +79,13 @@ def _link(link: Path, target: Path, *, replace: bool) -> str | None:
         return (
             f"{link}: links to {found}, not to this project, and is kept. Fix: rename it, or {use}"
         )
-    if replace:
+    if replace or not found.exists():
         temporary = link.with_name(f".{link.name}.{os.getpid()}.new")
         temporary.symlink_to(target)
         os.replace(temporary, link)
         return None
-    what = "another clone" if found.exists() else "a place that no longer exists"
     return (
-        f"{link}: links to {what}, {found}, and is kept. "
+        f"{link}: links to another clone, {found}, and is kept. "
         f"Fix: slm-benchmark link-profiles --replace, or {use}"
     )
 
