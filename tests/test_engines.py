@@ -18,23 +18,30 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from slm_benchmark.engines import load_engine
-from slm_benchmark.engines.backend import CHUNK, Backend, Scored, packs, reusable_prefix
-from slm_benchmark.engines.harness import BenchmarkLM
-from slm_benchmark.engines.llamacpp import BATCH, SEQUENCES, LlamaCpp
-from slm_benchmark.engines.transformers import (
-    ROWS,
-    Loaded,
-    Transformers,
-    load_transformers,
+from slm_benchmark.engines import Settings, load_engine
+from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory, Scored
+from slm_benchmark.engines.generation import (
+    Job,
+    Sampling,
+    chooser,
+    generate,
+    probabilities,
 )
-from slm_benchmark.errors import UserError
+from slm_benchmark.engines.harness import BenchmarkLM
+from slm_benchmark.engines.llamacpp import LlamaCpp
+from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, plan_document
+from slm_benchmark.engines.transformers import Loaded, Transformers, load_transformers
+from slm_benchmark.errors import EnvironmentFault, UserError
+from tests.gguf_models import WINDOW as WINDOW_OF_GEMMA
+from tests.gguf_models import write_gemma2, write_mamba
 
 Document = tuple[list[int], list[list[int]]]
 """Context and continuations, as token ids."""
 
 VOCABULARY = 370
 WINDOW = 512
+ONE_THREAD = Settings(max_length=WINDOW, threads=1)
+TWO_THREADS = Settings(max_length=WINDOW, threads=2)
 FEW = settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -63,7 +70,7 @@ def loaded(tiny_model: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def llama(tiny_gguf: Path) -> Iterator[LlamaCpp]:
-    with LlamaCpp(tiny_gguf, threads=1, max_length=WINDOW) as backend:
+    with LlamaCpp(tiny_gguf, ONE_THREAD) as backend:
         yield backend
 
 
@@ -100,7 +107,7 @@ def example_documents() -> list[Document]:
     for i in range(9):
         context = shots[: 40 * (i % 6)] + tokens(draw, 5 + 13 * i)
         documents.append((context, [tokens(draw, 1 + (5 * i + j) % 17) for j in range(4)]))
-    documents.append((shots, [tokens(draw, 2) for _ in range(SEQUENCES + ROWS)]))
+    documents.append((shots, [tokens(draw, 2) for _ in range(LEAVES + 9)]))
     documents.append((shots[:130], [tokens(draw, 150), tokens(draw, 80)]))
     return documents
 
@@ -120,7 +127,32 @@ def read_score(table: Any, start: int, continuation: Sequence[int]) -> Scored:
 
 
 def score_all(backend: Backend, documents: Sequence[Document]) -> list[list[Scored]]:
-    return [backend.score(context, continuations) for context, continuations in documents]
+    found = []
+    for context, continuations in documents:
+        scores: dict[int, Scored] = {}
+        for part, indices in plan_document([(context, c) for c in continuations]):
+            scores |= dict(zip(indices, backend.score(part), strict=True))
+        found.append([scores[index] for index in range(len(continuations))])
+    return found
+
+
+def greedy(context: Sequence[int], limit: int, end: Callable[[Sequence[int]], bool]) -> Job:
+    return Job(context, limit, chooser(None, []), end)
+
+
+def never(new: Sequence[int]) -> bool:
+    return False
+
+
+def write_all(backend: Backend, prompts: Sequence[tuple[list[int], int]]) -> list[list[int]]:
+    """The likeliest tokens after each prompt, as many as asked for, all in one go."""
+    jobs = [functools.partial(greedy, context, limit, never) for context, limit in prompts]
+    found = {index: new for index, new, by_itself in generate(backend, jobs) if not by_itself}
+    return [found[index] for index in range(len(prompts))]
+
+
+def write(backend: Backend, context: list[int], limit: int) -> list[int]:
+    return write_all(backend, [(context, limit)])[0]
 
 
 def assert_independent(make: Callable[[], Backend]) -> None:
@@ -137,49 +169,128 @@ def assert_independent(make: Callable[[], Backend]) -> None:
 
     other = random.Random(9)
     used = make()
-    first = used.generate(documents[5][0], 12, lambda new: False)
-    used.score(tokens(other, 300), [tokens(other, 40) for _ in range(3)])
-    used.generate(documents[4][0][:70] + tokens(other, 20), 30, lambda new: False)
+    first = write(used, documents[5][0], 12)
+    score_all(used, [(tokens(other, 300), [tokens(other, 40) for _ in range(3)])])
+    write(used, documents[4][0][:70] + tokens(other, 20), 30)
     assert score_all(used, documents) == together
-    assert used.generate(documents[5][0], 12, lambda new: False) == first
+    assert write(used, documents[5][0], 12) == first
     assert len(first) == 12
+
+
+class Watched:
+    """A backend that keeps the logits of each generated token."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.seen: dict[int, list[bytes]] = {}
+        self.states: dict[int, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+        state, logits = self.backend.start(part, tokens)
+        # The prompt names the generation.
+        self.states[id(state)] = hash(tuple(part.sequences[0]))
+        self.seen[self.states[id(state)]] = [logits.tobytes()]
+        return state, logits
+
+    def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
+        logits = self.backend.step(states, tokens)
+        for state, row in zip(states, logits, strict=True):
+            self.seen[self.states[id(state)]].append(row.tobytes())
+        return logits
+
+
+def assert_generations_are_independent(make: Callable[[int | None], Backend]) -> None:
+    """Every logit is bit-identical alone and in company, shuffled, and with any memory budget."""
+    draw = random.Random(8)
+    shots = tokens(draw, 140)
+    prompts = [
+        (shots[: 30 * (i % 5)] + tokens(draw, 3 + 11 * i % 70), 4 + 7 * i % 40) for i in range(22)
+    ]
+    company = Watched(make(None))
+    texts = write_all(company, prompts)
+    assert [len(text) for text in texts] == [limit for _, limit in prompts]
+    assert len(set(map(tuple, texts))) > 10
+    one = make(None)
+    for prompt in prompts[::3]:
+        alone = Watched(one)
+        assert write(alone, *prompt) == texts[prompts.index(prompt)]
+        ((name, logits),) = alone.seen.items()
+        assert logits == company.seen[name]
+    for seed, budget in ((1, None), (2, 1), (3, 100_000)):
+        order = list(range(len(prompts)))
+        random.Random(seed).shuffle(order)
+        shuffled = Watched(make(budget))
+        assert write_all(shuffled, [prompts[i] for i in order]) == [texts[i] for i in order]
+        assert shuffled.seen == company.seen
+
+
+class Short:
+    """A backend that has no memory at some calls, as a machine does whose memory others take."""
+
+    def __init__(self, backend: Backend, fails: Callable[[str, int], bool]) -> None:
+        self.backend, self.fails = backend, fails
+        self.calls = dict.fromkeys(("score", "start", "step"), 0)
+        self.freed = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def _count(self, name: str) -> None:
+        self.calls[name] += 1
+        if self.fails(name, self.calls[name]):
+            raise OutOfMemory("no memory")
+
+    def score(self, part: Part) -> list[Scored]:
+        self._count("score")
+        return self.backend.score(part)
+
+    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+        self._count("start")
+        return self.backend.start(part, tokens)
+
+    def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
+        self._count("step")
+        return self.backend.step(states, tokens)
+
+    def free(self) -> None:
+        self.freed += 1
+        self.backend.free()
+
+
+def assert_survives_a_lack_of_memory(backend: Backend, folder: Path) -> None:
+    """What fails is done again with less beside it, and gives the same numbers."""
+    pairs = [(context, continuation) for context, continuation in PAIRS if len(continuation) < 40]
+    asked = requests("loglikelihood", pairs)
+    settings = {"until": [], "max_gen_toks": 9}
+    written = requests("generate_until", [(context, settings) for context, _ in pairs if context])
+    plain = BenchmarkLM(backend, folder)
+    expected = plain.loglikelihood(asked), plain.generate_until(written)
+
+    short = Short(backend, lambda name, call: call == 3)
+    ours = BenchmarkLM(short, folder)
+    assert (ours.loglikelihood(asked), ours.generate_until(written)) == expected
+    assert short.freed >= 3
+
+    for kind, question in (("score", asked), ("start", written), ("step", written)):
+        never_enough = Short(backend, lambda name, call, kind=kind: name == kind)  # type: ignore[misc]
+        ours = BenchmarkLM(never_enough, folder)
+        with pytest.raises(EnvironmentFault, match="no memory for a"):
+            getattr(ours, "loglikelihood" if kind == "score" else "generate_until")(question)
 
 
 def assert_greedy_flags(backend: Backend) -> None:
     """Only the continuation that the model would write is greedy."""
     context = example_documents()[3][0]
-    likely = backend.generate(context, 6, lambda new: False)
+    likely = write(backend, context, 6)
     changed = [*likely[:-1], (likely[-1] + 1) % VOCABULARY]
-    (best, is_best), (worse, is_worse), (_, is_start) = backend.score(
-        context, [likely, changed, likely[:1]]
+    (((best, is_best), (worse, is_worse), (_, is_start)),) = score_all(
+        backend, [(context, [likely, changed, likely[:1]])]
     )
     assert (is_best, is_worse, is_start) == (True, False, True)
     assert best > worse
-
-
-# --- the shared schedule -----------------------------------------------------------------------
-
-
-@given(st.lists(st.integers(0, 2), max_size=300), st.lists(st.integers(0, 2), max_size=300))
-def test_a_reused_prefix_is_shared_and_whole_chunks(cached: list[int], wanted: list[int]) -> None:
-    length = reusable_prefix(cached, wanted)
-    assert length % CHUNK == 0
-    assert cached[:length] == wanted[:length]
-    longer = length + CHUNK
-    assert longer > min(len(cached), len(wanted)) or cached[:longer] != wanted[:longer]
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
-def test_packs_keep_the_order_and_the_limits(lengths: list[int]) -> None:
-    continuations = [[i] * length for i, length in enumerate(lengths)]
-    found = list(packs(continuations, 7, 50))
-    assert [c for pack in found for c in pack] == continuations
-    for pack, following in zip(found, [*found[1:], None], strict=True):
-        size = sum(map(len, pack))
-        assert len(pack) <= 7
-        assert size <= 50 or len(pack) == 1
-        if following:
-            assert len(pack) == 7 or size + len(following[0]) > 50
 
 
 # --- Transformers ------------------------------------------------------------------------------
@@ -188,7 +299,7 @@ def test_packs_keep_the_order_and_the_limits(lengths: list[int]) -> None:
 @FEW
 @given(tries())
 def test_transformers_scores_as_a_naive_forward(loaded: Loaded, documents: list[Document]) -> None:
-    backend = Transformers(loaded, WINDOW)
+    backend = Transformers(loaded, ONE_THREAD)
     assert backend.shares
     for (context, continuations), scores in zip(
         documents, score_all(backend, documents), strict=True
@@ -196,25 +307,34 @@ def test_transformers_scores_as_a_naive_forward(loaded: Loaded, documents: list[
         assert len(scores) == len(continuations)
         for continuation, (found, greedy) in zip(continuations, scores, strict=True):
             expected, expected_greedy = score_naively(loaded.model, context, continuation)
-            # The sum of a long continuation is rounded to float32: 1 in 2e7, twice.
-            assert found == pytest.approx(expected, rel=2e-7, abs=1e-4)
+            assert found == pytest.approx(expected, abs=1e-4)
             assert greedy == expected_greedy
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_transformers_does_not_depend_on_the_batch(loaded: Loaded) -> None:
-    assert_independent(lambda: Transformers(loaded, WINDOW))
+    assert_independent(lambda: Transformers(loaded, ONE_THREAD))
+    assert_generations_are_independent(
+        lambda budget: Transformers(loaded, Settings(WINDOW, 2, memory_budget_bytes=budget))
+    )
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_transformers_does_not_depend_on_the_batch_in_bfloat16(tiny_model: Path) -> None:
     half = load_transformers(tiny_model, dtype="bfloat16", device="cpu")
     assert half.dtype == "bfloat16"
-    assert_independent(lambda: Transformers(half, WINDOW))
+    assert_independent(lambda: Transformers(half, ONE_THREAD))
+    assert_generations_are_independent(
+        lambda budget: Transformers(half, Settings(WINDOW, 2, memory_budget_bytes=budget))
+    )
+
+
+def test_transformers_survives_a_lack_of_memory(loaded: Loaded, tiny_model: Path) -> None:
+    assert_survives_a_lack_of_memory(Transformers(loaded, ONE_THREAD), tiny_model)
 
 
 def test_transformers_flags(loaded: Loaded) -> None:
-    assert_greedy_flags(Transformers(loaded, WINDOW))
+    assert_greedy_flags(Transformers(loaded, ONE_THREAD))
 
 
 @pytest.mark.parametrize("length", [1, 2, CHUNK, CHUNK + 1, 150])
@@ -227,9 +347,12 @@ def test_transformers_generates_as_the_library_does(loaded: Loaded, length: int)
         eos_token_id=None,
         pad_token_id=0,
     )[0, length:].tolist()
-    backend = Transformers(loaded, WINDOW)
-    assert backend.generate(context, 24, lambda new: False) == expected
-    assert backend.generate(context, 24, lambda new: len(new) == 5) == expected[:5]
+    backend = Transformers(loaded, ONE_THREAD)
+    assert write(backend, context, 24) == expected
+    ((_, new, by_itself),) = generate(
+        backend, [lambda: greedy(context, 24, lambda new: len(new) == 5)]
+    )
+    assert (new, by_itself) == (expected[:5], True)
 
 
 def uncuttable(kind: str) -> Any:
@@ -260,9 +383,10 @@ def uncuttable(kind: str) -> Any:
 @pytest.mark.parametrize("kind", ["mamba", "mistral", "gemma2"])
 def test_models_without_a_sharable_cache_take_the_slow_way(kind: str) -> None:
     model = uncuttable(kind)
-    backend = Transformers(Loaded(model, "Linear", "float32"), WINDOW)
+    backend = Transformers(Loaded(model, "Linear", "float32"), ONE_THREAD)
     assert not backend.shares
     assert "without a cache" in backend.schedule
+    assert backend.rows == 1
     draw = random.Random(3)
     shared = tokens(draw, 50)  # three windows long
     documents = [
@@ -284,7 +408,7 @@ def test_models_without_a_sharable_cache_take_the_slow_way(kind: str) -> None:
         eos_token_id=None,
         pad_token_id=0,
     )[0, len(shared) :].tolist()
-    assert backend.generate(shared, 8, lambda new: False) == expected
+    assert write_all(backend, [(shared, 8), (shared[:9], 3)])[0] == expected
 
 
 # --- llama.cpp ---------------------------------------------------------------------------------
@@ -292,11 +416,21 @@ def test_models_without_a_sharable_cache_take_the_slow_way(kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def naive_llama(tiny_gguf: Path) -> Callable[[Sequence[int]], Any]:
+    return naive_decoder(tiny_gguf)
+
+
+def naive_decoder(file: Path) -> Callable[[Sequence[int]], Any]:
     """Log-probabilities of one sequence decoded at once, shape (tokens, vocabulary)."""
     from llama_cpp import Llama
 
     model = Llama(
-        str(tiny_gguf), n_ctx=4096, n_batch=4096, n_ubatch=4096, logits_all=True, verbose=False
+        str(file),
+        n_ctx=4096,
+        n_batch=4096,
+        n_ubatch=4096,
+        flash_attn=True,
+        logits_all=True,
+        verbose=False,
     )
 
     def forward(sequence: Sequence[int]) -> Any:
@@ -309,9 +443,10 @@ def naive_llama(tiny_gguf: Path) -> Callable[[Sequence[int]], Any]:
     return forward
 
 
-NATS_PER_TOKEN = 0.01
-"""llama.cpp is not batch-invariant: it sums in another order for another shape of the batch, and
-rounding activations to 8 bits can make a step of that."""
+NATS_PER_TOKEN = 0.05
+"""llama.cpp is not batch-invariant: it sums in another order for another shape of the batch, in
+float16 within attention, and rounding activations to 8 bits can make a step of that. The logits of
+so wide a model lie nats apart where it sees other tokens."""
 
 
 def assert_close_to_naive(
@@ -342,15 +477,20 @@ def test_llama_cpp_scores_as_a_naive_decode(
 def test_llama_cpp_does_not_depend_on_the_batch(tiny_gguf: Path) -> None:
     opened: list[LlamaCpp] = []
 
-    def make() -> LlamaCpp:
-        opened.append(LlamaCpp(tiny_gguf, threads=2, max_length=WINDOW))
+    def make(budget: int | None = None) -> LlamaCpp:
+        opened.append(LlamaCpp(tiny_gguf, Settings(WINDOW, 2, memory_budget_bytes=budget)))
         return opened[-1]
 
     try:
         assert_independent(make)
+        assert_generations_are_independent(make)
     finally:
         for backend in opened:
             backend.close()
+
+
+def test_llama_cpp_survives_a_lack_of_memory(llama: LlamaCpp, tiny_model: Path) -> None:
+    assert_survives_a_lack_of_memory(llama, tiny_model)
 
 
 def test_llama_cpp_flags(llama: LlamaCpp) -> None:
@@ -362,14 +502,14 @@ def test_llama_cpp_scores_what_is_longer_than_one_decode(
 ) -> None:
     draw = random.Random(6)
     context = tokens(draw, 90)
-    long = tokens(draw, BATCH + 200)
-    continuations = [tokens(draw, 2), long, *(tokens(draw, 130) for _ in range(SEQUENCES + 4))]
-    with LlamaCpp(tiny_gguf, threads=2, max_length=BATCH + 400) as backend:
-        scores = backend.score(context, continuations)
-        again = [backend.score(context, [long])[0], backend.score(context, continuations[:1])[0]]
+    long = tokens(draw, 2 * TREE + 200)
+    continuations = [tokens(draw, 2), long, *(tokens(draw, 130) for _ in range(20))]
+    with LlamaCpp(tiny_gguf, Settings(2 * TREE + 400, 2)) as backend:
+        (scores,) = score_all(backend, [(context, continuations)])
+        ((again,), (first,)) = score_all(backend, [(context, [long]), (context, continuations[:1])])
     assert_close_to_naive(naive_llama, context, continuations[:4], scores[:4])
-    assert again[0] == scores[1]  # a pack of its own in both
-    assert again[1][0] == pytest.approx(scores[0][0], abs=2 * NATS_PER_TOKEN)
+    assert again == scores[1]  # a part of its own in both
+    assert first[0] == pytest.approx(scores[0][0], abs=2 * NATS_PER_TOKEN)
 
 
 def test_llama_cpp_generates_as_a_naive_decode(
@@ -377,11 +517,37 @@ def test_llama_cpp_generates_as_a_naive_decode(
 ) -> None:
     for length in (1, CHUNK, 150):
         context = tokens(random.Random(length), length)
-        new = llama.generate(context, 20, lambda new: False)
+        new = write(llama, context, 20)
         rows = naive_llama([*context, *new])[length - 1 : -1]
         for row, token in zip(rows, new, strict=True):
             assert row[token] >= row.max() - 2 * NATS_PER_TOKEN
-        assert llama.generate(context, 20, lambda new: len(new) == 3) == new[:3]
+
+
+@pytest.mark.parametrize(
+    ("write_model", "shares"), [(write_mamba, False), (write_gemma2, True)], ids=str
+)
+def test_llama_cpp_scores_recurrent_and_sliding_window_models(
+    write_model: Callable[[Path, Path], Path], shares: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """A recurrent state cannot be cut back; a sliding window keeps what is needed again."""
+    file = write_model(tmp_path / "tiny.gguf", tiny_model)
+    forward = naive_decoder(file)
+    documents = [(c, t) for c, t in example_documents() if len(c) < 150][:8]
+    assert max(len(context) for context, _ in documents) > 3 * WINDOW_OF_GEMMA
+    with LlamaCpp(file, ONE_THREAD) as backend:
+        assert backend.shares == shares
+        assert ("alone" in backend.schedule) != shares
+        for (context, continuations), scores in zip(
+            documents, score_all(backend, documents), strict=True
+        ):
+            assert_close_to_naive(forward, context, continuations, scores)
+        assert_greedy_flags(backend)
+        context = documents[-1][0]
+        rows = forward([*context, *(new := write(backend, context, 12))])[len(context) - 1 : -1]
+        for row, token in zip(rows, new, strict=True):
+            assert row[token] >= row.max() - 2 * NATS_PER_TOKEN
+        together = write_all(backend, [(c, 7) for c, _ in documents])
+        assert together == [write(backend, c, 7) for c, _ in documents]
 
 
 @pytest.mark.parametrize("keep", [0, 3, 1000, 0.5, 0.99])
@@ -390,7 +556,7 @@ def test_a_damaged_gguf_is_one_clear_error(tiny_gguf: Path, tmp_path: Path, keep
     file = tmp_path / "cut.gguf"
     file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(UserError) as refusal:
-        LlamaCpp(file, threads=1, max_length=64)
+        LlamaCpp(file, ONE_THREAD)
     assert str(refusal.value).startswith(f"{file}: llama.cpp cannot load this file")
     assert "Fix: " in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -433,35 +599,50 @@ def requests(kind: str, arguments: Sequence[tuple[Any, ...]]) -> list[Instance]:
     ]
 
 
-def nobody(done: int, total: int) -> None:
-    """Nobody watches the progress of a test."""
-
-
 class Recorder:
     """A backend that keeps what it is asked and writes a fixed answer."""
+
+    rows = 1
+    padding_tokens = forwarded_tokens = 0
+    schedule = "recorded"
 
     def __init__(self, max_length: int, answer: Sequence[int] = ()) -> None:
         self.max_length = max_length
         self.answer = list(answer)
-        self.scored: list[Document] = []
+        self.scored: list[list[tuple[int, ...]]] = []
+        self.choices: list[int] = []
         self.generated: list[list[int]] = []
 
-    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Scored]:
-        assert len(context) > 0
-        assert all(len(c) > 0 for c in continuations)
-        self.scored.append((list(context), [list(c) for c in continuations]))
-        return [(-1.0, False)] * len(continuations)
+    def prepare(self, plan: Plan) -> None: ...
 
-    def generate(
-        self, context: Sequence[int], max_tokens: int, finished: Callable[[list[int]], bool]
-    ) -> list[int]:
-        self.generated.append(list(context))
-        new: list[int] = []
-        for token in self.answer[:max_tokens]:
-            new.append(token)
-            if finished(new):
-                break
-        return new
+    def score(self, part: Part) -> list[Scored]:
+        self.scored.append([tuple(sequence) for sequence in part.sequences])
+        self.choices.append(len(part.targets))
+        return [(-1.0, False)] * len(part.targets)
+
+    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+        return max(tokens)
+
+    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+        self.generated.append(part.sequences[0])
+        self.written = 0
+        return None, self._next()
+
+    def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
+        return self._next()[None]
+
+    def _next(self) -> Logits:
+        logits = np.zeros(VOCABULARY + 30, dtype=np.float32)
+        # After its answer it writes end tokens.
+        logits[self.answer[self.written] if self.written < len(self.answer) else 2] = 9.0
+        self.written += 1
+        return logits
+
+    def finish(self, state: Any) -> None: ...
+
+    def free(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @functools.cache
@@ -488,7 +669,7 @@ def test_pairs_are_encoded_and_cut_as_the_harness_does(
 ) -> None:
     theirs = harness_lm(tiny_model, max_length)
     recorder = Recorder(max_length)
-    ours = BenchmarkLM(recorder, tiny_model, nobody)
+    ours = BenchmarkLM(recorder, tiny_model)
     assert (ours.max_length, ours.prefix_token_id, ours.eot_token_id) == (
         theirs.max_length,
         theirs.prefix_token_id,
@@ -507,8 +688,8 @@ def test_pairs_are_encoded_and_cut_as_the_harness_does(
         del seen[:], recorder.scored[:]
         theirs.loglikelihood(requests("loglikelihood", [pair]), disable_tqdm=True)
         ours.loglikelihood(requests("loglikelihood", [pair]))
-        ((context, (continuation,)),) = recorder.scored
-        assert seen == [(*context, *continuation[:-1])], pair
+        ((sequence,),) = recorder.scored
+        assert seen == [sequence], pair
 
 
 @pytest.mark.parametrize("max_length", [SHORT_WINDOW, 256])
@@ -517,9 +698,8 @@ def test_likelihoods_are_those_of_the_harness(
 ) -> None:
     theirs = harness_lm(tiny_model, max_length)
     done: list[tuple[int, int]] = []
-    ours = BenchmarkLM(
-        Transformers(loaded, max_length), tiny_model, lambda *progress: done.append(progress)
-    )
+    backend = Transformers(loaded, Settings(max_length, 1))
+    ours = BenchmarkLM(backend, tiny_model, lambda *progress: done.append(progress))
     asked = requests("loglikelihood", PAIRS)
     for (expected, expected_greedy), (found, greedy) in zip(
         theirs.loglikelihood(asked, disable_tqdm=True), ours.loglikelihood(asked), strict=True
@@ -527,11 +707,17 @@ def test_likelihoods_are_those_of_the_harness(
         assert found == pytest.approx(expected, abs=1e-3)
         assert greedy == expected_greedy
     assert done == [(i + 1, len(PAIRS)) for i in range(len(PAIRS))]
+    cut = [i for i, pair in enumerate(PAIRS) if sum(map(len, ours.encode(*pair))) - 1 > max_length]
+    assert ours.truncated == {("task", i) for i in cut}
+    assert cut
+    counted = ours.tokens()
+    assert counted["forwarded_tokens"] == backend.forwarded_tokens
+    assert counted["unique_tokens"] <= counted["forwarded_tokens"]
 
 
 def test_the_choices_of_a_document_share_its_context(tiny_model: Path) -> None:
     recorder = Recorder(256)
-    ours = BenchmarkLM(recorder, tiny_model, nobody)
+    ours = BenchmarkLM(recorder, tiny_model)
     asked = [
         Instance(
             request_type="loglikelihood",
@@ -544,12 +730,12 @@ def test_the_choices_of_a_document_share_its_context(tiny_model: Path) -> None:
         for idx, choice in enumerate(["Mars", "the Moon", "first"])
     ]
     assert ours.loglikelihood(asked) == [(-1.0, False)] * 6
-    assert [len(continuations) for _, continuations in recorder.scored] == [3, 3]
+    assert recorder.choices == [3, 3]
 
 
 def test_rolling_likelihoods_are_those_of_the_harness(tiny_model: Path, loaded: Loaded) -> None:
     theirs = harness_lm(tiny_model, SHORT_WINDOW)
-    ours = BenchmarkLM(Transformers(loaded, SHORT_WINDOW), tiny_model, nobody)
+    ours = BenchmarkLM(Transformers(loaded, Settings(SHORT_WINDOW, 1)), tiny_model)
     texts = ["Mars", " Mars ", "東京 🦙", f"{BOS}user", LONG, LONG[:200], ""]
     asked = requests("loglikelihood_rolling", [(text,) for text in texts])
     expected = theirs.loglikelihood_rolling(asked, disable_tqdm=True)
@@ -572,7 +758,7 @@ def test_generations_are_those_of_the_harness(
     tiny_model: Path, loaded: Loaded, chosen: dict[str, Any]
 ) -> None:
     theirs = harness_lm(tiny_model, SHORT_WINDOW)
-    ours = BenchmarkLM(Transformers(loaded, SHORT_WINDOW), tiny_model, nobody)
+    ours = BenchmarkLM(Transformers(loaded, Settings(SHORT_WINDOW, 1)), tiny_model)
     contexts = [context for context, _ in PAIRS if context]
     asked = requests("generate_until", [(context, dict(chosen)) for context in contexts])
     expected = theirs.generate_until(asked, disable_tqdm=True)
@@ -584,7 +770,7 @@ def test_generations_are_those_of_the_harness(
 def test_a_stop_that_is_a_special_token_ends_the_answer(tiny_model: Path) -> None:
     """It has no text once special tokens are left out, so it must be seen before."""
     backend = Recorder(256)
-    ours = BenchmarkLM(backend, tiny_model, nobody)
+    ours = BenchmarkLM(backend, tiny_model)
     before, after = ours.tok_encode("A small"), ours.tok_encode(" model")
     end = ours.tok_encode("<|endoftext|>")
     assert len(end) == 1
@@ -610,14 +796,14 @@ def test_an_end_token_of_the_model_ends_the_answer(tiny_model: Path, tmp_path: P
         changed = json.loads(source.read_text()) | {"eos_token_id": [2, 50]}
         source.write_text(json.dumps(changed))
         backend = Recorder(256, [10, 11, 50, 12])
-        ours = BenchmarkLM(backend, folder, nobody)
+        ours = BenchmarkLM(backend, folder)
         asked = requests("generate_until", [("Say", {"until": [], "max_gen_toks": 50})])
         assert ours.generate_until(asked) == [ours.tokenizer.decode([10, 11, 50])]
 
 
 def test_a_long_prompt_is_cut_from_the_left(tiny_model: Path) -> None:
     backend = Recorder(SHORT_WINDOW)
-    ours = BenchmarkLM(backend, tiny_model, nobody)
+    ours = BenchmarkLM(backend, tiny_model)
     asked = requests("generate_until", [(LONG, {"until": [], "max_gen_toks": 20})])
     ours.generate_until(asked)
     assert backend.generated == [ours.tok_encode(LONG)[-(SHORT_WINDOW - 20) :]]
@@ -627,7 +813,7 @@ def test_a_long_prompt_is_cut_from_the_left(tiny_model: Path) -> None:
 def test_an_answer_that_leaves_no_room_for_its_prompt_is_an_error(
     tiny_model: Path, limit: int
 ) -> None:
-    ours = BenchmarkLM(Recorder(SHORT_WINDOW), tiny_model, nobody)
+    ours = BenchmarkLM(Recorder(SHORT_WINDOW), tiny_model)
     asked = requests("generate_until", [(LONG, {"until": [], "max_gen_toks": limit})])
     with pytest.raises(ValueError, match=f"{limit} .*{SHORT_WINDOW}"):
         ours.generate_until(asked)
@@ -651,21 +837,67 @@ def test_what_cannot_be_scored_is_an_error_as_in_the_harness(
     asked = requests("loglikelihood", [pair])
     with pytest.raises((AssertionError, IndexError)):
         harness_lm(tiny_model, SHORT_WINDOW).loglikelihood(asked, disable_tqdm=True)
-    ours = BenchmarkLM(Recorder(SHORT_WINDOW), tiny_model, nobody)
+    ours = BenchmarkLM(Recorder(SHORT_WINDOW), tiny_model)
     with pytest.raises(ValueError, match=says or "no tokens"):
         ours.loglikelihood(asked)
 
 
-def test_sampling_is_refused(tiny_model: Path) -> None:
-    ours = BenchmarkLM(Recorder(256), tiny_model, nobody)
-    settings = {"until": [], "do_sample": True, "temperature": 0.7}
-    with pytest.raises(UserError, match="sampling is not supported"):
-        ours.generate_until(requests("generate_until", [("Say", settings)]))
+@pytest.mark.parametrize(
+    ("setting", "value"), [("num_beams", 10), ("repetition_penalty", 1.2), ("best_of", 2)]
+)
+def test_a_generation_setting_that_no_engine_has_is_refused(
+    tiny_model: Path, setting: str, value: Any
+) -> None:
+    ours = BenchmarkLM(Recorder(256), tiny_model)
+    asked = [("Say", {"until": [], "max_gen_toks": 9, setting: value})]
+    with pytest.raises(UserError, match=rf"generation_kwargs.{setting}: .*got {value}"):
+        ours.generate_until(requests("generate_until", asked))
+
+
+def test_a_single_beam_is_what_the_engines_have(tiny_model: Path) -> None:
+    ours = BenchmarkLM(Recorder(256, [9]), tiny_model)
+    settings = {"until": [], "max_gen_toks": 3, "num_beams": 1}
+    assert ours.generate_until(requests("generate_until", [("Say", settings)]))[0]
+
+
+def test_samples_follow_from_the_seed_alone(tiny_model: Path, loaded: Loaded) -> None:
+    """The same in any company and order; another with another seed, and for each repeat."""
+    settings = {"until": [], "do_sample": True, "temperature": 1.0, "max_gen_toks": 12}
+    contexts = {context for context, _ in PAIRS if context}
+    asked = requests("generate_until", [(context, settings) for context in sorted(contexts)])
+
+    def sample(seed: int, asked: Sequence[Instance]) -> list[str]:
+        backend = Transformers(loaded, ONE_THREAD)
+        return BenchmarkLM(backend, tiny_model, seed=seed).generate_until(list(asked))
+
+    found = sample(1, asked)
+    assert sample(1, asked) == found
+    assert sample(1, asked[::-1])[::-1] == found
+    assert [sample(1, [request])[0] for request in asked[:4]] == found[:4]
+    assert sample(2, asked) != found
+    first, second, third = sample(1, [asked[0]] * 3)
+    assert first == found[0]
+    assert len({first, second, third}) == 3
+
+
+def test_draws_have_the_frequencies_of_their_probabilities() -> None:
+    logits = np.log(np.array([0.5, 0.2, 0.2, 0.08, 0.02], dtype=np.float32))
+    assert probabilities(logits, Sampling(1.0, 0, 1.0)) == pytest.approx(
+        [0.5, 0.2, 0.2, 0.08, 0.02], abs=1e-6
+    )
+    assert probabilities(logits, Sampling(1.0, 1, 1.0)) == pytest.approx([1, 0, 0, 0, 0])
+    assert probabilities(logits, Sampling(1.0, 0, 0.65)) == pytest.approx([5 / 7, 2 / 7, 0, 0, 0])
+    assert probabilities(logits, Sampling(0.5, 2, 1.0))[3:] == pytest.approx([0, 0])
+    cold = probabilities(logits, Sampling(0.5, 0, 1.0))
+    assert cold[0] / cold[1] == pytest.approx(2.5**2, rel=1e-5)
+    draw = chooser(Sampling(1.0, 0, 1.0), [4, 2])
+    counts = np.bincount([draw(logits) for _ in range(4000)], minlength=5) / 4000
+    assert counts == pytest.approx([0.5, 0.2, 0.2, 0.08, 0.02], abs=0.03)
 
 
 @pytest.mark.parametrize("prompt", [True, False])
 def test_chat_templates_are_applied_as_the_harness_does(tiny_model: Path, prompt: bool) -> None:
-    ours = BenchmarkLM(Recorder(256), tiny_model, nobody)
+    ours = BenchmarkLM(Recorder(256), tiny_model)
     theirs = harness_lm(tiny_model, 256)
     history = [
         {"role": "system", "content": "Be brief."},
@@ -688,16 +920,9 @@ def test_both_engines_agree_on_the_same_requests(
     folder = tmp_path / "gguf"
     folder.mkdir()
     (folder / tiny_gguf.name).symlink_to(tiny_gguf)
-    choose: dict[str, Any] = {
-        "dtype": "float32",
-        "max_length": 256,
-        "device": "cpu",
-        "threads": 2,
-        "trust_remote_code": False,
-        "progress": nobody,
-    }
-    base = load_engine("base", tiny_model, tiny_model, **choose)
-    gguf = load_engine("gguf-q8_0", folder, tiny_model, **choose)
+    settings = Settings(256, 2, dtype="float32")
+    base = load_engine("transformers", tiny_model, tiny_model, settings)
+    gguf = load_engine("llama.cpp", folder, tiny_model, settings)
     for engine, name in ((base, "transformers"), (gguf, "llama.cpp")):
         assert engine.identity["name"] == name
         assert engine.identity["threads"] == 2

@@ -86,7 +86,7 @@ def test_every_line_of_every_environment_is_an_exact_pin() -> None:
 
 
 def test_llama_cpp_is_compiled_alike_everywhere() -> None:
-    for name in ("gguf", "evaluate-llamacpp"):
+    for name in ("gguf", "evaluate-llamacpp", "equivalence"):
         (line,) = [line for line in pip_lines(ROOT / "envs" / f"{name}.yaml") if "llama" in line]
         assert "GGML_NATIVE=OFF" in line
         assert "AMX" not in line
@@ -116,6 +116,11 @@ for module in sys.argv[2:]:
         ("gguf", "slm_benchmark.quantize.gguf slm_benchmark.engines.llamacpp llama_cpp"),
         ("evaluate-transformers", "slm_benchmark.evaluate slm_benchmark.profile lm_eval.evaluator"),
         ("evaluate-llamacpp", "slm_benchmark.evaluate slm_benchmark.profile lm_eval.evaluator"),
+        (
+            "equivalence",
+            "slm_benchmark.equivalence slm_benchmark.engines.llamacpp "
+            "slm_benchmark.engines.transformers lm_eval.evaluator",
+        ),
         ("report", "slm_benchmark.site altair mkdocs"),
     ],
 )
@@ -332,6 +337,62 @@ def test_settings_that_redirect_pip_or_the_compiler_are_dropped(
     assert "PIP_TARGET" not in kept
     assert "CMAKE_ARGS" not in kept
     assert kept["PIP_INDEX_URL"] == "file:///mirror"
+
+
+# --- the engines' names in lm_eval ---------------------------------------------------------------
+
+
+@pytest.fixture
+def names_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The .pth file in a new environment."""
+    monkeypatch.setattr(install, "VENV", tmp_path)
+    python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = tmp_path / "lib" / python / "site-packages"
+    packages.mkdir(parents=True)
+    install.name_engines()
+    (written,) = packages.iterdir()
+    assert written.suffix == ".pth"
+    return written
+
+
+def test_the_names_are_written_once(names_file: Path) -> None:
+    before = names_file.stat()
+    install.name_engines()
+    assert names_file.stat() == before
+    names_file.write_text("import something_else")
+    install.name_engines()
+    assert "lm_eval_names" in names_file.read_text()
+
+
+def start_python(names_file: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """Start a Python whose only packages are those of the file's folder and of ``paths``."""
+    program = (
+        f"import site, sys; sys.path[:0] = {[str(path) for path in paths]!r}\n"
+        "before = set(sys.modules)\n"
+        f"site.addsitedir({str(names_file.parent)!r})\n"
+        "print(*sorted(set(sys.modules) - before))\n"
+        "print(*[type(finder).__name__ for finder in sys.meta_path])"
+    )
+    command = [sys.executable, "-I", "-S", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_names_load_nothing_else_when_python_starts(names_file: Path) -> None:
+    done = start_python(names_file, ROOT / "src")
+    assert (done.stderr, done.returncode) == ("", 0)
+    modules, finders = done.stdout.splitlines()
+    assert modules.split() == ["__future__", "slm_benchmark", "slm_benchmark.lm_eval_names"]
+    assert finders.split()[0] == "_Watch"
+
+
+def test_python_starts_when_the_package_is_gone(names_file: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    (old / "slm_benchmark").mkdir(parents=True)
+    (old / "slm_benchmark" / "__init__.py").touch()
+    for paths in ([], [old]):
+        done = start_python(names_file, *paths)
+        assert (done.stderr, done.returncode) == ("", 0)
+        assert "_Watch" not in done.stdout
 
 
 # --- the profiles --------------------------------------------------------------------------------

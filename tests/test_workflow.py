@@ -341,7 +341,7 @@ def test_another_number_of_examples_reruns_its_task(copy: Checkout) -> None:
 def test_a_new_version_of_an_engine_reruns_what_it_ran(
     copy: Checkout, engine: str, expected: list[str]
 ) -> None:
-    copy.replace("src/slm_benchmark/engines/identity.py", f'"{engine}": 1', f'"{engine}": 2')
+    copy.replace("src/slm_benchmark/engines/identity.py", f'"{engine}": 2', f'"{engine}": 3')
     assert copy.plan(*RUN).measurements() == expected
 
 

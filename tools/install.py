@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,12 @@ LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "installed-from"
 WORK = ROOT / ".wheels"
 """Logs of the set-up and the lock that keeps two set-ups of one clone apart (ignored by git)."""
+
+ENGINE_NAMES = (
+    'exec("try:\\n import slm_benchmark.lm_eval_names as names\\n'
+    'except ImportError: pass\\nelse: names.watch()")'
+)
+"""Run at every start of .venv's Python: lm_eval knows our engines. Without the package, nothing."""
 
 LLAMA = "llama-cpp-python"
 MINIMUM = (3, 11)
@@ -306,6 +313,20 @@ def drop_unfinished() -> None:
             shutil.rmtree(folder)
 
 
+def name_engines() -> None:
+    """Make `lm_eval --model slm-llamacpp` work in .venv: a .pth file that runs `ENGINE_NAMES`.
+
+    Python runs a line of such a file only when it begins with an import.
+    """
+    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(VENV)}))
+    path, text = packages / "slm_benchmark.pth", f"import sys; {ENGINE_NAMES}\n"
+    if not path.exists() or path.read_text() != text:
+        packages.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(text)
+        os.replace(part, path)
+
+
 def build_llama() -> None:
     """Compile the wheel into the cache; another clone's compilation is waited for, not repeated.
 
@@ -411,6 +432,7 @@ def main() -> int:
             return 0
         if not installed():
             install()
+        name_engines()
     except SetupError as error:
         say(f"error: {error}")
         return 1

@@ -24,6 +24,9 @@ Key = tuple[str, str, str, str]
 
 NOT_RUN = "not measured yet"
 
+RECORD_SCHEMAS = {"score": "cell", "performance": "performance", "equivalence": "equivalence"}
+"""Schema of each kind of record."""
+
 
 def metric_names() -> list[str]:
     """Names of the performance metrics, in the order of their schema."""
@@ -31,22 +34,22 @@ def metric_names() -> list[str]:
 
 
 def read_run(path: Path) -> Record:
-    """Read a record of either kind and check it.
+    """Read a record of any kind and check it.
 
     Raises:
         UserError: when the record breaks its schema, or its result was edited by hand.
     """
     record: Record = read_json(path)
     kind = record.get("kind") if isinstance(record, dict) else None
-    if kind not in ("score", "performance"):
+    if kind not in tuple(RECORD_SCHEMAS):
         raise UserError(
-            "neither a score nor a performance record",
+            f"no record of a kind that is known here ({', '.join(RECORD_SCHEMAS)})",
             file=relative(path),
             field="kind",
             value=kind,
             fix="restore the file from the repository, or measure the cell again",
         )
-    validate(record, "cell" if kind == "score" else "performance", relative(path))
+    validate(record, RECORD_SCHEMAS[kind], relative(path))
     if result_digest(record) != record["result_sha256"]:
         raise UserError(
             "the result does not match its digest: the record was edited",
@@ -59,10 +62,15 @@ def read_run(path: Path) -> Record:
 
 
 def current_records(paths: Iterable[Path]) -> list[tuple[Path, Record]]:
-    """The record that stands for each cell: a run of this checkout, else the newest published."""
+    """The record that stands for each cell: a run of this checkout, else the newest published.
+
+    Equivalence records are left out: they belong to a model, not to a cell.
+    """
     chosen: dict[tuple[str, ...], tuple[tuple[bool, str], Path, Record]] = {}
     for path in paths:
         record = read_run(path)
+        if record["kind"] == "equivalence":
+            continue
         cell = (*_key(record), record["task"]["id"] if record["kind"] == "score" else "")
         age = (relative(path).startswith("runs/"), record["started"])
         if cell not in chosen or age > chosen[cell][0]:
@@ -391,11 +399,27 @@ def summary(board: Record, records: Sequence[Path]) -> str:
     for model in sorted(models & set(board["models"])):
         rows = [row for row in board["rows"] if row["model"] == model]
         lines.append(render_report(model, board, rows))
-    return "\n".join(lines)
+    checks = (read_run(path) for path in records if path.name == "equivalence.json")
+    return "\n".join([*lines, *map(describe_equivalence, checks)])
+
+
+def describe_equivalence(record: Record) -> str:
+    """A sentence about what an equivalence record found."""
+    model = record["model"]["id"]
+    if not record["passed"]:
+        return f"{model}: the F16 GGUF file does not equal the base: {'; '.join(record['reasons'])}"
+    documents = sum(task["documents"] for task in record["tasks"])
+    alike = sum(task["documents"] * task["decision_agreement"] for task in record["tasks"])
+    delta = max(task["max_delta_nats"] for task in record["tasks"])
+    return (
+        f"{model}: the F16 GGUF file equals the base on {documents} documents: "
+        f"|Δ log-probability| of a continuation at most {delta:.3f} nats, "
+        f"{alike:.0f} of {documents} decisions alike"
+    )
 
 
 def failures(records: Sequence[Path]) -> None:
-    """End with an error when a record says that its model or task failed.
+    """End with an error when a record says that its model or task failed, or did not pass.
 
     Raises:
         UserError: listing the failed records and their errors.
@@ -405,6 +429,8 @@ def failures(records: Sequence[Path]) -> None:
         record = read_run(path)
         if record["state"] == "failed":
             failed.append(f"{relative(path)} ({record['error']['type']})")
+        elif not record.get("passed", True):
+            failed.append(f"{relative(path)} ({record['reasons'][0]})")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(records)} measurements failed: {', '.join(failed)}",

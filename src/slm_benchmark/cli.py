@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 1 after bad input or a fault of the surroundings, told in one line.
+        0; or 1 after bad input or a fault of the surroundings, told in one line, and after a check
+        that failed.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -43,6 +45,18 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("records", nargs="+", type=Path, help="records, or folders of records")
     publish.add_argument("--label", help="name of the unranked protocol, such as demo")
     publish.set_defaults(run=_publish)
+
+    check = commands.add_parser(
+        "check-engine",
+        help="test the engines on a model: same numbers in any company, and as a plain forward's",
+    )
+    check.add_argument(
+        "model", metavar="MODEL", help="id of a card, a GGUF file, or a Transformers folder"
+    )
+    check.add_argument("--variants", nargs="+", help="variants of a card; none = all that are here")
+    check.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for a GGUF file")
+    check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
+    check.set_defaults(run=_check_engine)
 
     link = commands.add_parser("link-profiles", help="let snakemake --profile NAME find profiles/")
     link.add_argument("--replace", action="store_true", help="take over another clone's links")
@@ -91,6 +105,17 @@ def _publish(options: argparse.Namespace) -> int:
     for line in publish(load_catalogue(), records, options.label):
         print(line)
     return 0
+
+
+def _check_engine(options: argparse.Namespace) -> int:
+    from slm_benchmark.check_engine import check_engine, find_targets
+
+    targets = find_targets(options.model, options.variants, options.tokenizer)
+    well = True
+    for table, ok in check_engine(targets, options.threads):
+        print(table, flush=True)
+        well = well and ok
+    return 0 if well else 1
 
 
 def _link_profiles(options: argparse.Namespace) -> int:

@@ -35,13 +35,17 @@ def measured(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything that exists: models, tasks, datasets, protocols, hardware, each by id."""
+    """Everything that exists: models, tasks, datasets, protocols, hardware, each by id.
+
+    ``equivalence`` is config/equivalence.yaml, the documents and bounds of the gate.
+    """
 
     models: dict[str, Model]
     tasks: dict[str, dict[str, Any]]
     datasets: dict[str, dict[str, Any]]
     protocols: dict[str, dict[str, Any]]
     hardware: dict[str, dict[str, Any]]
+    equivalence: dict[str, Any]
 
     def dataset_id(self, task: str, protocol: str) -> str | None:
         """The dataset that ``task`` reads under ``protocol``; None when that source has none."""
@@ -54,7 +58,7 @@ class Catalogue:
         entry = self.protocols[protocol]
         return {
             "documents": self.documents(task, protocol),
-            "task": {k: v for k, v in measured(self.tasks[task]).items() if k != "datasets"},
+            "task": self._task_choices(task),
             **{
                 key: entry[key]
                 for key in (
@@ -66,6 +70,7 @@ class Catalogue:
                     "dtype",
                 )
             },
+            "engine": self.engine(protocol),
         }
 
     def profiling_choices(self, protocol: str) -> dict[str, Any]:
@@ -73,11 +78,26 @@ class Catalogue:
         entry = self.protocols[protocol]
         return {"performance": entry["performance"], "dtype": entry["dtype"]}
 
+    def comparison_choices(self) -> dict[str, Any]:
+        """What decides the equivalence of two formats, datasets and engines apart."""
+        return {
+            **self.equivalence,
+            "entries": {task: self._task_choices(task) for task in self.equivalence["tasks"]},
+        }
+
+    def engine(self, protocol: str) -> str:
+        """What runs the models under ``protocol``: default or vllm."""
+        return str(self.protocols[protocol].get("engine", "default"))
+
     def documents(self, task: str, protocol: str) -> int | None:
         """How many documents of ``task`` the protocol asks for; None = all."""
         documents = self.protocols[protocol]["documents"]
         found: int | None = documents.get(task, documents["default"])
         return found
+
+    def _task_choices(self, task: str) -> dict[str, Any]:
+        """The measured part of a task's entry, without its datasets, which are files."""
+        return {k: v for k, v in measured(self.tasks[task]).items() if k != "datasets"}
 
 
 def load_catalogue(config: Path = CONFIG, models: Path = MODELS) -> Catalogue:
@@ -90,7 +110,8 @@ def load_catalogue(config: Path = CONFIG, models: Path = MODELS) -> Catalogue:
         name: read_config(config / f"{name}.yaml", name)
         for name in ("tasks", "datasets", "protocols", "hardware")
     }
-    catalogue = Catalogue(models=load_registry(models), **read)
+    equivalence = read_config(config / "equivalence.yaml", "equivalence_config")
+    catalogue = Catalogue(models=load_registry(models), equivalence=equivalence, **read)
     for task, entry in catalogue.tasks.items():
         for source, dataset in entry["datasets"].items():
             _known(
@@ -115,7 +136,25 @@ def load_catalogue(config: Path = CONFIG, models: Path = MODELS) -> Catalogue:
                     value=task,
                     fix=f"name one in config/tasks.yaml: {task}.datasets, or drop the task",
                 )
+    _check_equivalence(catalogue, config / "equivalence.yaml")
     return catalogue
+
+
+def _check_equivalence(catalogue: Catalogue, file: Path) -> None:
+    """Refuse tasks and datasets that the gate cannot compare."""
+    for task, entry in catalogue.equivalence["tasks"].items():
+        _known("task", task, catalogue.tasks, file, "tasks")
+        _known("dataset", entry["dataset"], catalogue.datasets, file, f"tasks.{task}.dataset")
+        chosen = catalogue.tasks[task]
+        # Other metrics decide by more than the likelihoods of the options.
+        if chosen["kind"] != "loglikelihood" or chosen["metric"] not in ("acc", "acc_norm"):
+            raise UserError(
+                "only multiple-choice tasks with the metric acc or acc_norm can be compared",
+                file=relative(file),
+                field="tasks",
+                value=task,
+                fix="use another task, such as arc_challenge",
+            )
 
 
 def _known(kind: str, value: str, known: Mapping[str, Any], file: Path | str, field: str) -> None:
@@ -172,7 +211,7 @@ class Plan:
         return cls(
             catalogue=catalogue,
             models=_models(config["models"], catalogue, file),
-            variants=[v for v in VARIANTS if v in config["variants"]],
+            variants=_variants(config, catalogue, file),
             tasks=_tasks(config["tasks"], config["protocol"], catalogue, file),
             hardware=config["hardware"],
             protocol=config["protocol"],
@@ -200,6 +239,32 @@ class Plan:
             for model, variant in self.model_variants()
             for task in self.tasks
         ]
+
+
+def _variants(config: Mapping[str, Any], catalogue: Catalogue, file: str) -> list[str]:
+    """The chosen formats that the protocol's engine runs, in the order of `VARIANTS`."""
+    chosen = [variant for variant in VARIANTS if variant in config["variants"]]
+    if catalogue.engine(config["protocol"]) != "vllm":
+        return chosen
+    device = catalogue.hardware[config["hardware"]]["device"]
+    if device != "cuda":
+        raise UserError(
+            f"the protocol {config['protocol']} runs on vLLM, which needs hardware with CUDA",
+            file=relative(file),
+            field="hardware",
+            value=config["hardware"],
+            fix="choose hardware with device: cuda, or another protocol",
+        )
+    planned = [variant for variant in chosen if not variant.startswith("gguf-")]
+    if not planned:
+        raise UserError(
+            f"the protocol {config['protocol']} runs on vLLM, which has none of these variants",
+            file=relative(file),
+            field="variants",
+            value=chosen,
+            fix="add base, gptq-4bit or awq-4bit, or choose another protocol",
+        )
+    return planned
 
 
 def _models(chosen: str | list[str], catalogue: Catalogue, file: str) -> list[str]:

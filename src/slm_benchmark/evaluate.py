@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from slm_benchmark import progress
 from slm_benchmark.config import Catalogue, Cell
-from slm_benchmark.engines.identity import unknown_engine
+from slm_benchmark.engines.identity import engine_name, unknown_engine
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from slm_benchmark.hardware import identity as hardware_identity
@@ -60,6 +60,11 @@ class Outputs:
     record: Path
     documents: Path
     samples: Path
+
+    @property
+    def journal(self) -> Path:
+        """Where finished documents are kept until the record is written."""
+        return self.record.with_suffix(".journal.jsonl")
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,15 @@ def evaluate(
     base, variant = read_manifest(folders.base), read_manifest(folders.weights)
     dataset = read_json(folders.dataset / "manifest.json")
     sequence = next_sequence(SEQUENCE_COUNTER)
-    tried = attempt(cell, catalogue, folders, threads)
+    decisive = {
+        "weights": variant["sha256"],
+        "base": base["sha256"],
+        "dataset": dataset["sha256"],
+        "choices": catalogue.scoring_choices(cell.task, cell.protocol),
+        "environment": environment_identity(RECORDED_PACKAGES),
+        "hardware": machine["fingerprint"],
+    }
+    tried = attempt(cell, catalogue, folders, outputs.journal, decisive, threads)
     measurement = summarise(tried.samples, entry, tried.engine.lm) if tried.samples else NOTHING
 
     record: dict[str, Any] = {
@@ -153,7 +166,10 @@ def evaluate(
             protocol["version"],
             catalogue.scoring_choices(cell.task, cell.protocol),
         ),
-        "engine": tried.engine.identity if tried.engine else unknown_engine(cell.variant, threads),
+        "engine": tried.engine.identity
+        if tried.engine
+        else unknown_engine(cell.variant, threads, catalogue.engine(cell.protocol)),
+        "tokens": tried.engine.lm.tokens() if measurement.samples else None,
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": machine,
         "workflow": workflow_identity(model.file),
@@ -171,11 +187,28 @@ def evaluate(
     write_samples(outputs.samples, measurement.samples)
     atomic_write_json(outputs.documents, measurement.documents)
     write_record(outputs.record, record, "cell")
+    outputs.journal.unlink(missing_ok=True)
     return record
 
 
-def attempt(cell: Cell, catalogue: Catalogue, folders: Folders, threads: int) -> Attempt:
+def attempt(
+    cell: Cell,
+    catalogue: Catalogue,
+    folders: Folders,
+    journal: Path,
+    decisive: Mapping[str, Any],
+    threads: int,
+) -> Attempt:
     """Load the task and the model, and score the chosen documents.
+
+    Args:
+        cell: What to measure.
+        catalogue: The catalogue of the checkout.
+        folders: The inputs.
+        journal: Where finished documents are kept, for when this process is killed.
+        decisive: What decides the answers, task and engine apart: documents that were finished
+            under anything else are not taken over.
+        threads: CPU threads.
 
     Raises:
         UserError: for bad input.
@@ -188,8 +221,9 @@ def attempt(cell: Cell, catalogue: Catalogue, folders: Folders, threads: int) ->
     try:
         # The libraries read these variables when they are imported.
         with engine_environment(threads):
-            from slm_benchmark.engines import load_engine
-            from slm_benchmark.tasks.harness import document_subset, load_task
+            from slm_benchmark.engines import Settings, load_engine
+            from slm_benchmark.engines.journal import Journal
+            from slm_benchmark.tasks.harness import document_subset, load_task, task_digest
 
             tried.task = load_task(
                 cell.task,
@@ -198,16 +232,23 @@ def attempt(cell: Cell, catalogue: Catalogue, folders: Folders, threads: int) ->
                 protocol["fewshot_sampler"],
             )
             chosen = document_subset(len(tried.task.eval_docs), wanted, protocol["seed"])
+            task = task_digest(tried.task)
             tried.engine = load_engine(
-                cell.variant,
+                engine_name(cell.variant, catalogue.engine(cell.protocol)),
                 folders.weights,
                 folders.base,
-                dtype=protocol["dtype"],
-                max_length=min(model.context_length, protocol["max_context_tokens"]),
-                device=catalogue.hardware[cell.hardware]["device"],
-                threads=threads,
-                trust_remote_code=model.trust_remote_code,
+                Settings(
+                    max_length=min(model.context_length, protocol["max_context_tokens"]),
+                    threads=threads,
+                    dtype=protocol["dtype"],
+                    device=catalogue.hardware[cell.hardware]["device"],
+                    trust_remote_code=model.trust_remote_code,
+                    seed=protocol["seed"],
+                ),
                 progress=progress.documents(f"{cell.model} {cell.variant} {cell.task}"),
+                journal=lambda engine: Journal(
+                    journal, {**decisive, "task": task, "engine": engine}
+                ),
             )
             tried.samples = run_harness(tried.engine.lm, tried.task, protocol, chosen, model.chat)
     except Exception as raised:
@@ -337,12 +378,9 @@ def sanity_checks(
     generated = entry["kind"] == "generate"
     texts = [sample["resps"][0][0] for sample in group] if generated else []
     return {
-        "truncated_contexts": sum(is_truncated(sample, lm, generated) for sample in group),
-        "truncated_generations": sum(
-            len(lm.tok_encode(text, add_special_tokens=False)) >= answer_limit(sample)
-            for text, sample in zip(texts, group, strict=True)
-        )
-        if generated
+        "truncated_contexts": len(lm.truncated),
+        "truncated_generations": len(lm.unfinished)
+        if generated and lm.unfinished is not None
         else None,
         "empty_generations": sum(not text.strip() for text in texts) if generated else None,
         "unparsed": sum(sample["filtered_resps"][0] == "[invalid]" for sample in group)
@@ -352,25 +390,6 @@ def sanity_checks(
         if score["ci95"] is None
         else score["ci95"][0] <= entry["chance"] <= score["ci95"][1],
     }
-
-
-def answer_limit(sample: dict[str, Any]) -> int:
-    """Most tokens that the answer to a document may have."""
-    from lm_eval.models.utils import normalize_gen_kwargs
-
-    from slm_benchmark.engines.harness import DEFAULT_MAX_GEN_TOKS
-
-    _, settings = sample["arguments"][0]
-    return int(normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)["max_gen_toks"])
-
-
-def is_truncated(sample: dict[str, Any], lm: Any, generated: bool) -> bool:
-    """Whether a document's context was cut from the left to fit the model."""
-    if generated:
-        prompt, _ = sample["arguments"][0]
-        return len(lm.tok_encode(prompt)) + answer_limit(sample) > int(lm.max_length)
-    # The last token of a continuation is scored, not read.
-    return any(sum(map(len, lm.encode(*p))) - 1 > lm.max_length for p in sample["arguments"])
 
 
 def compact(sample: dict[str, Any], kind: str) -> dict[str, Any]:

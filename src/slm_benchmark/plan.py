@@ -45,6 +45,17 @@ class Names:
             for model, variant in self.plan.model_variants()
         ]
 
+    def equivalence(self) -> list[str]:
+        """Records of the gate, of each model with a planned GGUF variant."""
+        pairs = self.plan.model_variants()
+        models = [model for model, variant in pairs if engine_name(variant) == "llama.cpp"]
+        return [f"runs/{model}/equivalence.json" for model in dict.fromkeys(models)]
+
+    def equivalence_datasets(self) -> list[str]:
+        """Manifests of the datasets of the gate, in the order of its tasks."""
+        entries = self.catalogue.equivalence["tasks"].values()
+        return [f"resources/datasets/{entry['dataset']}/manifest.json" for entry in entries]
+
     def records(self, edition: str) -> list[str]:
         """Records behind an edition: those of results/, and in a preview the plan's runs."""
         published = [relative(path) for path in published_records()]
@@ -142,12 +153,31 @@ class Names:
         """Everything but files that a score depends on."""
         self.dataset(task, protocol)
         card = self.model(model)
+        if self.catalogue.engine(protocol) == "vllm" and engine_name(variant) == "llama.cpp":
+            raise UserError(
+                "vLLM runs no GGUF variant",
+                file="config/protocols.yaml",
+                field=f"{protocol}.engine",
+                value=variant,
+                fix="choose another protocol",
+            )
         return {
             "choices": self.catalogue.scoring_choices(task, protocol),
             "context_length": card.context_length,
             "chat": card.chat,
             "remote_code": card.trust_remote_code,
-            "engine": _engine(variant),
+            "engine": _engine(variant, self.catalogue.engine(protocol)),
+        }
+
+    def comparison(self, model: str) -> dict[str, Any]:
+        """Everything but files that the equivalence of a model's formats depends on."""
+        card = self.model(model)
+        return {
+            "choices": self.catalogue.comparison_choices(),
+            "context_length": card.context_length,
+            "remote_code": card.trust_remote_code,
+            "device": self.entry("hardware", self.plan.hardware)["device"],
+            "engines": [_engine("base"), _engine("gguf-f16")],
         }
 
     def profiling(self, model: str, variant: str, hardware: str) -> dict[str, Any]:
@@ -216,13 +246,13 @@ class Names:
             )
 
 
-def _engine(variant: str) -> dict[str, Any]:
-    name = engine_name(variant)
+def _engine(variant: str, choice: str = "default") -> dict[str, Any]:
+    name = engine_name(variant, choice)
     lock = locked_versions()
     return {
         "name": name,
         "version": VERSIONS[name],
-        "packages": {package: lock[package] for package in engine_packages(variant)},
+        "packages": {package: lock[package] for package in engine_packages(variant, choice)},
     }
 
 

@@ -198,17 +198,14 @@ def protocol_block(protocol_id: str, version: int, choices: dict[str, Any]) -> d
     return {"id": protocol_id, "version": version, "sha256": digest(choices)}
 
 
-def command_for(record: Path, protocol: str, hardware: str) -> str:
-    """The command that measures a record again, from the repository's root."""
-    return shlex.join(
-        [
-            "snakemake",
-            "--profile",
-            "local",
-            "--force",
-            str(record),
-            "--config",
-            f"protocol={protocol}",
-            f"hardware={hardware}",
-        ]
-    )
+def command_for(record: Path, protocol: str | None, hardware: str) -> str:
+    """The command that measures a record again, from the repository's root.
+
+    Args:
+        record: File of the record.
+        protocol: Id of its protocol; None where it has none.
+        hardware: Id of the machine.
+    """
+    chosen = [] if protocol is None else [f"protocol={protocol}"]
+    command = ["snakemake", "--profile", "local", "--force", str(record)]
+    return shlex.join([*command, "--config", *chosen, f"hardware={hardware}"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.aggregate import (
+    RECORD_SCHEMAS,
     build_leaderboard,
     current_records,
     read_run,
@@ -14,6 +15,7 @@ from slm_benchmark.aggregate import (
     write_summaries,
 )
 from slm_benchmark.config import Catalogue
+from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_bytes, digest, read_json
 from slm_benchmark.paths import RESULTS, relative
@@ -23,11 +25,9 @@ Record = dict[str, Any]
 
 
 def published_records(results: Path = RESULTS) -> list[Path]:
-    """All records of results/, both kinds; summaries and per-document values are none."""
+    """All records of results/, of every kind; summaries and per-document values are none."""
     return sorted(
-        path
-        for path in results.glob("*/*/*/**/*.json")
-        if not path.name.endswith(".documents.json")
+        path for path in results.glob("*/*/**/*.json") if not path.name.endswith(".documents.json")
     )
 
 
@@ -41,16 +41,22 @@ def publish(
     Args:
         catalogue: The catalogue of the checkout.
         paths: Records under runs/.
-        label: Required for records of a protocol that is not ranked, and equal to its name.
+        label: Required for records of a protocol that is not ranked, and equal to its name. An
+            equivalence record has no protocol and never a label.
         results: The folder to publish to.
 
     Returns:
         One line for each record: where it went, or that it is there already.
 
     Raises:
-        UserError: for the first record that is invalid, unpinned, unlocked, dirty or unlabelled.
+        UserError: for the first record that is invalid, unpinned, unlocked, dirty or unlabelled, or
+            has numbers of a GGUF file whose model did not pass the equivalence check.
     """
     checked = [(path, check_publishable(catalogue, path, label)) for path in paths]
+    gate = [record for _, record in checked if record["kind"] == "equivalence"]
+    gate += [read_run(path) for path in results.glob("*/equivalence/*.json")]
+    for path, record in checked:
+        check_gate(path, record, gate)
     lines = []
     for path, record in checked:
         target = destination(record, results)
@@ -60,8 +66,9 @@ def publish(
         if record["kind"] == "score":
             # The record comes last, so that a published record is never without its documents.
             atomic_write_bytes(documents_file(target), documents_file(path).read_bytes())
-        published = record if label is None else {**record, "label": label}
-        write_record(target, published, _schema(record))
+        labelled = label is not None and record["kind"] != "equivalence"
+        published = {**record, "label": label} if labelled else record
+        write_record(target, published, RECORD_SCHEMAS[record["kind"]])
         lines.append(f"{relative(path)}: published as {relative(target)}")
     summarise_results(catalogue, results)
     return lines
@@ -75,7 +82,6 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
     """
     record = read_run(path)
     file = relative(path)
-    again = "correct it, commit, and measure again"
 
     def refuse(message: str, field: str, value: object, fix: str) -> UserError:
         return UserError(message, file=file, field=field, value=value, fix=fix)
@@ -91,17 +97,8 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
             model.revision,
             f"slm-benchmark pin {model.file}, then measure again",
         )
-    protocol = record["protocol"]["id"]
-    if protocol not in catalogue.protocols:
-        raise refuse("unknown protocol", "protocol.id", protocol, again)
-    ranked = catalogue.protocols[protocol]["ranked"]
-    if (ranked and label is not None) or (not ranked and label != protocol):
-        raise refuse(
-            f"records of the protocol {protocol} are {'' if ranked else 'not '}ranked",
-            "protocol.id",
-            protocol,
-            "leave --label out" if ranked else f"say so with --label {protocol}",
-        )
+    if record["kind"] != "equivalence":
+        _check_protocol(catalogue, record["protocol"]["id"], label, refuse)
     if record["environment"]["locked"] is not True:
         raise refuse(
             "the environment differs from requirements.lock",
@@ -117,8 +114,71 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
             "commit workflow/, src/, config/, envs/ and the card, then measure again",
         )
     if record["kind"] == "score":
-        _check_score(catalogue, path, record, refuse)
+        _check_dataset(catalogue, record["dataset"], "dataset", refuse)
+        _check_documents(path, record, refuse)
+    elif record["kind"] == "equivalence":
+        for task, dataset in record["datasets"].items():
+            _check_dataset(catalogue, dataset, f"datasets.{task}", refuse)
     return record
+
+
+def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
+    """Let numbers of a GGUF file pass only where the model's F16 file was shown to equal its base.
+
+    A failed record passes: it holds no numbers.
+
+    Args:
+        path: File of the record.
+        record: A record of any kind.
+        gate: All equivalence records, published or about to be.
+
+    Raises:
+        UserError: when the newest equivalence record of the same base model and the same llama.cpp
+            engine did not pass, or there is none.
+    """
+    if (
+        record["kind"] == "equivalence"
+        or record["state"] == "failed"
+        or engine_name(record["variant"]["id"]) != "llama.cpp"
+    ):
+        return
+    model, version = record["model"], record["engine"]["version"]
+    file = relative(path)
+    check = f"runs/{model['id']}/equivalence.json"
+    again = f"`snakemake --profile local {check}`, then publish it with this record"
+    of_base = [check for check in gate if check["model"]["sha256"] == model["sha256"]]
+    if not of_base:
+        raise UserError(
+            "no equivalence record of this base model: its F16 GGUF file may be another model",
+            file=file,
+            field="model.sha256",
+            value=model["sha256"],
+            fix=again,
+        )
+    fitting = [check for check in of_base if _is_version_of(check, version)]
+    if not fitting:
+        raise UserError(
+            "no equivalence record of this model with this version of llama.cpp",
+            file=file,
+            field="engine.version",
+            value=version,
+            fix=again,
+        )
+    newest = max(fitting, key=lambda check: str(check["started"]))
+    if not newest["passed"]:
+        raise UserError(
+            f"the F16 GGUF file does not equal the base: {'; '.join(newest['reasons'])}",
+            file=file,
+            field="variant.id",
+            value=record["variant"]["id"],
+            fix=f"correct the conversion, measure again, and see {check}",
+        )
+
+
+def _is_version_of(check: Record, version: str) -> bool:
+    """Whether a check ran with llama.cpp's ``version``; a profile names the library's alone."""
+    found: str = check["engines"]["gguf-f16"]["version"]
+    return version in (found, found.split(" (")[0])
 
 
 def _was_pinned(source: Record) -> bool:
@@ -126,18 +186,34 @@ def _was_pinned(source: Record) -> bool:
     return source["type"] == "package" or source.get("requested_revision") is not None
 
 
-def _check_score(catalogue: Catalogue, path: Path, record: Record, refuse: Any) -> None:
-    dataset = record["dataset"]
+def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refuse: Any) -> None:
+    if protocol not in catalogue.protocols:
+        again = "correct it, commit, and measure again"
+        raise refuse("unknown protocol", "protocol.id", protocol, again)
+    ranked = catalogue.protocols[protocol]["ranked"]
+    if (ranked and label is not None) or (not ranked and label != protocol):
+        raise refuse(
+            f"records of the protocol {protocol} are {'' if ranked else 'not '}ranked",
+            "protocol.id",
+            protocol,
+            "leave --label out" if ranked else f"say so with --label {protocol}",
+        )
+
+
+def _check_dataset(catalogue: Catalogue, dataset: Record, field: str, refuse: Any) -> None:
     entry = catalogue.datasets.get(dataset["id"], {"source": "local"})
     kind = dataset["source"]
     pinned = kind == "package" or (kind == "hub" and entry.get("revision") == dataset["revision"])
     if not pinned:
         raise refuse(
             "the dataset is not pinned",
-            "dataset.revision",
+            f"{field}.revision",
             dataset["revision"],
             "slm-benchmark pin config/datasets.yaml, then measure again",
         )
+
+
+def _check_documents(path: Path, record: Record, refuse: Any) -> None:
     documents = read_json(documents_file(path))
     found = digest(documents) if documents else None
     if found != record["documents_sha256"]:
@@ -155,14 +231,16 @@ def documents_file(record: Path) -> Path:
 
 
 def destination(record: Record, results: Path) -> Path:
-    """Where a record is published: its cell's folder, and a name from time and content."""
+    """Where a record is published: the folder of its kind, and a name from time and content."""
     started = record["started"].replace("-", "").replace(":", "").replace("+0000", "Z")
     run_id = f"{started}-{record['result_sha256'][:8]}"
     return cell_folder(record, results) / f"{run_id}.json"
 
 
 def cell_folder(record: Record, results: Path) -> Path:
-    """Folder of all published runs of a record's cell."""
+    """Folder of all published runs of a record's cell, or of its model's equivalence."""
+    if record["kind"] == "equivalence":
+        return Path(results, record["model"]["id"], "equivalence")
     ids = (record[block]["id"] for block in ("model", "variant", "hardware"))
     folder = Path(results, *ids)
     if record["kind"] == "performance":
@@ -235,7 +313,3 @@ def _flips(published: Record, path: Path, record: Record) -> str:
     shared = old.keys() & new.keys()
     changed = sum(old[document] != new[document] for document in shared)
     return f"; {changed} of {len(shared)} documents in common changed"
-
-
-def _schema(record: Record) -> str:
-    return "cell" if record["kind"] == "score" else "performance"

@@ -13,7 +13,7 @@ from slm_benchmark.files import atomic_write_text
 from slm_benchmark.paths import CONFIG, SCHEMAS, relative
 from slm_benchmark.schemas import schema
 
-FILES = ("config", "protocols", "tasks", "datasets", "hardware", "model")
+FILES = ("config", "protocols", "tasks", "datasets", "equivalence_config", "hardware", "model")
 """Schemas of the files that a person writes, in the order of the tables."""
 
 START, END = "<!-- reference:start -->", "<!-- reference:end -->"

@@ -15,7 +15,8 @@ with job(snakemake.log[0]):
     from slm_benchmark.files import read_json
 
     leaderboard = read_json("build/preview/leaderboard.json")
-    records = [*snakemake.input.cells, *snakemake.input.performance]
-    progress.say(summary(leaderboard, [Path(record) for record in records]))
-    progress.say(f"Open {Path(snakemake.input.site).resolve()}")
-    failures([Path(record) for record in records])
+    inputs = snakemake.input
+    records = [Path(path) for path in (*inputs.cells, *inputs.performance, *inputs.equivalence)]
+    progress.say(summary(leaderboard, records))
+    progress.say(f"Open {Path(inputs.site).resolve()}")
+    failures(records)

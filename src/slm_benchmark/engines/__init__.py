@@ -6,10 +6,17 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slm_benchmark.engines.backend import Backend
-from slm_benchmark.engines.identity import VERSIONS, engine_name
+if TYPE_CHECKING:
+    from slm_benchmark.engines.backend import Backend
+    from slm_benchmark.engines.harness import Progress
+    from slm_benchmark.engines.journal import Journal
+
+from slm_benchmark.engines.identity import VERSIONS, Name
+from slm_benchmark.engines.settings import Settings
+
+__all__ = ["Engine", "Name", "Settings", "load_engine"]
 
 
 @dataclass(frozen=True)
@@ -24,66 +31,78 @@ class Engine:
     lm: Any
     identity: dict[str, Any]
 
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.lm.model.close()
+
 
 def load_engine(
-    variant: str,
+    name: Name,
     weights: Path,
-    base: Path,
+    tokenizer: Path,
+    settings: Settings,
     *,
-    dtype: str,
-    max_length: int,
-    device: str,
-    threads: int,
-    trust_remote_code: bool,
-    progress: Callable[[int, int], None],
+    progress: Progress | None = None,
+    journal: Callable[[dict[str, Any]], Journal] | None = None,
 ) -> Engine:
-    """Load a variant on its engine, with the tokenizer of the base model.
+    """Load a model on its engine.
 
     Args:
-        variant: Such as base or gguf-q8_0.
-        weights: Folder of the variant.
-        base: Folder of the base model.
-        dtype: Number format of Transformers' activations; see `load_transformers`.
-        max_length: Longest context and continuation together, in tokens.
-        device: cpu or cuda, for Transformers.
-        threads: CPU threads.
-        trust_remote_code: Whether the model's own code may run.
+        name: The engine.
+        weights: A Transformers folder; or a GGUF file, or a folder that holds one.
+        tokenizer: Folder of the base model, whose tokenizer encodes for every weight format.
+        settings: How the model is run. vLLM keeps no journal.
         progress: Told (documents done, documents in all).
+        journal: Opens what keeps finished requests, given the ``engine`` block: a journal must
+            name the engine among what decides its answers.
     """
-    from slm_benchmark.engines.harness import BenchmarkLM
+    if name == "vllm":
+        from slm_benchmark.engines.vllm import load_vllm
 
-    backend: Backend
-    if engine_name(variant) == "llama.cpp":
+        return load_vllm(weights, tokenizer, settings)
+
+    from slm_benchmark.engines.generation import rows_are_independent
+    from slm_benchmark.engines.harness import BenchmarkLM, silent
+
+    backend, facts = _load_backend(name, weights, settings)
+    if not rows_are_independent(backend):
+        backend.rows = 1
+    backend.free()
+    backend.forwarded_tokens = backend.padding_tokens = 0
+    identity = {
+        "name": name,
+        "version": f"{facts.pop('version')} (engine {VERSIONS[name]})",
+        **facts,
+        "threads": settings.threads,
+        "schedule": backend.schedule,
+    }
+    kept = None if journal is None else journal(identity)
+    lm = BenchmarkLM(
+        backend, tokenizer, progress or silent, kept, settings.seed, settings.trust_remote_code
+    )
+    return Engine(lm, identity)
+
+
+def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backend, dict[str, Any]]:
+    """A backend, and what its ``engine`` block says of library, kernel and number format."""
+    if name == "llama.cpp":
         from slm_benchmark.engines import llamacpp
         from slm_benchmark.quantize.gguf import weight_file
 
-        backend = llamacpp.LlamaCpp(weight_file(weights), threads, max_length)
-        identity = _identity(
-            "llama.cpp",
-            version=importlib.metadata.version("llama-cpp-python"),
-            kernel=llamacpp.build_description(),
-            dtype="activations as llama.cpp chooses; float16 cache",
-            threads=threads,
-            schedule=llamacpp.SCHEDULE,
-        )
-    else:
-        import torch
+        file = weight_file(weights) if weights.is_dir() else weights
+        return llamacpp.LlamaCpp(file, settings), {
+            "version": importlib.metadata.version("llama-cpp-python"),
+            "kernel": llamacpp.build_description(),
+            "dtype": "activations as llama.cpp chooses; float16 cache",
+        }
+    import torch
 
-        from slm_benchmark.engines.transformers import Transformers, load_transformers
+    from slm_benchmark.engines.transformers import Transformers, load_transformers
 
-        torch.set_num_threads(threads)
-        loaded = load_transformers(weights, dtype, device, trust_remote_code)
-        backend = Transformers(loaded, max_length)
-        identity = _identity(
-            "transformers",
-            version=importlib.metadata.version("transformers"),
-            kernel=loaded.kernel,
-            dtype=loaded.dtype,
-            threads=threads,
-            schedule=backend.schedule,
-        )
-    return Engine(BenchmarkLM(backend, base, progress), identity)
-
-
-def _identity(name: str, *, version: str, **facts: Any) -> dict[str, Any]:
-    return {"name": name, "version": f"{version} (engine {VERSIONS[name]})", **facts}
+    torch.set_num_threads(settings.threads)
+    loaded = load_transformers(weights, settings.dtype, settings.device, settings.trust_remote_code)
+    return Transformers(loaded, settings), {
+        "version": importlib.metadata.version("transformers"),
+        "kernel": loaded.kernel,
+        "dtype": loaded.dtype,
+    }

@@ -1,19 +1,23 @@
-"""What an engine must be able to do, and the parts of the schedule that all engines share.
-
-The schedule is canonical: which tokens are forwarded together depends on the document alone, never
-on its neighbours. So a document's numbers are the same alone, in a subset and in the full set.
-"""
+"""What an engine must be able to do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-CHUNK = 64
-"""Tokens of a context that are forwarded together, and the multiple at which a prefix is reused."""
+import numpy as np
+from numpy.typing import NDArray
+
+from slm_benchmark.engines.schedule import Part, Plan
 
 Scored = tuple[float, bool]
 """Log-probability of a continuation, in nats, and whether each of its tokens is the likeliest."""
+
+Logits = NDArray[np.float32]
+
+
+class OutOfMemory(MemoryError):
+    """No memory for a cache or a forward; what the backend holds may be lost."""
 
 
 class Backend(Protocol):
@@ -21,62 +25,75 @@ class Backend(Protocol):
 
     Attributes:
         max_length: Longest context and continuation together, in tokens.
+        rows: Sequences that one step of a generation forwards. A step always has this many rows,
+            filled up with padding, since the shape of a forward decides how it is rounded.
+        forwarded_tokens: Tokens forwarded so far, those of padding left out.
+        padding_tokens: Tokens of padding forwarded so far.
     """
 
     max_length: int
+    rows: int
+    forwarded_tokens: int
+    padding_tokens: int
 
-    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Scored]:
-        """Score the continuations of one document.
+    @property
+    def schedule(self) -> str:
+        """Order and shape of the forwards, in words."""
 
-        Args:
-            context: At least one token.
-            continuations: Token ids of each continuation, none of them empty.
+    def score(self, part: Part) -> list[Scored]:
+        """Score the continuations of a part.
 
-        Returns:
-            One (log-probability, is greedy) pair for each continuation.
+        Raises:
+            OutOfMemory: when there is no memory for it.
         """
 
-    def generate(
-        self, context: Sequence[int], max_tokens: int, finished: Callable[[list[int]], bool]
-    ) -> list[int]:
-        """Continue ``context`` greedily.
+    def prepare(self, plan: Plan) -> None:
+        """Make room for the longest part of a plan.
 
-        Args:
-            context: At least one token.
-            max_tokens: Upper limit of new tokens.
-            finished: Told the new tokens after each one; true ends the generation.
-
-        Returns:
-            The new tokens, the last one included.
+        Raises:
+            OutOfMemory: when there is no memory for it.
         """
 
+    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+        """Make room for generations.
 
-def reusable_prefix(cached: Sequence[int], wanted: Sequence[int]) -> int:
-    """Length of the cached prefix that ``wanted`` may reuse: a multiple of `CHUNK`."""
-    shared = 0
-    for old, new in zip(cached, wanted, strict=False):
-        if old != new:
-            break
-        shared += 1
-    return shared // CHUNK * CHUNK
+        Args:
+            plan: Of all prompts.
+            tokens: Length of each prompt with its longest answer.
 
+        Returns:
+            Tokens that running generations may hold together.
+        """
 
-def packs(
-    continuations: Sequence[Sequence[int]], most_rows: int, most_tokens: int
-) -> Iterator[list[Sequence[int]]]:
-    """Split the continuations of a document, in order, into packs that are forwarded together.
+    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+        """Begin a generation.
 
-    Args:
-        continuations: Token ids of each continuation.
-        most_rows: Most continuations in a pack.
-        most_tokens: Most tokens in a pack of more than one.
-    """
-    pack: list[Sequence[int]] = []
-    for continuation in continuations:
-        size = sum(map(len, pack)) + len(continuation)
-        if pack and (size > most_tokens or len(pack) == most_rows):
-            yield pack
-            pack = []
-        pack.append(continuation)
-    if pack:
-        yield pack
+        Args:
+            part: A prompt; its only continuation is not looked at.
+            tokens: Length of the prompt with its longest answer.
+
+        Returns:
+            The generation's state, and the logits that follow the prompt, shape (vocabulary,).
+
+        Raises:
+            OutOfMemory: when there is no memory for it.
+        """
+
+    def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
+        """Forward one token of each running generation, at most `rows`.
+
+        Returns:
+            Logits, shape (states, vocabulary).
+
+        Raises:
+            OutOfMemory: when there is no memory for it.
+        """
+
+    def finish(self, state: Any) -> None:
+        """End a generation."""
+
+    def free(self) -> None:
+        """Give back all memory but the weights; every running generation is lost."""
+
+    def close(self) -> None:
+        """Give back all memory."""

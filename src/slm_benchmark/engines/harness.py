@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -17,14 +18,29 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from slm_benchmark.engines.backend import Backend, Scored
-from slm_benchmark.errors import UserError
+from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
+from slm_benchmark.engines.generation import (
+    Job,
+    Sampling,
+    chooser,
+    generate,
+    plan_prompts,
+    read_sampling,
+)
+from slm_benchmark.engines.journal import Journal
+from slm_benchmark.engines.schedule import Pair, Part, Plan, plan_document, plan_parts
+from slm_benchmark.errors import EnvironmentFault
+from slm_benchmark.files import digest
 
 Progress = Callable[[int, int], None]
 """Told (documents done, documents in all) after each document."""
 
 DEFAULT_MAX_GEN_TOKS = 256
 """The harness's own default for tasks that name none."""
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody is told."""
 
 
 class BenchmarkLM(TemplateLM):  # type: ignore[misc]
@@ -34,16 +50,40 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         backend: The loaded model.
         tokenizer: Folder of the base model, whose tokenizer encodes for every weight format.
         progress: Called after each document.
+        journal: Where finished requests are kept, and looked up.
+        seed: Of sampled generations.
+        trust_remote_code: Whether the tokenizer's own code may run.
+
+    Attributes:
+        truncated: Task and number of the documents whose context was cut from the left.
+        unfinished: Task and number of the documents whose answer reached its limit of tokens.
     """
 
-    def __init__(self, backend: Backend, tokenizer: Path, progress: Progress) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Path,
+        progress: Progress = silent,
+        journal: Journal | None = None,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
         from transformers import AutoTokenizer
 
         super().__init__()
         self.model = backend
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer, trust_remote_code=trust_remote_code
+        )
         self.progress = progress
+        self.truncated: set[tuple[str | None, int | None]] = set()
+        self.unfinished: set[tuple[str | None, int | None]] = set()
+        self._journal = journal
+        self._seed = seed
         self._end_tokens = _end_tokens(tokenizer) | {self.tokenizer.eos_token_id}
+        self._tokens = dict.fromkeys(("unique", "forwarded", "chunk_rounding", "generated"), 0)
+        # The choices of a document have the same context, one after the other.
+        self._encode_context = functools.lru_cache(maxsize=4)(self._encode_plain)
 
     @property
     def eot_token_id(self) -> int:
@@ -63,16 +103,26 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
     def tokenizer_name(self) -> str:
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
+    def tokens(self) -> dict[str, int]:
+        """What was forwarded for the requests so far, by plan.
+
+        Returns:
+            The cell schema's ``tokens`` block, in tokens.
+        """
+        return {f"{name}_tokens": count for name, count in self._tokens.items()}
+
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
         """Token ids of ``string``; a text that begins with the BOS token gets no second one."""
         if add_special_tokens is None:
-            if string.startswith(self.tokenizer.decode(self.prefix_token_id)):
-                add_special_tokens = False
-            else:
-                return list(self.tokenizer.encode(string))
+            return list(self._encode_context(string))
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+
+    def _encode_plain(self, string: str) -> tuple[int, ...]:
+        if string.startswith(self.tokenizer.decode(self.prefix_token_id)):
+            return tuple(self.tokenizer.encode(string, add_special_tokens=False))
+        return tuple(self.tokenizer.encode(string))
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -92,25 +142,23 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
     ) -> list[tuple[float, bool]]:
         """Score requests document by document, so that the choices of one share its context."""
         documents = [
-            list(group)
-            for _, group in itertools.groupby(requests, key=lambda r: (r.task_name, r.doc_id))
+            list(group) for _, group in itertools.groupby(requests, key=lambda r: _name(r))
         ]
-        encoded = [[self.encode(*request.args) for request in document] for document in documents]
-        # Documents in the order of their tokens share the longest prefixes.
-        order = sorted(range(len(documents)), key=lambda i: encoded[i][0][0])
-        scored: dict[int, list[Scored]] = {}
-        for done, index in enumerate(order, start=1):
-            scored[index] = self._score_document(encoded[index])
-            self.progress(done, len(documents))
-        return [score for index in range(len(documents)) for score in scored[index]]
+        pairs = []
+        for document in documents:
+            encoded = [self.encode(*request.args) for request in document]
+            if any(_is_too_long(pair, self.max_length) for pair in encoded):
+                self.truncated.add(_name(document[0]))
+            pairs.append([_truncate(pair, self.max_length) for pair in encoded])
+        return [score for scores in self._score(pairs) for score in scores]
 
-    def encode(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    def encode(self, context: str, continuation: str) -> Pair:
         """Token ids of a pair before any cut; an empty context becomes the prefix token.
 
         Raises:
             ValueError: when either part is left without tokens.
         """
-        pair: tuple[list[int], list[int]]
+        pair: Pair
         if context:
             pair = self._encode_pair(context, continuation)
         else:
@@ -121,89 +169,194 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             raise ValueError(f"no tokens to score in {continuation!r} after {context[-80:]!r}")
         return pair
 
-    def _score_document(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[Scored]:
-        scored: list[Scored] = []
-        cut = [_truncate(c, t, self.max_length) for c, t in pairs]
-        for context, group in itertools.groupby(cut, key=lambda pair: pair[0]):
-            scored += self.model.score(context, [continuation for _, continuation in group])
-        return scored
-
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[Scored]:
-        return [self._score_document([(context, target)])[0] for _, context, target in requests]
+        pairs = [[_truncate((c, t), self.max_length)] for _, c, t in requests]
+        return [score for (score,) in self._score(pairs)]
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Log-probability of whole texts, in windows of the model's length."""
-        totals = []
-        for done, request in enumerate(requests, start=1):
-            windows = get_rolling_token_windows(
+        windows = []
+        owners = []
+        for number, request in enumerate(requests):
+            for window in get_rolling_token_windows(
                 token_list=self.tok_encode(request.args[0]),
                 prefix_token=self.prefix_token_id,
-                max_seq_len=self.model.max_length,
+                max_seq_len=self.max_length,
                 context_len=1,
-            )
-            pairs = [make_disjoint_window(window) for window in windows]
-            totals.append(sum(self._score_document([pair])[0][0] for pair in pairs))
-            self.progress(done, len(requests))
+            ):
+                windows.append([make_disjoint_window(window)])
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for number, ((score, _),) in zip(owners, self._score(windows), strict=True):
+            totals[number] += score
         return totals
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Greedy continuations, cut at the first stop string."""
-        contexts = [self.tok_encode(request.args[0]) for request in requests]
-        texts: dict[int, str] = {}
-        order = sorted(range(len(requests)), key=lambda i: contexts[i])
-        for done, index in enumerate(order, start=1):
-            texts[index] = self._generate(contexts[index], dict(requests[index].args[1]))
-            self.progress(done, len(requests))
-        return [texts[index] for index in range(len(requests))]
+    def _score(self, documents: Sequence[Sequence[Pair]]) -> list[list[Scored]]:
+        """Score all pairs of all documents."""
+        parts: list[Part] = []
+        owners: list[tuple[int, list[int]]] = []
+        for number, pairs in enumerate(documents):
+            for part, indices in plan_document(pairs):
+                parts.append(part)
+                owners.append((number, indices))
+        plan = plan_parts(parts)
+        self._count(plan)
+        scored: list[dict[int, Scored]] = [{} for _ in documents]
+        done = 0
+        for index in plan.order:
+            number, indices = owners[index]
+            scores = self._score_once(parts[index], plan)
+            scored[number] |= dict(zip(indices, scores, strict=True))
+            if len(scored[number]) == len(documents[number]):
+                done += 1
+                self.progress(done, len(documents))
+        return [[found[i] for i in range(len(found))] for found in scored]
 
-    def _generate(self, context: list[int], settings: dict[str, Any]) -> str:
-        settings = normalize_gen_kwargs(settings, DEFAULT_MAX_GEN_TOKS)
-        if settings.get("do_sample") and settings.get("temperature", 0.0) > 0.0:
-            raise UserError(
-                "sampling is not supported; all tasks here are scored on greedy answers",
-                field="generation_kwargs",
-                value=settings,
-                fix="use do_sample: false",
-            )
+    def _score_part(self, part: Part, plan: Plan) -> list[Scored]:
+        try:
+            self.model.prepare(plan)
+            return self.model.score(part)
+        except OutOfMemory:
+            # Without what is cached for others, the part may fit.
+            self.model.free()
+        try:
+            return self.model.score(part)
+        except OutOfMemory as error:
+            raise EnvironmentFault(
+                f"no memory for a document of {part.length} tokens: {error}",
+                fix="free memory, or run fewer jobs at once",
+            ) from error
+
+    def _score_once(self, part: Part, plan: Plan) -> list[Scored]:
+        """The scores of a part from the journal, or scored now and kept there."""
+        if self._journal is None:
+            return self._score_part(part, plan)
+        key = digest([part.trunk, part.tokens, part.parents, part.predictors, part.targets])
+        found = self._journal.get(key)
+        if found is None:
+            found = self._score_part(part, plan)
+            self._journal.put(key, found)
+        return [(float(value), bool(greedy)) for value, greedy in found]
+
+    def _count(self, plan: Plan) -> None:
+        self._tokens["unique"] += plan.unique_tokens
+        self._tokens["forwarded"] += plan.forwarded_tokens
+        self._tokens["chunk_rounding"] += plan.chunk_rounding_tokens
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continuations, cut at the first stop string; greedy, or drawn with the engine's seed."""
+        seen: dict[str, int] = {}
+        contexts, keys, makers, stops = [], [], [], []
+        for request in requests:
+            context, settings = self._prompt(request)
+            sampling = read_sampling(settings)
+            asked = digest([context, settings["until"], settings["max_gen_toks"], str(sampling)])
+            # A harness that wants several samples of a document asks as often.
+            repeat = seen.get(asked, 0) if sampling else 0
+            seen[asked] = repeat + 1
+            keys.append(f"{asked}-{self._seed}-{repeat}" if sampling else asked)
+            seed = [self._seed, repeat, int(asked[:16], 16)]
+            stops.append(settings["until"])
+            makers.append(functools.partial(self._job, context, settings, sampling, seed))
+            contexts.append(context)
+        self._count(plan_prompts(contexts)[1])
+        made = self._generate(keys, makers)
+        for request, (new, by_itself) in zip(requests, made, strict=True):
+            # The last token is chosen, not forwarded.
+            for name, count in (("unique", -1), ("forwarded", -1), ("generated", 0)):
+                self._tokens[name] += len(new) + count
+            if not by_itself:
+                self.unfinished.add(_name(request))
+        texts = [self.tokenizer.decode(new, skip_special_tokens=True) for new, _ in made]
+        return [
+            str(postprocess_generated_text(text, until, None))
+            for text, until in zip(texts, stops, strict=True)
+        ]
+
+    def _job(
+        self,
+        context: list[int],
+        settings: dict[str, Any],
+        sampling: Sampling | None,
+        seed: Sequence[int],
+    ) -> Job:
+        ending = self._ending(settings["until"])
+        return Job(context, settings["max_gen_toks"], chooser(sampling, seed), ending)
+
+    def _generate(
+        self, keys: Sequence[str], makers: Sequence[Callable[[], Job]]
+    ) -> list[tuple[list[int], bool]]:
+        """New tokens of each job, and whether it ended by itself."""
+        found: dict[int, tuple[list[int], bool]] = {}
+        if self._journal is not None:
+            kept = {index: self._journal.get(key) for index, key in enumerate(keys)}
+            found = {index: tuple(made) for index, made in kept.items() if made is not None}
+        missing = [index for index in range(len(keys)) if index not in found]
+        for number, new, by_itself in generate(self.model, [makers[i] for i in missing]):
+            found[missing[number]] = (new, by_itself)
+            if self._journal is not None:
+                self._journal.put(keys[missing[number]], [new, by_itself])
+            self.progress(len(found), len(keys))
+        return [found[index] for index in range(len(keys))]
+
+    def _prompt(self, request: Instance) -> tuple[list[int], dict[str, Any]]:
+        """Tokens of a prompt, cut to leave room for its answer, and its generation settings."""
+        settings = normalize_gen_kwargs(dict(request.args[1]), DEFAULT_MAX_GEN_TOKS)
         eos = self.tokenizer.decode(self.eot_token_id)
-        until = handle_stop_sequences(settings.get("until"), eos=eos)
-        limit = int(settings["max_gen_toks"])
+        settings["until"] = handle_stop_sequences(settings.get("until"), eos=eos)
+        limit = settings["max_gen_toks"] = int(settings["max_gen_toks"])
         room = self.max_length - limit
         if room < 1:
             raise ValueError(
                 f"an answer of up to {limit} tokens leaves no room for its prompt in the window of "
                 f"{self.max_length}"
             )
+        context = self.tok_encode(request.args[0])
+        if len(context) > room:
+            self.truncated.add(_name(request))
+        return context[-room:], settings
 
-        def finished(new: list[int]) -> bool:
+    def _ending(self, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """Whether new tokens end with an end token, or hold a stop string."""
+        # Whatever ends with the last token lies in the tokens of so many bytes; what ended before
+        # was found before.
+        reach = 8 + max((len(stop.encode()) for stop in until), default=0)
+
+        def finished(new: Sequence[int]) -> bool:
             if new[-1] in self._end_tokens:
                 return True
             # A stop string may be a special token, which has no text once these are left out.
-            text = self.tokenizer.decode(new)
+            text = self.tokenizer.decode(list(new[-reach:]))
             return any(stop in text for stop in until)
 
-        new = self.model.generate(context[-room:], limit, finished)
-        text = self.tokenizer.decode(new, skip_special_tokens=True)
-        return str(postprocess_generated_text(text, until, None))
+        return finished
 
 
-def _truncate(
-    context: list[int], continuation: list[int], max_length: int
-) -> tuple[list[int], list[int]]:
+def _name(request: Instance) -> tuple[str | None, int | None]:
+    return request.task_name, request.doc_id
+
+
+def _is_too_long(pair: Pair, max_length: int) -> bool:
+    # The last token of a continuation is scored, not read.
+    return sum(map(len, pair)) - 1 > max_length
+
+
+def _truncate(pair: Pair, max_length: int) -> Pair:
     """Cut a pair from the left to what the model can see, as the harness's own backend does.
 
     Raises:
         ValueError: when the continuation alone is longer.
     """
+    context, continuation = pair
     if len(continuation) > max_length:
         raise ValueError(
             f"a continuation of {len(continuation)} tokens does not fit a window of {max_length}"
         )
-    whole = (context + continuation)[-(max_length + 1) :]
+    whole = [*context, *continuation][-(max_length + 1) :]
     return whole[: -len(continuation)], continuation
 
 

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-VERSIONS = {"llama.cpp": 1, "transformers": 1}
+Name = Literal["llama.cpp", "transformers", "vllm"]
+
+VERSIONS = {"llama.cpp": 2, "transformers": 2, "vllm": 1}
 """Raised when an engine of ours may give other numbers: it reruns the cells that used it."""
 
 
-def engine_name(variant: str) -> str:
-    """The engine that runs a variant."""
-    return "llama.cpp" if variant.startswith("gguf-") else "transformers"
+def engine_name(variant: str, choice: str = "default") -> Name:
+    """The engine that runs a variant.
+
+    Args:
+        variant: Such as base or gguf-q8_0.
+        choice: The protocol's ``engine``.
+    """
+    if variant.startswith("gguf-"):
+        return "llama.cpp"
+    return "vllm" if choice == "vllm" else "transformers"
 
 
-def engine_packages(variant: str) -> list[str]:
-    """Packages of the lock whose versions decide a variant's numbers."""
-    if engine_name(variant) == "llama.cpp":
+def engine_packages(variant: str, choice: str = "default") -> list[str]:
+    """Packages of the lock whose versions decide a variant's numbers; vLLM is not in the lock."""
+    name = engine_name(variant, choice)
+    if name == "llama.cpp":
         return ["llama-cpp-python", "lm-eval", "tokenizers"]
+    if name == "vllm":
+        return ["lm-eval", "tokenizers", "transformers"]
     quantized = ["gptqmodel"] if variant in ("gptq-4bit", "awq-4bit") else []
     return ["lm-eval", "tokenizers", "torch", "transformers", *quantized]
 
 
-def unknown_engine(variant: str, threads: int) -> dict[str, Any]:
+def unknown_engine(variant: str, threads: int, choice: str = "default") -> dict[str, Any]:
     """The records' ``engine`` block where the engine did not come up."""
     return {
-        "name": engine_name(variant),
+        "name": engine_name(variant, choice),
         "version": "unknown",
         "kernel": None,
         "dtype": "unknown",

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from llama_cpp import llama_cpp as api
-from numpy.typing import NDArray
 
-from slm_benchmark.engines.backend import CHUNK, Scored, packs, reusable_prefix
-from slm_benchmark.errors import EnvironmentFault, UserError
+from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
+from slm_benchmark.engines.memory import budget_bytes
+from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, reusable_prefix
+from slm_benchmark.engines.scores import read_scores
+from slm_benchmark.engines.settings import Settings
+from slm_benchmark.errors import UserError
 
-BATCH = 2048
-"""Most tokens in one decode."""
+ROWS = 8
+"""Rows of a generation step. More would pay little: eight already keep the cores busy."""
 
-SEQUENCES = 16
-"""Sequences in the cache: number 0 holds the shared prefix, the others one choice each."""
+TRUNK = 0
+"""Sequence of the trunk in the scoring context; leaf n has sequence n + 1."""
 
-SCHEDULE = (
-    f"prefix in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; last context "
-    f"token and up to {SEQUENCES - 1} choices of a document in one decode"
-)
-
+_CELL_BLOCK = 256
+_NO_SLOT = 1
+_ALLOCATION_FAILED = -2
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the bindings do not name it
 
 
@@ -38,20 +41,152 @@ _messages: list[str] = []
 api.llama_log_set(_keep_quiet, ctypes.c_void_p(0))
 
 
+class Context:
+    """A key-value cache and what is needed to forward tokens through it.
+
+    Flash attention is on: it goes through the keys of each row in the order of the cache and
+    passes over those of other sequences, so that these do not change how a row is rounded.
+
+    Args:
+        model: The model's handle.
+        cells: Tokens that the cache can hold.
+        sequences: Sequences that it can hold.
+        threads: CPU threads.
+
+    Raises:
+        OutOfMemory: when there is no memory for the cache.
+    """
+
+    def __init__(self, model: Any, cells: int, sequences: int, threads: int) -> None:
+        parameters = api.llama_context_default_params()
+        parameters.n_ctx = cells
+        parameters.n_batch = parameters.n_ubatch = TREE
+        parameters.n_seq_max = sequences
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.kv_unified = True  # sequences share cells: a copied prefix costs no memory
+        parameters.swa_full = True  # a sliding window keeps what a cut-back prefix needs again
+        parameters.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        parameters.no_perf = True
+        self.handle = api.llama_init_from_model(model, parameters)
+        if not self.handle:
+            raise OutOfMemory(f"no memory for a cache of {cells} tokens: {'; '.join(_messages)}")
+        self.cells = cells
+        self.vocabulary = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(model)))
+        self.memory = api.llama_get_memory(self.handle)
+        self._batch = api.llama_batch_init(TREE, 0, sequences)
+        self._token = np.ctypeslib.as_array(self._batch.token, (TREE,))
+        self._position = np.ctypeslib.as_array(self._batch.pos, (TREE,))
+        self._wanted = np.ctypeslib.as_array(self._batch.logits, (TREE,))
+        self._owners = np.ctypeslib.as_array(self._batch.n_seq_id, (TREE,))
+
+    def close(self) -> None:
+        api.llama_batch_free(self._batch)
+        api.llama_free(self.handle)
+
+    def decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        sequences: Sequence[Sequence[int]],
+        wanted: Sequence[int],
+    ) -> Logits:
+        """Forward up to `TREE` tokens.
+
+        Args:
+            tokens: Token ids.
+            positions: Their positions.
+            sequences: For each token, the sequences that it belongs to.
+            wanted: Indices of the tokens whose logits are needed, ascending.
+
+        Returns:
+            Logits, shape (wanted, vocabulary): a view of llama.cpp's memory, valid until the next
+            call.
+
+        Raises:
+            OutOfMemory: when there is no memory, or no cell, for the tokens.
+        """
+        count = len(tokens)
+        self._token[:count] = tokens
+        self._position[:count] = positions
+        self._owners[:count] = [len(owners) for owners in sequences]
+        for index, owners in enumerate(sequences):
+            row = self._batch.seq_id[index]
+            for number, owner in enumerate(owners):
+                row[number] = owner
+        self._wanted[:count] = 0
+        self._wanted[list(wanted)] = 1
+        self._batch.n_tokens = count
+        _messages.clear()
+        code = api.llama_decode(self.handle, self._batch)
+        if code in (_NO_SLOT, _ALLOCATION_FAILED):
+            raise OutOfMemory(f"llama.cpp has no memory to forward {count} tokens")
+        if code != 0:
+            raise RuntimeError(f"llama_decode answered with code {code}: {'; '.join(_messages)}")
+        if not wanted:
+            return np.empty((0, self.vocabulary), dtype=np.float32)
+        pointer = api.llama_get_logits(self.handle)
+        return np.ctypeslib.as_array(pointer, (len(wanted), self.vocabulary))
+
+    def decode_chain(self, tokens: Sequence[int], start: int, sequence: int, piece: int) -> None:
+        """Forward consecutive tokens of one sequence in pieces, without logits."""
+        for begin in range(0, len(tokens), piece):
+            part = tokens[begin : begin + piece]
+            first = start + begin
+            self.decode(part, range(first, first + len(part)), [(sequence,)] * len(part), ())
+
+    def copy(self, source: int, target: int) -> None:
+        """Let the cells of a sequence belong to another one too."""
+        api.llama_memory_seq_cp(self.memory, source, target, -1, -1)
+
+    def cut(self, sequence: int, length: int) -> bool:
+        """Keep the first ``length`` tokens of a sequence; False where the cache cannot."""
+        return bool(api.llama_memory_seq_rm(self.memory, sequence, length, -1))
+
+    def clear(self) -> None:
+        """Empty the cache."""
+        api.llama_memory_clear(self.memory, True)
+
+    def take_out(self, sequence: int) -> bytes:
+        """The keys and values of a sequence, in the order of its cells."""
+        size = api.llama_state_seq_get_size(self.handle, sequence)
+        state = (ctypes.c_uint8 * size)()
+        taken = api.llama_state_seq_get_data(self.handle, state, size, sequence)
+        if taken != size:
+            raise RuntimeError(f"llama.cpp gave {taken} bytes of a sequence's {size}")
+        return bytes(state)
+
+    def put_in(self, sequence: int, state: bytes) -> None:
+        """Give a sequence keys and values that were taken out."""
+        data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        if not api.llama_state_seq_set_data(self.handle, data, len(state), sequence):
+            raise OutOfMemory("the cache has no room for a sequence")
+
+
+@dataclass(eq=False)
+class Running:
+    """A generation in the cache of `_Company`.
+
+    Attributes:
+        sequence: Its sequence there.
+        length: Its tokens there.
+    """
+
+    sequence: int
+    length: int
+
+
 class LlamaCpp:
-    """A loaded GGUF model with a key-value cache.
+    """A loaded GGUF model.
 
     Args:
         file: The GGUF file.
-        threads: Threads for decoding.
-        max_length: Longest context and continuation together, in tokens.
+        settings: Of these, the window, the threads and the memory budget.
 
     Raises:
         UserError: when llama.cpp cannot load the file.
-        EnvironmentFault: when there is no memory for the cache.
     """
 
-    def __init__(self, file: Path, threads: int, max_length: int) -> None:
+    def __init__(self, file: Path, settings: Settings) -> None:
         _messages.clear()
         api.llama_backend_init()
         self.model = api.llama_model_load_from_file(
@@ -63,27 +198,29 @@ class LlamaCpp:
                 file=file,
                 fix="the file is truncated or damaged; delete its folder and run again",
             )
-        self.vocabulary_size = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model)))
-        self.max_length = max_length
-        parameters = api.llama_context_default_params()
-        parameters.n_ctx = max_length + BATCH
-        parameters.n_batch = parameters.n_ubatch = BATCH
-        parameters.n_seq_max = SEQUENCES
-        parameters.n_threads = parameters.n_threads_batch = threads
-        parameters.kv_unified = True  # a copied prefix costs no memory
-        parameters.flash_attn_type = 0
-        parameters.no_perf = True
-        self.context = api.llama_init_from_model(self.model, parameters)
-        if not self.context:
-            self.close()
-            raise EnvironmentFault(
-                f"no memory for a cache of {parameters.n_ctx} tokens: {'; '.join(_messages)}",
-                file=file,
-                fix="free memory, or run fewer jobs at once",
-            )
-        self.memory = api.llama_get_memory(self.context)
-        self.batch = api.llama_batch_init(BATCH, 0, 1)
-        self.cached: list[int] = []
+        self.max_length = settings.max_length
+        self._threads = settings.threads
+        self._budget = settings.memory_budget_bytes
+        # The state of a recurrent layer stands for all tokens before it: it cannot be cut back.
+        self.shares = not (
+            api.llama_model_is_recurrent(self.model) or api.llama_model_is_hybrid(self.model)
+        )
+        self.rows = ROWS if self.shares else 1
+        self.forwarded_tokens = self.padding_tokens = 0
+        self._scoring: Context | None = None
+        self._trunk: list[int] = []
+        self._company: _Company | None = None
+
+    @property
+    def schedule(self) -> str:
+        """See `Backend.schedule`."""
+        if not self.shares:
+            return "each continuation and each generation alone, from an empty cache"
+        return (
+            f"trunk in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; rest of "
+            f"the document as one tree of up to {TREE} tokens; generation in steps of {self.rows} "
+            f"row{'s' if self.rows > 1 else ''}"
+        )
 
     def __enter__(self) -> LlamaCpp:
         return self
@@ -97,16 +234,20 @@ class LlamaCpp:
         self.close()
 
     def close(self) -> None:
-        """Free the model and its cache."""
-        if getattr(self, "batch", None) is not None:
-            api.llama_batch_free(self.batch)
-            self.batch = None
-        if getattr(self, "context", None):
-            api.llama_free(self.context)
-            self.context = None
+        """See `Backend.close`."""
         if self.model:
+            self.free()
             api.llama_model_free(self.model)
             self.model = None
+
+    def free(self) -> None:
+        """See `Backend.free`."""
+        if self._company:
+            self._company.context.close()
+        if self._scoring:
+            self._scoring.close()
+        self._company = self._scoring = None
+        self._trunk = []
 
     def check_finite(self) -> None:
         """One forward pass over a few tokens.
@@ -114,115 +255,216 @@ class LlamaCpp:
         Raises:
             UserError: when a logit is not finite.
         """
-        logits = self._decode([(token, token, 0, True) for token in range(16)])
-        self._forget()
-        if not np.isfinite(logits).all():
+        context = self._scoring_context(16)
+        logits = context.decode(range(16), range(16), [(TRUNK,)] * 16, range(16))
+        finite = bool(np.isfinite(logits).all())
+        self.free()
+        if not finite:
             raise UserError(
                 "the quantized model's logits are not finite",
                 fix="take this variant out of the card's quantizations and report the model",
             )
 
-    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Scored]:
+    def score(self, part: Part) -> list[Scored]:
         """See `Backend.score`."""
-        self._prefill(context[:-1])
-        scored: list[Scored] = []
-        for pack in packs(continuations, SEQUENCES - 1, BATCH):
-            scored += self._score_pack(context, pack)
+        context = self._scoring_context(part.length)
+        if not self.shares:
+            return self._score_alone(context, part)
+        logits = self._forward(context, part)
+        self._drop_tree(context, part)
+        return read_scores(part, logits)
+
+    def _forward(self, context: Context, part: Part) -> Logits:
+        """Forward a part; its leaves stay in the cache. Returns the wanted logits."""
+        self._extend_trunk(context, part.trunk)
+        for leaf in range(len(part.leaves)):
+            context.copy(TRUNK, leaf + 1)
+        sequences = [[leaf + 1 for leaf in leaves] for leaves in part.leaves_below]
+        wanted = np.asarray(part.wanted)
+        rows = []
+        # More than one block is needed for a single, long continuation only.
+        for begin in range(0, len(part.tokens), TREE):
+            block = slice(begin, begin + TREE)
+            inside = wanted[(wanted >= begin) & (wanted < begin + TREE)] - begin
+            logits = context.decode(
+                part.tokens[block], part.positions[block], sequences[block], inside.tolist()
+            )
+            rows.append(logits if len(part.tokens) <= TREE else logits.copy())
+        self.forwarded_tokens += len(part.tokens)
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+    def _extend_trunk(self, context: Context, trunk: list[int]) -> None:
+        """Make the trunk's sequence hold exactly ``trunk``."""
+        shared = reusable_prefix(self._trunk, trunk)
+        if not context.cut(TRUNK, shared):
+            raise RuntimeError("llama.cpp cannot cut back the cache of this model")
+        self._trunk = trunk[:shared]
+        context.decode_chain(trunk[shared:], shared, TRUNK, CHUNK)
+        self.forwarded_tokens += len(trunk) - shared
+        self._trunk = trunk
+
+    def _drop_tree(self, context: Context, part: Part) -> None:
+        for leaf in range(len(part.leaves)):
+            context.cut(leaf + 1, 0)
+
+    def _score_alone(self, context: Context, part: Part) -> list[Scored]:
+        scored = []
+        for nodes, targets in zip(part.predictors, part.targets, strict=True):
+            alone = part.chain_to(nodes, targets)
+            context.clear()
+            scored += read_scores(alone, self._forward_chain(context, alone))
         return scored
 
-    def _score_pack(
-        self, context: Sequence[int], continuations: Sequence[Sequence[int]]
-    ) -> list[Scored]:
-        position = len(context) - 1
-        items = []
-        for sequence, continuation in enumerate(continuations, start=1):
-            api.llama_memory_seq_cp(self.memory, 0, sequence, -1, -1)
-            tokens = [context[-1], *continuation[:-1]]
-            items += [(t, position + i, sequence, True) for i, t in enumerate(tokens)]
-        # A single continuation may be longer than one decode; several never are.
-        blocks = [self._decode(items[i : i + BATCH]) for i in range(0, len(items), BATCH)]
-        targets = np.concatenate([np.asarray(c, dtype=np.int64) for c in continuations])
-        values = np.concatenate(
-            [
-                _log_probabilities(block, targets[i * BATCH : i * BATCH + len(block)])
-                for i, block in enumerate(blocks)
-            ]
-        )
-        greedy = np.concatenate([block.argmax(axis=1) for block in blocks]) == targets
-        scored, start = [], 0
-        for sequence, continuation in enumerate(continuations, start=1):
-            part = slice(start, start + len(continuation))
-            scored.append((float(values[part].sum()), bool(greedy[part].all())))
-            api.llama_memory_seq_rm(self.memory, sequence, -1, -1)
-            start = part.stop
-        return scored
+    def _forward_chain(self, context: Context, part: Part) -> Logits:
+        """Forward a part of one sequence from an empty cache, in pieces of `TREE`."""
+        wanted, rows = set(part.wanted), []
+        for begin in range(0, len(part.tokens), TREE):
+            piece = part.tokens[begin : begin + TREE]
+            inside = [i for i in range(len(piece)) if begin + i in wanted]
+            positions = range(begin, begin + len(piece))
+            rows.append(context.decode(piece, positions, [(TRUNK,)] * len(piece), inside).copy())
+        self.forwarded_tokens += len(part.tokens)
+        return np.concatenate(rows)
 
-    def generate(
-        self,
-        context: Sequence[int],
-        max_tokens: int,
-        finished: Callable[[list[int]], bool],
-    ) -> list[int]:
-        """See `Backend.generate`."""
-        self._prefill(context[:-1])
-        new: list[int] = []
-        token = context[-1]
-        while len(new) < max_tokens:
-            logits = self._decode([(token, len(context) - 1 + len(new), 0, True)])
-            token = int(logits[0].argmax())
-            new.append(token)
-            if finished(new):
-                break
-        api.llama_memory_seq_rm(self.memory, 0, len(context) - 1, -1)
-        return new
+    def prepare(self, plan: Plan) -> None:
+        """See `Backend.prepare`."""
+        self._scoring_context(plan.longest)
 
-    def _prefill(self, prefix: Sequence[int]) -> None:
-        """Make sequence 0 of the cache hold exactly ``prefix``."""
-        shared = reusable_prefix(self.cached, prefix)
-        if not api.llama_memory_seq_rm(self.memory, 0, shared, -1):
-            # Recurrent and sliding-window caches cannot be cut: start from an empty one.
-            self._forget()
-            shared = 0
-        self.cached = list(prefix[:shared])
-        for start in range(shared, len(prefix), CHUNK):
-            chunk = prefix[start : start + CHUNK]
-            self._decode([(t, start + i, 0, False) for i, t in enumerate(chunk)])
-            self.cached += chunk
+    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+        """See `Backend.reserve`."""
+        self.prepare(plan)
+        if not self.shares:
+            return max(tokens)
+        together = sum(sorted(tokens)[-self.rows :])
+        fitting = budget_bytes(self._budget) // self._bytes_per_token()
+        cells = max(min(together, fitting), max(tokens))
+        if self._company is None or self._company.capacity < cells:
+            if self._company:
+                self._company.context.close()
+            self._company = None
+            self._company = _Company(self.model, cells, self.rows, self._threads)
+        return self._company.capacity
 
-    def _forget(self) -> None:
-        api.llama_memory_clear(self.memory, True)
-        self.cached = []
+    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+        """See `Backend.start`."""
+        context = self._scoring_context(part.length if self.shares else tokens)
+        if not self.shares:
+            alone = part.chain_to(part.predictors[0], part.targets[0])
+            context.clear()
+            return Running(TRUNK, len(alone.tokens)), self._forward_chain(context, alone)[-1]
+        logits = self._forward(context, part)[-1].copy()
+        state = context.take_out(1)
+        self._drop_tree(context, part)
+        assert self._company is not None, "reserve comes first"
+        return self._company.admit(state, part.length), logits
 
-    def _decode(self, items: Sequence[tuple[int, int, int, bool]]) -> NDArray[np.float32]:
-        """Forward (token, position, sequence, wants logits) items.
+    def step(self, states: Sequence[Running], tokens: Sequence[int]) -> Logits:
+        """See `Backend.step`."""
+        self.forwarded_tokens += len(tokens)
+        if not self.shares:
+            (running,) = states
+            context = self._scoring_context(0)
+            running.length += 1
+            return context.decode(tokens, [running.length - 1], [(TRUNK,)], [0]).copy()
+        assert self._company is not None, "reserve comes first"
+        self.padding_tokens += self.rows - len(tokens)
+        return self._company.step(states, tokens)
 
-        Returns:
-            Logits, shape (items that want them, vocabulary size).
-        """
-        for i, (token, position, sequence, logits) in enumerate(items):
-            self.batch.token[i], self.batch.pos[i] = token, position
-            self.batch.n_seq_id[i], self.batch.seq_id[i][0] = 1, sequence
-            self.batch.logits[i] = logits
-        self.batch.n_tokens = len(items)
-        code = api.llama_decode(self.context, self.batch)
-        if code != 0:
-            self._forget()
-            raise RuntimeError(f"llama_decode answered with code {code}: {'; '.join(_messages)}")
-        rows = sum(item[3] for item in items)
-        if not rows:
-            return np.empty((0, self.vocabulary_size), dtype=np.float32)
-        pointer = api.llama_get_logits(self.context)
-        return np.ctypeslib.as_array(pointer, (rows, self.vocabulary_size)).copy()
+    def finish(self, state: Running) -> None:
+        """See `Backend.finish`."""
+        if self._company:
+            self._company.dismiss(state)
+
+    def _scoring_context(self, tokens: int) -> Context:
+        """The context for prompts and documents, grown to hold a part of ``tokens`` tokens."""
+        cells = -(-max(tokens, 1) // _CELL_BLOCK) * _CELL_BLOCK
+        if self._scoring is None or self._scoring.cells < cells:
+            if self._scoring:
+                self._scoring.close()
+            self._scoring, self._trunk = None, []
+            sequences = LEAVES + 1 if self.shares else 1
+            self._scoring = Context(self.model, cells, sequences, self._threads)
+        return self._scoring
+
+    def _bytes_per_token(self) -> int:
+        context = self._scoring_context(CHUNK)
+        context.decode_chain([0] * CHUNK, 0, 1, CHUNK)
+        size = len(context.take_out(1))
+        context.cut(1, 0)
+        return max(1, size // CHUNK)
 
 
-def _log_probabilities(
-    logits: NDArray[np.float32], targets: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Log-probability of one target token for each row of logits, shape (rows,), in nats."""
-    top = logits.max(axis=1, keepdims=True)
-    total = np.exp(logits - top).sum(axis=1, dtype=np.float64)
-    chosen = np.take_along_axis(logits, targets[:, None], axis=1)[:, 0].astype(np.float64)
-    return np.asarray(chosen - top[:, 0] - np.log(total), dtype=np.float64)
+class _Company:
+    """Generations that are forwarded together, equally many rows in each step.
+
+    A row is rounded the same whatever stands in the other rows, as long as the cells of a
+    sequence lie in the order of its tokens. So cells are only ever appended: what a finished
+    generation leaves is not filled up, and when the end is reached, those that still run are taken
+    out and put into an empty cache.
+
+    Args:
+        model: The model's handle.
+        tokens: Tokens that running generations may hold together.
+        rows: Rows of a step.
+        threads: CPU threads.
+    """
+
+    def __init__(self, model: Any, tokens: int, rows: int, threads: int) -> None:
+        self.capacity = tokens
+        self.rows = rows
+        cells = -(-(tokens + rows) // _CELL_BLOCK) * _CELL_BLOCK
+        self._sequences = 4 * rows
+        self._padding = self._sequences  # one sequence more
+        self.context = Context(model, cells, self._sequences + 1, threads)
+        self._running: list[Running] = []
+        self._used = 0
+        self._next_sequence = 0
+
+    def admit(self, state: bytes, length: int) -> Running:
+        """Let a generation join."""
+        running = Running(self._next_sequence, length)
+        full = self._is_full(length) or self._next_sequence == self._sequences
+        if full or not self._running:
+            self._compact()
+            running.sequence = self._next_sequence
+        self.context.put_in(running.sequence, state)
+        self._next_sequence += 1
+        self._used += length
+        self._running.append(running)
+        return running
+
+    def dismiss(self, running: Running) -> None:
+        """Let a generation leave; its cells stay taken until the next compaction."""
+        self._running.remove(running)
+
+    def step(self, states: Sequence[Running], tokens: Sequence[int]) -> Logits:
+        """Forward one token of each of ``states``; see `Backend.step`."""
+        if self._is_full(len(states)):
+            self._compact()
+        padding = range(self.rows - len(states))
+        logits = self.context.decode(
+            [*tokens, *(0 for _ in padding)],
+            [*(state.length for state in states), *padding],
+            [*((state.sequence,) for state in states), *((self._padding,) for _ in padding)],
+            range(self.rows),
+        )[: len(states)].copy()
+        self.context.cut(self._padding, 0)
+        self._used += len(states)
+        for state in states:
+            state.length += 1
+        return logits
+
+    def _is_full(self, more: int) -> bool:
+        return self._used + more + self.rows > self.context.cells
+
+    def _compact(self) -> None:
+        kept = [(running, self.context.take_out(running.sequence)) for running in self._running]
+        self.context.clear()
+        for sequence, (running, state) in enumerate(kept):
+            self.context.put_in(sequence, state)
+            running.sequence = sequence
+        self._next_sequence = len(kept)
+        self._used = sum(running.length for running in self._running)
 
 
 def build_description() -> str:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+import gc
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from slm_benchmark.engines.backend import CHUNK, Scored, packs, reusable_prefix
+from slm_benchmark.engines import company
+from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
+from slm_benchmark.engines.memory import budget_bytes
+from slm_benchmark.engines.schedule import CHUNK, TREE, Part, Plan, plan_document, reusable_prefix
+from slm_benchmark.engines.scores import read_scores
+from slm_benchmark.engines.settings import Settings
 
 ROWS = 16
-"""Most continuations in one forward."""
+"""Rows of a generation step: on a CPU a step of sixteen takes hardly longer than one of eight."""
 
-TOKENS = 2048
-"""Most tokens of several continuations in one forward."""
+_SAME = 0.1
+"""Most that two ways of computing the same logits may differ, as a share of their spread. Rounding
+to 16 bits gives a hundredth; a token that sees what it should not gives one and more."""
 
 
 @dataclass(frozen=True)
@@ -63,114 +72,265 @@ def load_transformers(
 
 
 class Transformers:
-    """A model on Transformers with a key-value cache that documents share.
+    """A model on Transformers.
 
-    The context is forwarded from position 0 in chunks of fixed size and a cached prefix is reused
-    at multiples of it; the last context token goes with the continuations of its document, one
-    row each. Models whose cache cannot be cut and copied (recurrent, hybrid, sliding window) take
-    a slower way: every continuation in a forward of its own, without a cache.
+    What a model's code allows is tried out when it is loaded: models whose cache cannot be cut and
+    copied (recurrent, hybrid, sliding window), or that do not take a mask and positions of ours, go
+    the slower way, each continuation in a forward of its own without a cache.
 
     Args:
         loaded: The model.
-        max_length: Longest context and continuation together, in tokens.
+        settings: Of these, the window and the memory budget.
     """
 
-    def __init__(self, loaded: Loaded, max_length: int) -> None:
+    def __init__(self, loaded: Loaded, settings: Settings) -> None:
         self.model = loaded.model
-        self.max_length = max_length
-        self.shares = _shares_prefixes(self.model)
-        self.cached: list[int] = []
-        self.cache: Any = None
+        self.max_length = settings.max_length
+        self._budget = settings.memory_budget_bytes
+        self._takes_wanted = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        self.forwarded_tokens = self.padding_tokens = 0
+        self._cache: Any = None
+        self._trunk: list[int] = []
+        self._bytes_per_token = 0
+        self.rows = 1
+        self.shares = _keeps_plain_keys(self.model) and self._tree_agrees()
+        if self.shares and company.prepare(self.model):
+            self.rows = ROWS
+            if not self._company_agrees():
+                self.rows = 1
+        self.free()
+        self.forwarded_tokens = self.padding_tokens = 0
 
     @property
     def schedule(self) -> str:
-        """The order and shape of the forwards, in words."""
+        """See `Backend.schedule`."""
         if not self.shares:
-            return "each continuation in a forward of its own, without a cache"
+            return "each continuation and each generation alone, without a cache"
         return (
-            f"prefix in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; last "
-            f"context token and up to {ROWS} continuations of a document in one forward"
+            f"trunk in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; rest of "
+            f"the document as one tree of up to {TREE} tokens; generation in steps of {self.rows} "
+            f"row{'s' if self.rows > 1 else ''}"
         )
 
-    def score(self, context: Sequence[int], continuations: Sequence[Sequence[int]]) -> list[Scored]:
+    def close(self) -> None:
+        """See `Backend.close`."""
+        self.free()
+        self.model = None
+
+    def free(self) -> None:
+        """See `Backend.free`."""
+        self._cache, self._trunk = None, []
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def score(self, part: Part) -> list[Scored]:
         """See `Backend.score`."""
-        with torch.inference_mode():
-            if not self.shares:
-                return [self._score_alone(context, c) for c in continuations]
-            self._prefill(context[:-1])
-            scored: list[Scored] = []
-            for pack in packs(continuations, ROWS, TOKENS):
-                scored += self._score_pack(context[-1], pack)
-            return scored
-
-    def generate(
-        self, context: Sequence[int], max_tokens: int, finished: Callable[[list[int]], bool]
-    ) -> list[int]:
-        """See `Backend.generate`."""
-        new: list[int] = []
-        with torch.inference_mode():
+        with _inference():
             if self.shares:
-                self._prefill(context[:-1])
-                cache = self._copies(1)
-            while len(new) < max_tokens:
-                if self.shares:
-                    logits = self._forward([[(new or context)[-1]]], cache)
-                else:
-                    logits = self._forward([[*context, *new]], None)
-                new.append(int(logits[0, -1].argmax()))
-                if finished(new):
-                    break
-        return new
+                return self._score_as_tree(part)
+            return self._score_alone(part)
 
-    def _score_alone(self, context: Sequence[int], continuation: Sequence[int]) -> Scored:
-        logits = self._forward([[*context, *continuation[:-1]]], None)
-        return _gather(logits[0, -len(continuation) :], continuation)
+    def _score_as_tree(self, part: Part) -> list[Scored]:
+        logits = self._forward_part(part)
+        self._cache.cut(len(part.trunk))
+        return read_scores(part, logits)
 
-    def _score_pack(self, last: int, pack: Sequence[Sequence[int]]) -> list[Scored]:
-        width = max(map(len, pack))
-        # Rows are filled up on the right, where no earlier token looks.
-        rows = [[last, *c[:-1]] + [last] * (width - len(c)) for c in pack]
-        logits = self._forward(rows, self._copies(len(rows)))
-        return [_gather(row[: len(c)], c) for row, c in zip(logits, pack, strict=True)]
+    def _score_alone(self, part: Part) -> list[Scored]:
+        scored = []
+        for nodes, targets in zip(part.predictors, part.targets, strict=True):
+            alone = part.chain_to(nodes, targets)
+            scored += read_scores(alone, self._forward_alone(alone))
+        return scored
 
-    def _prefill(self, prefix: Sequence[int]) -> None:
-        """Make the cache hold exactly ``prefix``."""
-        from transformers import DynamicCache
+    def _forward_alone(self, alone: Part) -> Logits:
+        """Forward a single continuation without the cache. Returns the wanted logits."""
+        self.forwarded_tokens += len(alone.tokens)
+        return _array(self._forward(alone.tokens, wanted=alone.wanted))
 
-        shared = reusable_prefix(self.cached, prefix)
-        if shared == 0:
-            self.cache = DynamicCache(config=self.model.config)
-        else:
-            self.cache.crop(shared - len(self.cached))
-        self.cached = list(prefix[:shared])
-        for start in range(shared, len(prefix), CHUNK):
-            chunk = prefix[start : start + CHUNK]
+    def _forward_part(self, part: Part) -> Logits:
+        """Forward a part; its tree stays in the cache. Returns the wanted logits."""
+        self._extend_trunk(part.trunk, part.length)
+        rows = []
+        visible = torch.from_numpy(part.visible())
+        # More than one block is needed for a single, long continuation only.
+        for begin in range(0, len(part.tokens), TREE):
+            end = min(begin + TREE, len(part.tokens))
+            rows.append(
+                self._forward(
+                    part.tokens[begin:end],
+                    positions=part.positions[begin:end],
+                    visible=visible[begin:end, :end],
+                    wanted=[node - begin for node in part.wanted if begin <= node < end],
+                )
+            )
+        self.forwarded_tokens += len(part.tokens)
+        return _array(torch.cat(rows))
+
+    def _extend_trunk(self, trunk: list[int], room: int) -> None:
+        """Make the cache hold exactly ``trunk``, with room for ``room`` tokens."""
+        if self._cache is None or self._cache.room < room:
+            self._cache, self._trunk = company.TreeCache(self.model.config, room), []
+        shared = reusable_prefix(self._trunk, trunk)
+        self._cache.cut(shared)
+        self._trunk = trunk[:shared]
+        below = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
+        for start in range(shared, len(trunk), CHUNK):
+            chunk = trunk[start : start + CHUNK]
+            self._forward(chunk, positions=range(start, start + CHUNK), visible=below, wanted=[])
+            self.forwarded_tokens += CHUNK
+        self._trunk = trunk
+
+    def _forward(
+        self,
+        tokens: Sequence[int],
+        *,
+        wanted: Sequence[int],
+        positions: Sequence[int] | None = None,
+        visible: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Forward one row of tokens.
+
+        Args:
+            tokens: Token ids.
+            wanted: Indices of the tokens whose logits are needed.
+            positions: Their positions; None forwards plain text without the cache.
+            visible: Which token sees which of those since the trunk, shape (tokens, up to them);
+                all of them see the trunk.
+
+        Returns:
+            Logits, shape (wanted, vocabulary).
+        """
+        device = self.model.device
+        more: dict[str, Any] = {"use_cache": False}
+        if visible is not None:
+            assert positions is not None
+            seen = torch.ones(len(tokens), self._cache.length, dtype=torch.bool)
+            # What lies in the cache beyond the trunk is covered by `visible`.
+            seen = torch.cat(
+                [seen[:, : seen.shape[1] + len(tokens) - visible.shape[1]], visible], 1
+            )
+            mask = torch.zeros(seen.shape, dtype=self.model.dtype)
+            mask.masked_fill_(~seen, torch.finfo(mask.dtype).min)
+            more = {
+                "use_cache": True,
+                "past_key_values": self._cache,
+                "position_ids": torch.tensor([list(positions)], device=device),
+                "attention_mask": mask[None, None].to(device),
+            }
+        ids = torch.tensor([list(tokens)], device=device)
+        if not wanted:
             # The inner model has no output layer: nobody reads these logits.
-            tokens = torch.tensor([chunk], device=self.model.device)
-            self.model.base_model(input_ids=tokens, past_key_values=self.cache, use_cache=True)
-            self.cached += chunk
+            self.model.base_model(input_ids=ids, **more)
+            return torch.empty(0, 0)
+        kept = torch.tensor(wanted, device=device)
+        if self._takes_wanted:
+            logits = self.model(input_ids=ids, logits_to_keep=kept, **more).logits[0]
+        else:
+            logits = self.model(input_ids=ids, **more).logits[0, kept]
+        found: torch.Tensor = logits
+        return found
 
-    def _copies(self, rows: int) -> Any:
-        """The cache repeated for ``rows`` rows, without touching the original."""
-        copied = copy.copy(self.cache)
-        copied.layers = [copy.copy(layer) for layer in self.cache.layers]
-        if self.cached:
-            copied.batch_repeat_interleave(rows)
-        return copied
+    def prepare(self, plan: Plan) -> None:
+        """See `Backend.prepare`."""
+        if self.shares and (self._cache is None or self._cache.room < plan.longest):
+            self._cache, self._trunk = company.TreeCache(self.model.config, plan.longest), []
 
-    def _forward(self, rows: list[list[int]], cache: Any) -> torch.Tensor:
-        """Logits, shape (rows, tokens, vocabulary size)."""
-        output = self.model(
-            input_ids=torch.tensor(rows, device=self.model.device),
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
-        logits: torch.Tensor = output.logits
-        return logits
+    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+        """See `Backend.reserve`."""
+        self.prepare(plan)
+        if not self.shares:
+            return max(tokens)
+        free = None
+        if self.model.device.type == "cuda":
+            free = torch.cuda.mem_get_info()[0]
+        return max(budget_bytes(self._budget, free) // self._bytes_per_token, *tokens)
+
+    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+        """See `Backend.start`."""
+        with _inference():
+            if not self.shares:
+                alone = part.chain_to(part.predictors[0], part.targets[0])
+                return list(alone.tokens), self._forward_alone(alone)[-1]
+            logits = self._forward_part(part)
+            running = self._cache.copy(tokens)
+            self._cache.cut(len(part.trunk))
+            return running, logits[-1]
+
+    def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
+        """See `Backend.step`."""
+        with _inference():
+            if not self.shares:
+                (text,) = states
+                text.append(tokens[0])
+                self.forwarded_tokens += len(text)
+                return _array(self._forward(text, wanted=[len(text) - 1]))
+            self.forwarded_tokens += len(tokens)
+            self.padding_tokens += self.rows - len(tokens)
+            return _array(company.step(self.model, states, tokens, self.rows))
+
+    def finish(self, state: Any) -> None:
+        """See `Backend.finish`: its memory goes with the state."""
+
+    def _tree_agrees(self) -> bool:
+        """Whether a tree's logits are those of plain forwards, tried on a few tokens."""
+        part = self._trial()
+
+        def tree() -> Logits:
+            row = {node: number for number, node in enumerate(part.wanted)}
+            logits = self._forward_part(part)
+            self._bytes_per_token = self._cache.bytes_per_token()
+            self._cache.cut(len(part.trunk))
+            return logits[[row[node] for nodes in part.predictors for node in nodes]]
+
+        return self._same(part, tree)
+
+    def _company_agrees(self) -> bool:
+        """Whether generating steps give the logits of plain forwards, tried on a few tokens."""
+        part = self._trial()
+
+        def company() -> Logits:
+            rows = []
+            for nodes, targets in zip(part.predictors, part.targets, strict=True):
+                tokens = part.chain_to(nodes, targets).tokens
+                context = tokens[: len(tokens) - len(targets) + 1]
+                ((prompt, _),) = plan_document([(context, targets[:1])])
+                running, first = self.start(prompt, len(context) + len(targets))
+                rows += [first, *(self.step([running], [t])[0] for t in targets[:-1])]
+            return np.stack(rows)
+
+        return self._same(part, company)
+
+    def _trial(self) -> Part:
+        """A part with a trunk, and with branches that share a beginning."""
+        draw = np.random.default_rng(0)
+        size = min(1000, int(self.model.config.get_text_config().vocab_size))
+        context, first, second = (draw.integers(size // 2, size, n).tolist() for n in (110, 3, 5))
+        pairs = [(context, c) for c in (first, second, [*first[:2], *second])]
+        ((part, _),) = plan_document(pairs)
+        return part
+
+    def _same(self, part: Part, way: Callable[[], Logits]) -> bool:
+        """Whether a way to the logits of a part's continuations agrees with plain forwards."""
+        with _inference():
+            plain = np.concatenate(
+                [
+                    self._forward_alone(part.chain_to(nodes, targets))
+                    for nodes, targets in zip(part.predictors, part.targets, strict=True)
+                ]
+            )
+            try:
+                found = way()
+            except OutOfMemory:
+                raise
+            except Exception:  # whatever a model's own code raises at what it does not know
+                return False
+        spread = np.linalg.norm(plain - plain.mean(axis=1, keepdims=True))
+        return bool(np.linalg.norm(found - plain) < _SAME * spread)
 
 
-def _shares_prefixes(model: Any) -> bool:
-    """Whether the model keeps plain keys and values, which can be cut and copied."""
+def _keeps_plain_keys(model: Any) -> bool:
+    """Whether all layers keep plain keys and values, which can be cut and copied."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -180,10 +340,19 @@ def _shares_prefixes(model: Any) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
-def _gather(logits: torch.Tensor, targets: Sequence[int]) -> Scored:
-    """Score ``targets`` with one row of logits for each of them."""
-    wanted = torch.tensor(targets, device=logits.device)
-    logits = logits.float()
-    chosen = logits.gather(1, wanted[:, None])[:, 0]
-    log_probability = (chosen - logits.logsumexp(dim=1)).sum()
-    return float(log_probability), bool((logits.argmax(dim=1) == wanted).all())
+@contextmanager
+def _inference() -> Iterator[None]:
+    """Forwards without gradients; a lack of memory becomes `OutOfMemory`."""
+    try:
+        with torch.inference_mode():
+            yield
+    except (RuntimeError, MemoryError) as error:
+        words = ("out of memory", "can't allocate memory", "not enough memory")
+        if isinstance(error, MemoryError) or any(word in str(error).lower() for word in words):
+            raise OutOfMemory(str(error)) from error
+        raise
+
+
+def _array(logits: torch.Tensor) -> Logits:
+    found: Logits = logits.float().cpu().numpy()
+    return found

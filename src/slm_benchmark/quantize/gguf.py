@@ -100,9 +100,10 @@ def tensor_bytes(file: Path) -> Counter[str]:
 
 def _finish(model: Model, work: Path, base: Path, variant: str, began: float) -> None:
     from slm_benchmark.engines.llamacpp import LlamaCpp
+    from slm_benchmark.engines.settings import Settings
 
     file = weight_file(work)
-    with LlamaCpp(file, threads=1, max_length=64) as engine:
+    with LlamaCpp(file, Settings(max_length=64, threads=1)) as engine:
         engine.check_finite()
     sizes = tensor_bytes(file)
     write_manifest(

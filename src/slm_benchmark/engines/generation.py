@@ -1,0 +1,242 @@
+"""Generations that run together, each as if it were alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory
+from slm_benchmark.engines.schedule import Plan, plan_document, plan_parts
+from slm_benchmark.errors import EnvironmentFault, UserError
+
+Chooser = Callable[[Logits], int]
+"""Picks the next token from logits of shape (vocabulary,)."""
+
+_UNDERSTOOD = {
+    "until",
+    "max_gen_toks",
+    "do_sample",
+    "temperature",
+    "top_k",
+    "top_p",
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        temperature: Above 0.
+        top_k: Only so many of the likeliest tokens; 0 means all.
+        top_p: Only the likeliest tokens that together reach this probability; 1 means all.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+
+
+def read_sampling(settings: Mapping[str, Any]) -> Sampling | None:
+    """Sampling as the harness's generation settings ask for it; None is the likeliest token.
+
+    Raises:
+        UserError: for a setting that the engines do not have.
+    """
+    unknown = sorted(settings.keys() - _UNDERSTOOD)
+    if settings.get("num_beams", 1) == 1 and "num_beams" in unknown:
+        unknown.remove("num_beams")
+    if unknown:
+        raise UserError(
+            "the engines have no such generation setting",
+            field=f"generation_kwargs.{unknown[0]}",
+            value=settings[unknown[0]],
+            fix=f"use {', '.join(sorted(_UNDERSTOOD))}; override the task's value with gen_kwargs",
+        )
+    temperature = float(settings.get("temperature", 0.0))
+    if not settings.get("do_sample") or temperature == 0.0:
+        return None
+    return Sampling(temperature, int(settings.get("top_k", 0)), float(settings.get("top_p", 1.0)))
+
+
+def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
+    """Probability of each token, shape (vocabulary,): temperature, then top-k, then top-p."""
+    scaled = logits.astype(np.float64) / sampling.temperature
+    if sampling.top_k:
+        smallest = np.partition(scaled, -sampling.top_k)[-sampling.top_k :].min()
+        scaled[scaled < smallest] = -np.inf
+    found: NDArray[np.float64] = np.exp(scaled - scaled.max())
+    found /= found.sum()
+    if sampling.top_p < 1.0:
+        order = np.argsort(-found, kind="stable")
+        # The token that reaches the threshold stays.
+        reached = np.cumsum(found[order]) - found[order]
+        found[order[reached >= sampling.top_p]] = 0.0
+        found /= found.sum()
+    return found
+
+
+def chooser(sampling: Sampling | None, seed: Sequence[int]) -> Chooser:
+    """How a generation picks its tokens.
+
+    Args:
+        sampling: None picks the likeliest token.
+        seed: Of the draws; a generation has a stream of its own, whatever runs beside it.
+    """
+    if sampling is None:
+        return lambda logits: int(logits.argmax())
+    stream = np.random.default_rng(seed)
+
+    def draw(logits: Logits) -> int:
+        reached = np.cumsum(probabilities(logits, sampling))
+        return int(np.searchsorted(reached, stream.random() * reached[-1], side="right"))
+
+    return draw
+
+
+@dataclass(frozen=True)
+class Job:
+    """A generation to make.
+
+    Attributes:
+        context: Token ids of the prompt, at least one.
+        limit: Most new tokens.
+        choose: Picks a token.
+        finished: Told all new tokens after each one; true ends the generation.
+    """
+
+    context: Sequence[int]
+    limit: int
+    choose: Chooser
+    finished: Callable[[Sequence[int]], bool]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest answer."""
+        return len(self.context) + self.limit
+
+
+@dataclass
+class _Running:
+    index: int
+    state: Any
+    choose: Chooser
+    new: list[int] = field(default_factory=list)
+
+
+Made = tuple[int, list[int], bool]
+"""Index of a job, its new tokens, and whether it ended by itself, before its limit."""
+
+
+def plan_prompts(contexts: Sequence[Sequence[int]]) -> tuple[list[Any], Plan]:
+    """Prompts as parts, and their plan."""
+    # The only continuation is one token, which is scored by nobody.
+    parts = [plan_document([(context, [0])])[0][0] for context in contexts]
+    return parts, plan_parts(parts)
+
+
+def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Made]:
+    """Make all generations, as many at once as the backend has rows and memory for.
+
+    Args:
+        backend: The model.
+        jobs: What makes each job: after a lack of memory a generation begins anew, with a job
+            whose draws begin anew too.
+
+    Yields:
+        Each generation when it ends.
+
+    Raises:
+        EnvironmentFault: when there is no memory for a single generation.
+    """
+    if not jobs:
+        return
+    asked = [make() for make in jobs]
+    parts, plan = plan_prompts([job.context for job in asked])
+    at_once = backend.rows
+    waiting = deque(plan.order)
+    failed: list[int] | None = None
+    while waiting:
+        running: list[_Running] = []
+        try:
+            room = backend.reserve(plan, [job.longest for job in asked])
+            while waiting or running:
+                while waiting and _may_start(asked, running, waiting[0], at_once, room):
+                    index = waiting.popleft()
+                    entry = _Running(index, None, jobs[index]().choose)
+                    running.append(entry)
+                    entry.state, logits = backend.start(parts[index], asked[index].longest)
+                    entry.new.append(entry.choose(logits))
+                    yield from _ended(backend, asked, running, [entry])
+                if running:
+                    tokens = [entry.new[-1] for entry in running]
+                    logits = backend.step([entry.state for entry in running], tokens)
+                    for entry, row in zip(running, logits, strict=True):
+                        entry.new.append(entry.choose(row))
+                    yield from _ended(backend, asked, running, list(running))
+        except OutOfMemory as error:
+            beside = [entry.index for entry in running]
+            if len(beside) < 2 and failed == beside:
+                raise EnvironmentFault(
+                    f"no memory for a single generation: {error}",
+                    fix="free memory, or run fewer jobs at once",
+                ) from error
+            # What comes out does not depend on how many run together. A lack that passes deserves
+            # a second try even where there was only one.
+            failed = beside
+            at_once = max(1, len(beside) // 2)
+            waiting.extendleft(reversed(beside))
+            backend.free()
+
+
+def _may_start(
+    asked: Sequence[Job], running: Sequence[_Running], index: int, at_once: int, room: int
+) -> bool:
+    if not running:
+        return True
+    held = sum(asked[entry.index].longest for entry in running)
+    return len(running) < at_once and held + asked[index].longest <= room
+
+
+def _ended(
+    backend: Backend, asked: Sequence[Job], running: list[_Running], stepped: Sequence[_Running]
+) -> Iterator[Made]:
+    """Take out of ``running`` what has ended."""
+    for entry in stepped:
+        job = asked[entry.index]
+        by_itself = job.finished(entry.new)
+        if by_itself or len(entry.new) == job.limit:
+            running.remove(entry)
+            backend.finish(entry.state)
+            yield entry.index, entry.new, by_itself
+
+
+def rows_are_independent(backend: Backend) -> bool:
+    """Whether a generation's logits are the same, bit by bit, alone and beside others.
+
+    So it is where each row of a matrix product is computed by itself. Layers that group rows by
+    content, such as a mixture of experts, need not do so.
+    """
+    if backend.rows == 1:
+        return True
+    contexts = [list(range(3, 3 + length)) for length in (110, 5)]
+    parts, plan = plan_prompts(contexts)
+    steps = 3
+
+    def last_logits(company: Sequence[int]) -> list[bytes]:
+        backend.reserve(plan, [len(context) + steps + 1 for context in contexts])
+        started = [backend.start(parts[i], len(contexts[i]) + steps + 1)[0] for i in company]
+        found = []
+        for token in range(7, 7 + steps):
+            logits = backend.step(started, [token] * len(started))
+            found.append(logits[company.index(0)].tobytes())
+        for state in started:
+            backend.finish(state)
+        return found
+
+    return last_logits([0]) == last_logits([1, 0])

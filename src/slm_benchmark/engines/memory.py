@@ -1,0 +1,21 @@
+"""How much memory an engine may take for its key-value cache."""
+
+from __future__ import annotations
+
+import psutil
+
+_SHARE = 0.5
+"""Of what is free: the rest is for activations, logits, and whatever else runs."""
+
+
+def budget_bytes(chosen: int | None, free_bytes: int | None = None) -> int:
+    """The budget that was chosen, or a share of what is free.
+
+    Args:
+        chosen: In bytes, or None.
+        free_bytes: What is free where the cache lies; None means main memory.
+    """
+    if chosen is not None:
+        return chosen
+    free = psutil.virtual_memory().available if free_bytes is None else free_bytes
+    return int(_SHARE * free)

@@ -1,0 +1,255 @@
+"""Which tokens are forwarded together: decided by a document alone, and equal on every engine.
+
+The requests of a document form a trie. Its **trunk**, the start that all of them share, is
+forwarded in whole chunks of `CHUNK` tokens from position 0; documents with the same beginning find
+these chunks in the cache. Everything else, the **tree** of what is left of the context and of all
+continuations, is one forward, in which each token sees its ancestors only. So a token is forwarded
+once, a document's numbers do not depend on its neighbours, and what is cached changes nothing but
+the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK = 64
+"""Tokens of a trunk that are forwarded together, and the multiple at which a prefix is reused."""
+
+TAIL = 32
+"""Fewest tokens of a context that are left to the tree: the forward of a few tokens takes nearly as
+long as that of many, so a short rest is not worth a forward of its own."""
+
+TREE = 512
+"""Most tokens in one forward. A single continuation may be longer; it is forwarded in pieces."""
+
+LEAVES = 64
+"""Most leaves of a tree, each of which is a sequence of its own in llama.cpp's cache."""
+
+Pair = tuple[Sequence[int], Sequence[int]]
+"""Token ids of a context and of its continuation, neither of them empty."""
+
+ROOT = -1
+"""Parent of the nodes that follow the trunk directly."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is forwarded for a document: a trunk, and a tree of at most `TREE` tokens and `LEAVES`.
+
+    A document has one part, unless its tree would be too large.
+
+    Attributes:
+        trunk: Token ids from position 0, a multiple of `CHUNK` of them.
+        tokens: Token id of each node of the tree, parents before their children.
+        positions: Position of each node in its sequence.
+        parents: Node before each node, or `ROOT`.
+        predictors: For each continuation, the node that predicts each of its tokens.
+        targets: For each continuation, its token ids.
+    """
+
+    trunk: list[int]
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    predictors: list[list[int]] = field(default_factory=list)
+    targets: list[list[int]] = field(default_factory=list)
+
+    @cached_property
+    def wanted(self) -> list[int]:
+        """Nodes whose logits are needed, ascending."""
+        return sorted({node for nodes in self.predictors for node in nodes})
+
+    @cached_property
+    def leaves(self) -> list[int]:
+        """Nodes without children, ascending."""
+        return sorted(set(range(len(self.tokens))) - set(self.parents))
+
+    @cached_property
+    def leaves_below(self) -> list[list[int]]:
+        """For each node, the numbers of the leaves (from 0) whose sequences it belongs to."""
+        below: list[list[int]] = [[] for _ in self.tokens]
+        for number, node in enumerate(self.leaves):
+            while node != ROOT:
+                below[node].append(number)
+                node = self.parents[node]
+        return below
+
+    @cached_property
+    def sequences(self) -> list[list[int]]:
+        """Tokens from position 0 to each leaf."""
+        found = []
+        for node in self.leaves:
+            tail = []
+            while node != ROOT:
+                tail.append(self.tokens[node])
+                node = self.parents[node]
+            found.append(self.trunk + tail[::-1])
+        return found
+
+    @property
+    def length(self) -> int:
+        """Tokens of trunk and tree, which the cache must hold together."""
+        return len(self.trunk) + len(self.tokens)
+
+    def chain_to(self, nodes: Sequence[int], targets: Sequence[int]) -> Part:
+        """One continuation with its whole context as a part without a trunk.
+
+        Args:
+            nodes: The continuation's entry in ``predictors``.
+            targets: Its entry in ``targets``.
+        """
+        path, node = [], nodes[-1]
+        while node != ROOT:
+            path.append(self.tokens[node])
+            node = self.parents[node]
+        tokens = self.trunk + path[::-1]
+        count = len(tokens)
+        return Part(
+            trunk=[],
+            tokens=tokens,
+            positions=list(range(count)),
+            parents=list(range(ROOT, count - 1)),
+            predictors=[list(range(count - len(targets), count))],
+            targets=[list(targets)],
+        )
+
+    def visible(self) -> NDArray[np.bool_]:
+        """Which node sees which: itself and its ancestors; shape (nodes, nodes)."""
+        seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)
+        for node, parent in enumerate(self.parents):
+            if parent != ROOT:
+                seen[node] = seen[parent]
+            seen[node, node] = True
+        return seen
+
+
+def plan_document(pairs: Sequence[Pair]) -> list[tuple[Part, list[int]]]:
+    """Plan the requests of one document.
+
+    Args:
+        pairs: Context and continuation of each request, cut to what the model can see.
+
+    Returns:
+        Parts, each with the indices of its pairs; they follow from the document alone.
+    """
+    contexts = [list(context) for context, _ in pairs]
+    if contexts.count(contexts[0]) == len(contexts):
+        whole = _build(pairs)
+        if _fits(whole):
+            return [(whole, list(range(len(pairs))))]
+    parts: list[tuple[Part, list[int]]] = []
+    for index, pair in enumerate(pairs):
+        alone = _build([pair])
+        if parts:
+            part, members = parts[-1]
+            grown = _build([*(pairs[i] for i in members), pair])
+            # Contexts that differ early would have a short trunk together, and a large tree.
+            if _fits(grown) and len(grown.tokens) <= len(part.tokens) + len(alone.tokens):
+                parts[-1] = (grown, [*members, index])
+                continue
+        parts.append((alone, [index]))
+    return parts
+
+
+def _fits(part: Part) -> bool:
+    return len(part.tokens) <= TREE and len(part.leaves) <= LEAVES
+
+
+def _build(pairs: Sequence[Pair]) -> Part:
+    # The last token of a continuation is scored, not read.
+    sequences = [[*context, *continuation[:-1]] for context, continuation in pairs]
+    # The last token of every context predicts: it belongs to the tree in any case.
+    stem = min(shared_length(sequences), *(len(context) - TAIL for context, _ in pairs))
+    part = Part(trunk=sequences[0][: max(0, stem) // CHUNK * CHUNK])
+    nodes: dict[tuple[int, int], int] = {}
+    for (context, continuation), sequence in zip(pairs, sequences, strict=True):
+        node, path = ROOT, []
+        for position in range(len(part.trunk), len(sequence)):
+            key = (node, sequence[position])
+            if key not in nodes:
+                nodes[key] = len(part.tokens)
+                part.tokens.append(sequence[position])
+                part.positions.append(position)
+                part.parents.append(node)
+            node = nodes[key]
+            path.append(node)
+        part.predictors.append(path[len(context) - 1 - len(part.trunk) :])
+        part.targets.append(list(continuation))
+    return part
+
+
+def shared_length(sequences: Sequence[list[int]]) -> int:
+    """Length of the prefix that all sequences share."""
+    # What the smallest and the largest share, all between them share too.
+    first, last = min(sequences), max(sequences)
+    length = min(len(first), len(last))
+    if first[:length] == last[:length]:
+        return length
+    return next(i for i in range(length) if first[i] != last[i])
+
+
+def reusable_prefix(cached: list[int], wanted: list[int]) -> int:
+    """Length of the cached prefix that ``wanted`` may reuse: a multiple of `CHUNK`."""
+    return shared_length([cached, wanted]) // CHUNK * CHUNK
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Parts in the order in which they are forwarded, and what that costs.
+
+    Attributes:
+        order: Indices of the parts: depth first through the trie of all requests.
+        unique_tokens: Tokens in that trie, each counted once.
+        forwarded_tokens: Tokens that are forwarded in this order, from an empty cache.
+        chunk_rounding_tokens: Those of them that an earlier part had forwarded too, but past the
+            last whole chunk of its trunk.
+        longest: Length of the longest part, in tokens.
+    """
+
+    order: list[int]
+    unique_tokens: int
+    forwarded_tokens: int
+    chunk_rounding_tokens: int
+    longest: int
+
+
+def plan_parts(parts: Sequence[Part]) -> Plan:
+    """Order parts so that every trunk is forwarded as seldom as can be."""
+    # Big-endian bytes compare as the token ids do, at the speed of memcmp.
+    trie = sorted(
+        (np.asarray(sequence, dtype=">i4").tobytes(), index)
+        for index, part in enumerate(parts)
+        for sequence in part.sequences
+    )
+    order: list[int] = []
+    planned: set[int] = set()
+    unique = forwarded = rounding = 0
+    cached: list[int] = []
+    before = b""
+    for key, index in trie:
+        shared = _shared_tokens(before, key)
+        unique += len(key) // 4 - shared
+        before = key
+        if index not in planned:
+            part = parts[index]
+            reused = reusable_prefix(cached, part.trunk)
+            forwarded += part.length - reused
+            rounding += min(shared - reused, CHUNK - 1)
+            cached = part.trunk
+            planned.add(index)
+            order.append(index)
+    longest = max((part.length for part in parts), default=0)
+    return Plan(order, unique, forwarded, rounding, longest)
+
+
+def _shared_tokens(first: bytes, second: bytes) -> int:
+    """Length of the prefix that two keys share, in tokens."""
+    length = min(len(first), len(second))
+    a, b = (np.frombuffer(key, dtype="u1", count=length) for key in (first, second))
+    differing = np.flatnonzero(a != b)
+    return int(differing[0] if differing.size else length) // 4

@@ -1,0 +1,31 @@
+"""Check that the F16 GGUF file of a model agrees with its base."""
+
+from typing import TYPE_CHECKING
+
+from slm_benchmark.adapter import configured, job
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+with job(snakemake.log[0]):
+    from pathlib import Path
+
+    from slm_benchmark import progress
+    from slm_benchmark.aggregate import describe_equivalence
+    from slm_benchmark.equivalence import Inputs, check_equivalence
+
+    catalogue, plan = configured(snakemake)
+    datasets = [Path(manifest).parent for manifest in snakemake.input.datasets]
+    record = check_equivalence(
+        snakemake.wildcards.model,
+        plan.hardware,
+        catalogue,
+        Inputs(
+            base=Path(snakemake.input.base).parent,
+            f16=Path(snakemake.input.f16).parent,
+            datasets=dict(zip(catalogue.equivalence["tasks"], datasets, strict=True)),
+        ),
+        Path(snakemake.output[0]),
+        threads=snakemake.threads,
+    )
+    progress.say(describe_equivalence(record))
