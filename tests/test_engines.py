@@ -385,7 +385,9 @@ def test_models_without_a_sharable_cache_take_the_slow_way(kind: str) -> None:
     model = uncuttable(kind)
     backend = Transformers(Loaded(model, "Linear", "float32"), ONE_THREAD)
     assert not backend.shares
-    assert "without a cache" in backend.schedule
+    assert backend.schedule == (
+        "each continuation alone, without a cache; generation alone, with the model's own cache"
+    )
     assert backend.rows == 1
     draw = random.Random(3)
     shared = tokens(draw, 50)  # three windows long

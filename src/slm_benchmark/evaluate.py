@@ -151,6 +151,12 @@ def evaluate(
     }
     tried = attempt(cell, catalogue, folders, outputs.journal, decisive, threads)
     measurement = summarise(tried.samples, entry, tried.engine.lm) if tried.samples else NOTHING
+    tokens = tried.engine.lm.tokens() if measurement.samples else None
+    if tokens:
+        progress.say(
+            "{}: forwarded {forwarded_tokens} tokens for {unique_tokens} different ones "
+            "({chunk_rounding_tokens} by chunk rounding)".format(_name(cell), **tokens)
+        )
 
     record: dict[str, Any] = {
         "schema_version": 1,
@@ -169,7 +175,7 @@ def evaluate(
         "engine": tried.engine.identity
         if tried.engine
         else unknown_engine(cell.variant, threads, catalogue.engine(cell.protocol)),
-        "tokens": tried.engine.lm.tokens() if measurement.samples else None,
+        "tokens": tokens,
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": machine,
         "workflow": workflow_identity(model.file),
@@ -189,6 +195,10 @@ def evaluate(
     write_record(outputs.record, record, "cell")
     outputs.journal.unlink(missing_ok=True)
     return record
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.model} {cell.variant} {cell.task}"
 
 
 def attempt(
@@ -245,7 +255,7 @@ def attempt(
                     trust_remote_code=model.trust_remote_code,
                     seed=protocol["seed"],
                 ),
-                progress=progress.documents(f"{cell.model} {cell.variant} {cell.task}"),
+                progress=progress.documents(_name(cell)),
                 journal=lambda engine: Journal(
                     journal, {**decisive, "task": task, "engine": engine}
                 ),

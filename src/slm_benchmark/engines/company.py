@@ -124,8 +124,7 @@ class _RowsLayer(DynamicLayer):  # type: ignore[misc]
             kept_values[0, :, row.length] = value_states[index, :, 0]
             keys.append(kept_keys[:, :, : row.length + 1])
             values.append(kept_values[:, :, : row.length + 1])
-        # A single row needs no attention of ours.
-        return (keys, values) if len(self.rows) > 1 else (keys[0], values[0])
+        return keys, values
 
     def get_seq_length(self) -> int:
         return max(row.length for row in self.rows)
@@ -164,7 +163,7 @@ def step(model: Any, states: Sequence[Running], tokens: Sequence[int], rows: int
     """Forward one token of each sequence, as one of ``rows`` rows.
 
     Args:
-        model: Its attention takes rows, unless ``rows`` is 1.
+        model: Its attention takes rows; see `prepare`.
         states: The sequences; each is one token longer afterwards.
         tokens: A token id for each.
         rows: Rows of the forward; missing ones are filled up.

@@ -23,6 +23,9 @@ from slm_benchmark.engines.settings import Settings
 ROWS = 16
 """Rows of a generation step: on a CPU a step of sixteen takes hardly longer than one of eight."""
 
+_CACHES = ("past_key_values", "cache_params")
+"""What models call the cache that they make for themselves."""
+
 _SAME = 0.1
 """Most that two ways of computing the same logits may differ, as a share of their spread. Rounding
 to 16 bits gives a hundredth; a token that sees what it should not gives one and more."""
@@ -74,9 +77,10 @@ def load_transformers(
 class Transformers:
     """A model on Transformers.
 
-    What a model's code allows is tried out when it is loaded: models whose cache cannot be cut and
+    What a model's code allows is tried out when it is loaded. Models whose cache cannot be cut and
     copied (recurrent, hybrid, sliding window), or that do not take a mask and positions of ours, go
-    the slower way, each continuation in a forward of its own without a cache.
+    the slower way: each continuation in a forward of its own without a cache, and each generation
+    alone, with the cache that the model makes for itself.
 
     Args:
         loaded: The model.
@@ -87,16 +91,20 @@ class Transformers:
         self.model = loaded.model
         self.max_length = settings.max_length
         self._budget = settings.memory_budget_bytes
-        self._takes_wanted = "logits_to_keep" in inspect.signature(self.model.forward).parameters
+        parameters = inspect.signature(self.model.forward).parameters
+        self._takes_wanted = "logits_to_keep" in parameters
         self.forwarded_tokens = self.padding_tokens = 0
         self._cache: Any = None
         self._trunk: list[int] = []
         self._bytes_per_token = 0
+        self._own_cache = next((n for n in _CACHES if n in parameters), None)
         self.rows = 1
-        self.shares = _keeps_plain_keys(self.model) and self._tree_agrees()
+        if self._own_cache and not self._generation_agrees():
+            self._own_cache = None
+        self.shares = _keeps_plain_keys(self.model, self.max_length) and self._tree_agrees()
         if self.shares and company.prepare(self.model):
             self.rows = ROWS
-            if not self._company_agrees():
+            if not self._generation_agrees():
                 self.rows = 1
         self.free()
         self.forwarded_tokens = self.padding_tokens = 0
@@ -104,13 +112,17 @@ class Transformers:
     @property
     def schedule(self) -> str:
         """See `Backend.schedule`."""
-        if not self.shares:
-            return "each continuation and each generation alone, without a cache"
-        return (
-            f"trunk in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; rest of "
-            f"the document as one tree of up to {TREE} tokens; generation in steps of {self.rows} "
-            f"row{'s' if self.rows > 1 else ''}"
-        )
+        scoring = "each continuation alone, without a cache"
+        if self.shares:
+            scoring = (
+                f"trunk in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; rest "
+                f"of the document as one tree of up to {TREE} tokens"
+            )
+        generation = "alone, with" if self._own_cache else "alone, without"
+        generation += " the model's own cache"
+        if self.rows > 1:
+            generation = f"in steps of {self.rows} rows"
+        return f"{scoring}; generation {generation}"
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -239,7 +251,7 @@ class Transformers:
     def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
         """See `Backend.reserve`."""
         self.prepare(plan)
-        if not self.shares:
+        if self.rows == 1:
             return max(tokens)
         free = None
         if self.model.device.type == "cuda":
@@ -249,9 +261,10 @@ class Transformers:
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
         with _inference():
-            if not self.shares:
+            if self.rows == 1:
                 alone = part.chain_to(part.predictors[0], part.targets[0])
-                return list(alone.tokens), self._forward_alone(alone)[-1]
+                state = _Alone(list(alone.tokens))
+                return state, self._go_on(state, alone.tokens)[-1]
             logits = self._forward_part(part)
             running = self._cache.copy(tokens)
             self._cache.cut(len(part.trunk))
@@ -260,14 +273,27 @@ class Transformers:
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
         """See `Backend.step`."""
         with _inference():
-            if not self.shares:
-                (text,) = states
-                text.append(tokens[0])
-                self.forwarded_tokens += len(text)
-                return _array(self._forward(text, wanted=[len(text) - 1]))
+            if self.rows == 1:
+                (state,) = states
+                state.tokens += tokens
+                return self._go_on(state, tokens)
             self.forwarded_tokens += len(tokens)
             self.padding_tokens += self.rows - len(tokens)
             return _array(company.step(self.model, states, tokens, self.rows))
+
+    def _go_on(self, state: _Alone, tokens: Sequence[int]) -> Logits:
+        """Forward ``tokens``, the last ones of a generation; logits of the last, shape (1, all)."""
+        if self._own_cache is None:
+            self.forwarded_tokens += len(state.tokens)
+            return _array(self._forward(state.tokens, wanted=[len(state.tokens) - 1]))
+        self.forwarded_tokens += len(tokens)
+        ids = torch.tensor([list(tokens)], device=self.model.device)
+        more: dict[str, Any] = {"logits_to_keep": 1} if self._takes_wanted else {}
+        if state.cache is not None:
+            more[self._own_cache] = state.cache
+        output = self.model(input_ids=ids, use_cache=True, **more)
+        state.cache = getattr(output, self._own_cache)
+        return _array(output.logits[0, -1:])
 
     def finish(self, state: Any) -> None:
         """See `Backend.finish`: its memory goes with the state."""
@@ -285,11 +311,11 @@ class Transformers:
 
         return self._same(part, tree)
 
-    def _company_agrees(self) -> bool:
-        """Whether generating steps give the logits of plain forwards, tried on a few tokens."""
+    def _generation_agrees(self) -> bool:
+        """Whether a generation's steps give the logits of plain forwards, tried on a few tokens."""
         part = self._trial()
 
-        def company() -> Logits:
+        def steps() -> Logits:
             rows = []
             for nodes, targets in zip(part.predictors, part.targets, strict=True):
                 tokens = part.chain_to(nodes, targets).tokens
@@ -299,7 +325,7 @@ class Transformers:
                 rows += [first, *(self.step([running], [t])[0] for t in targets[:-1])]
             return np.stack(rows)
 
-        return self._same(part, company)
+        return self._same(part, steps)
 
     def _trial(self) -> Part:
         """A part with a trunk, and with branches that share a beginning."""
@@ -329,15 +355,30 @@ class Transformers:
         return bool(np.linalg.norm(found - plain) < _SAME * spread)
 
 
-def _keeps_plain_keys(model: Any) -> bool:
-    """Whether all layers keep plain keys and values, which can be cut and copied."""
+@dataclass
+class _Alone:
+    """A generation that runs alone: its tokens, and the cache that the model made for it."""
+
+    tokens: list[int]
+    cache: Any = None
+
+
+def _keeps_plain_keys(model: Any, max_length: int) -> bool:
+    """Whether all layers keep plain keys and values, which can be cut and copied.
+
+    A sliding window that is as long as all that is ever seen hides nothing.
+    """
     from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     if getattr(model, "_is_stateful", False):
         return False
     layers = DynamicCache(config=model.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    return bool(layers) and all(
+        type(layer) is DynamicLayer
+        or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= max_length)
+        for layer in layers
+    )
 
 
 @contextmanager
