@@ -76,7 +76,7 @@ GROUPS = (
     Group("hellaswag-0shot", "llama.cpp", 24, {"full-forward": 1.8, "limit": 0.85}),
     Group("hellaswag-10shot", "transformers", 3, {"hf": 5.0}),
     Group("hellaswag-0shot", "transformers", 16, {"hf": 1.5}),
-    Group("mmlu-like", "transformers", 16, {"hf": 3.0}),
+    Group("mmlu-like", "transformers", 24, {"hf": 3.0}),
     Group("hellaswag-0shot", "llama.cpp", 2, {"gguf-server": 10.0}),
     Group("gsm8k", "llama.cpp", 8, {"one-sequence": None}),
     Group("gsm8k", "llama.cpp", 1, {"one-sequence": None}),
