@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from slm_benchmark.engines.backend import Logits, Scored
 from slm_benchmark.engines.llamacpp import Context, LlamaCpp
 from slm_benchmark.engines.schedule import TREE, Part
-from slm_benchmark.engines.scores import read_scores
+from slm_benchmark.engines.scores import ScoreReader
 from slm_benchmark.engines.settings import Settings
 
 Pair = tuple[list[int], list[int]]
@@ -83,7 +83,9 @@ class FullForward(_Plain):
         for part in self._parts:
             self._context.cut(0, 0)
             logits = self._forward(part.tokens, 0, len(part.wanted))
-            scored += read_scores(part, logits)
+            reader = ScoreReader(part)
+            reader.add(logits)
+            scored += reader.scores()
         return scored
 
 

@@ -87,31 +87,23 @@ class Ours:
 
     def _phases(self) -> list[tuple[str, Any, str]]:
         """Phase, and the owner and name of each function that belongs to it."""
-        from slm_benchmark.engines import harness
+        from slm_benchmark.engines import harness, scores
 
         lm = self.engine.lm
         found: list[tuple[str, Any, str]] = [
             ("tokenising", lm, "tok_encode"),
             ("planning", harness, "plan_document"),
             ("planning", harness, "plan_parts"),
+            ("log-softmax", scores.ScoreReader, "add"),
         ]
         if self.name == "llama.cpp":
             from llama_cpp import llama_cpp as api
 
-            from slm_benchmark.engines import llamacpp
-
-            return [
-                *found,
-                ("forwarding", api, "llama_decode"),
-                ("log-softmax", llamacpp, "read_scores"),
-            ]
-        from slm_benchmark.engines import transformers
-
+            return [*found, ("forwarding", api, "llama_decode")]
         return [
             *found,
             ("forwarding", lm.model.model, "forward"),
             ("forwarding", lm.model.model.base_model, "forward"),
-            ("log-softmax", transformers, "read_scores"),
         ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,12 @@ def _begin(path: Path, kind: str, tokenizer: Path) -> Any:
     return writer
 
 
+def _random(seed: int) -> Callable[..., Any]:
+    """Gives random weights of the shape that it is asked for."""
+    draw = np.random.default_rng(seed)
+    return lambda *shape: draw.normal(0, 0.3, shape)
+
+
 def _end(writer: Any, tensors: dict[str, Any]) -> None:
     for name, tensor in tensors.items():
         writer.add_tensor(name, np.ascontiguousarray(tensor, dtype=np.float32))
@@ -36,7 +43,7 @@ def _end(writer: Any, tensors: dict[str, Any]) -> None:
 
 def write_mamba(path: Path, tokenizer: Path) -> Path:
     """A recurrent model: its state stands for all tokens before."""
-    draw = np.random.default_rng(5)
+    weights = _random(5)
     inner, state, kernel, rank = 2 * SIZE, 8, 4, 4
     writer = _begin(path, "mamba", tokenizer)
     writer.add_feed_forward_length(0)
@@ -45,10 +52,6 @@ def write_mamba(path: Path, tokenizer: Path) -> Path:
     writer.add_ssm_inner_size(inner)
     writer.add_ssm_state_size(state)
     writer.add_ssm_time_step_rank(rank)
-
-    def weights(*shape: int) -> Any:
-        return draw.normal(0, 0.3, shape)
-
     tensors = {
         "token_embd.weight": weights(VOCABULARY, SIZE),
         "output_norm.weight": np.ones(SIZE),
@@ -71,9 +74,14 @@ def write_mamba(path: Path, tokenizer: Path) -> Path:
     return path
 
 
-def write_gemma2(path: Path, tokenizer: Path) -> Path:
+def write_long_rope(path: Path, tokenizer: Path) -> Path:
+    """A model that says it was first trained on shorter texts, as those with LongRoPE do."""
+    return write_gemma2(path, tokenizer, original_length=128)
+
+
+def write_gemma2(path: Path, tokenizer: Path, original_length: int | None = None) -> Path:
     """A model of which every second layer sees the last `WINDOW` tokens only."""
-    draw = np.random.default_rng(6)
+    weights = _random(6)
     heads, kv_heads, head, inner = 4, 2, 16, 128
     writer = _begin(path, "gemma2", tokenizer)
     writer.add_feed_forward_length(inner)
@@ -84,10 +92,8 @@ def write_gemma2(path: Path, tokenizer: Path) -> Path:
     writer.add_sliding_window(WINDOW)
     writer.add_attn_logit_softcapping(50.0)
     writer.add_final_logit_softcapping(30.0)
-
-    def weights(*shape: int) -> Any:
-        return draw.normal(0, 0.3, shape)
-
+    if original_length:
+        writer.add_rope_scaling_orig_ctx_len(original_length)
     tensors = {
         "token_embd.weight": weights(VOCABULARY, SIZE),
         "output_norm.weight": np.ones(SIZE),

@@ -258,7 +258,7 @@ def equivalence_record(
             },
             "bounds": {
                 "version": 1,
-                "sha256": SHA256,
+                "sha256": digest(load_catalogue().comparison_choices()),
                 "max_delta_nats": 0.5,
                 "mean_delta_nats_per_token": 0.01,
                 "min_decision_agreement": 0.95,

@@ -26,14 +26,15 @@ from slm_benchmark.engines.generation import (
     chooser,
     generate,
     probabilities,
+    rows_are_independent,
 )
 from slm_benchmark.engines.harness import BenchmarkLM
 from slm_benchmark.engines.llamacpp import LlamaCpp
 from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, plan_document
-from slm_benchmark.engines.transformers import Loaded, Transformers, load_transformers
+from slm_benchmark.engines.transformers import ROWS, Loaded, Transformers, load_transformers
 from slm_benchmark.errors import EnvironmentFault, UserError
 from tests.gguf_models import WINDOW as WINDOW_OF_GEMMA
-from tests.gguf_models import write_gemma2, write_mamba
+from tests.gguf_models import write_gemma2, write_long_rope, write_mamba
 
 Document = tuple[list[int], list[list[int]]]
 """Context and continuations, as token ids."""
@@ -210,6 +211,7 @@ def assert_generations_are_independent(make: Callable[[int | None], Backend]) ->
         (shots[: 30 * (i % 5)] + tokens(draw, 3 + 11 * i % 70), 4 + 7 * i % 40) for i in range(22)
     ]
     company = Watched(make(None))
+    assert company.rows > 1
     texts = write_all(company, prompts)
     assert [len(text) for text in texts] == [limit for _, limit in prompts]
     assert len(set(map(tuple, texts))) > 10
@@ -232,7 +234,7 @@ class Short:
 
     def __init__(self, backend: Backend, fails: Callable[[str, int], bool]) -> None:
         self.backend, self.fails = backend, fails
-        self.calls = dict.fromkeys(("score", "start", "step"), 0)
+        self.calls = dict.fromkeys(("score", "reserve", "start", "step"), 0)
         self.freed = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -246,6 +248,10 @@ class Short:
     def score(self, part: Part) -> list[Scored]:
         self._count("score")
         return self.backend.score(part)
+
+    def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
+        self._count("reserve")
+        return self.backend.reserve(plan, tokens, at_once)
 
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
         self._count("start")
@@ -269,12 +275,13 @@ def assert_survives_a_lack_of_memory(backend: Backend, folder: Path) -> None:
     plain = BenchmarkLM(backend, folder)
     expected = plain.loglikelihood(asked), plain.generate_until(written)
 
-    short = Short(backend, lambda name, call: call == 3)
+    short = Short(backend, lambda name, call: call == (1 if name == "reserve" else 3))
     ours = BenchmarkLM(short, folder)
     assert (ours.loglikelihood(asked), ours.generate_until(written)) == expected
     assert short.freed >= 3
 
-    for kind, question in (("score", asked), ("start", written), ("step", written)):
+    kinds = (("score", asked), ("reserve", written), ("start", written), ("step", written))
+    for kind, question in kinds:
         never_enough = Short(backend, lambda name, call, kind=kind: name == kind)  # type: ignore[misc]
         ours = BenchmarkLM(never_enough, folder)
         with pytest.raises(EnvironmentFault, match="no memory for a"):
@@ -329,6 +336,20 @@ def test_transformers_does_not_depend_on_the_batch_in_bfloat16(tiny_model: Path)
     )
 
 
+def test_the_check_of_rows_sees_a_row_that_depends_on_its_place(loaded: Loaded) -> None:
+    backend = Transformers(loaded, ONE_THREAD)
+    assert backend.rows == ROWS
+    assert rows_are_independent(backend)
+
+    class Placed(Watched):
+        def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
+            logits = self.backend.step(states, tokens).copy()
+            logits[5:6] += np.float32(1e-5)
+            return logits
+
+    assert not rows_are_independent(Placed(backend))
+
+
 def test_transformers_survives_a_lack_of_memory(loaded: Loaded, tiny_model: Path) -> None:
     assert_survives_a_lack_of_memory(Transformers(loaded, ONE_THREAD), tiny_model)
 
@@ -372,6 +393,23 @@ def uncuttable(kind: str) -> Any:
         "mamba": lambda: t.MambaConfig(**common, state_size=8, initializer_range=0.2),
         "mistral": lambda: t.MistralConfig(**common, **attention),
         "gemma2": lambda: t.Gemma2Config(**common, **attention, query_pre_attn_scalar=8),
+        "gpt_neo": lambda: t.GPTNeoConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=16,
+            initializer_range=0.2,
+        ),
+        "dynamic": lambda: t.LlamaConfig(
+            **common,
+            intermediate_size=64,
+            num_attention_heads=4,
+            max_position_embeddings=WINDOW,
+            rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
+            initializer_range=0.2,
+        ),
     }[kind]()
     state = torch.get_rng_state()
     torch.manual_seed(1)
@@ -380,7 +418,7 @@ def uncuttable(kind: str) -> Any:
     return model
 
 
-@pytest.mark.parametrize("kind", ["mamba", "mistral", "gemma2"])
+@pytest.mark.parametrize("kind", ["mamba", "mistral", "gemma2", "gpt_neo", "dynamic"])
 def test_models_without_a_sharable_cache_take_the_slow_way(kind: str) -> None:
     model = uncuttable(kind)
     backend = Transformers(Loaded(model, "Linear", "float32"), ONE_THREAD)
@@ -526,7 +564,9 @@ def test_llama_cpp_generates_as_a_naive_decode(
 
 
 @pytest.mark.parametrize(
-    ("write_model", "shares"), [(write_mamba, False), (write_gemma2, True)], ids=str
+    ("write_model", "shares"),
+    [(write_mamba, False), (write_gemma2, True), (write_long_rope, False)],
+    ids=lambda value: getattr(value, "__name__", None),
 )
 def test_llama_cpp_scores_recurrent_and_sliding_window_models(
     write_model: Callable[[Path, Path], Path], shares: bool, tiny_model: Path, tmp_path: Path
@@ -605,6 +645,7 @@ class Recorder:
     """A backend that keeps what it is asked and writes a fixed answer."""
 
     rows = 1
+    shares = shares_prompts = True
     padding_tokens = forwarded_tokens = 0
     schedule = "recorded"
 
@@ -622,7 +663,7 @@ class Recorder:
         self.choices.append(len(part.targets))
         return [(-1.0, False)] * len(part.targets)
 
-    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+    def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         return max(tokens)
 
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
@@ -733,6 +774,13 @@ def test_the_choices_of_a_document_share_its_context(tiny_model: Path) -> None:
     ]
     assert ours.loglikelihood(asked) == [(-1.0, False)] * 6
     assert recorder.choices == [3, 3]
+
+
+def test_requests_without_a_document_are_not_taken_for_one(tiny_model: Path) -> None:
+    recorder = Recorder(256)
+    asked = [Instance("loglikelihood", {}, ("Which planet?", f" {i}"), 0) for i in range(5)]
+    BenchmarkLM(recorder, tiny_model).loglikelihood(asked)
+    assert recorder.choices == [1] * 5
 
 
 def test_rolling_likelihoods_are_those_of_the_harness(tiny_model: Path, loaded: Loaded) -> None:
@@ -910,6 +958,21 @@ def test_chat_templates_are_applied_as_the_harness_does(tiny_model: Path, prompt
     assert found == theirs.apply_chat_template(history, add_generation_prompt=prompt)
     assert found.startswith(f"{BOS}system\nBe brief.")
     assert ours.chat_template(True) == theirs.chat_template(True)
+
+
+def test_a_template_that_refuses_a_system_message_gets_none(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = BenchmarkLM(Recorder(256), tiny_model), harness_lm(tiny_model, 256)
+    refusing = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    )
+    for lm in (ours, theirs):
+        monkeypatch.setattr(lm.tokenizer, "chat_template", refusing)
+    history = [{"role": role, "content": role.upper()} for role in ("system", "user")]
+    assert ours.apply_chat_template(history) == "user: USER\n"
+    assert ours.apply_chat_template(history) == theirs.apply_chat_template(history)
 
 
 # --- the whole engine ---------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def ask(target: Target, threads: int) -> Asked:
         scored = score(lm, everything)
         findings = [
             Finding("path", True, engine.identity["schedule"]),
-            token_ids(lm, target.tokenizer),
+            token_ids(lm),
             *company(lm, scored),
         ]
         texts = generate(lm, PROMPTS)
@@ -392,17 +392,16 @@ def generations(lm: Any, together: Sequence[str]) -> Finding:
     return Finding("generation alone", not differing, detail)
 
 
-def token_ids(lm: Any, tokenizer: Path) -> Finding:
+def token_ids(lm: Any) -> Finding:
     """Whether pairs are encoded as lm_eval's own backend for Transformers encodes them."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
-    from transformers import AutoTokenizer
 
     class Encoder(HFLM):  # type: ignore[misc]
         """The backend without a model: its requests end as token ids."""
 
         def __init__(self) -> None:
-            self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            self.tokenizer = lm.tokenizer
             self.backend = "causal"
             self.add_bos_token = None
             self.custom_prefix_token_id = self.enable_thinking = None

@@ -14,7 +14,7 @@ from typing import Any
 
 from slm_benchmark import progress
 from slm_benchmark.config import Catalogue, Cell
-from slm_benchmark.engines.identity import engine_name, unknown_engine
+from slm_benchmark.engines.identity import engine_name, sources_sha256, unknown_engine
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_bytes, atomic_write_json, digest, read_json
 from slm_benchmark.hardware import identity as hardware_identity
@@ -148,6 +148,7 @@ def evaluate(
         "choices": catalogue.scoring_choices(cell.task, cell.protocol),
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": machine["fingerprint"],
+        "sources": sources_sha256(),
     }
     tried = attempt(cell, catalogue, folders, outputs.journal, decisive, threads)
     measurement = summarise(tried.samples, entry, tried.engine.lm) if tried.samples else NOTHING

@@ -53,8 +53,13 @@ def publish(
             has numbers of a GGUF file whose model did not pass the equivalence check.
     """
     checked = [(path, check_publishable(catalogue, path, label)) for path in paths]
-    gate = [record for _, record in checked if record["kind"] == "equivalence"]
-    gate += [read_run(path) for path in results.glob("*/equivalence/*.json")]
+    # A check with bounds of its own opens nothing; one that is published counts while its version
+    # of them does.
+    now = digest(catalogue.comparison_choices())
+    gate = [r for _, r in checked if r["kind"] == "equivalence" and r["bounds"]["sha256"] == now]
+    earlier = [read_run(path) for path in results.glob("*/equivalence/*.json")]
+    version = catalogue.equivalence["version"]
+    gate += [record for record in earlier if record["bounds"]["version"] == version]
     for path, record in checked:
         check_gate(path, record, gate)
     lines = []
@@ -165,6 +170,15 @@ def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
             fix=again,
         )
     newest = max(fitting, key=lambda check: str(check["started"]))
+    f16 = newest["variants"]["gguf-f16"]["sha256"]
+    if record["variant"]["id"] == "gguf-f16" and record["variant"]["sha256"] != f16:
+        raise UserError(
+            "the equivalence record is of another F16 GGUF file",
+            file=file,
+            field="variant.sha256",
+            value=record["variant"]["sha256"],
+            fix="measure this record again, or " + again,
+        )
     if not newest["passed"]:
         raise UserError(
             f"the F16 GGUF file does not equal the base: {'; '.join(newest['reasons'])}",

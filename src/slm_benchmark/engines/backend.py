@@ -25,6 +25,7 @@ class Backend(Protocol):
 
     Attributes:
         max_length: Longest context and continuation together, in tokens.
+        shares: Whether documents share their trunks.
         rows: Sequences that one step of a generation forwards. A step always has this many rows,
             filled up with padding, since the shape of a forward decides how it is rounded.
         forwarded_tokens: Tokens forwarded so far, those of padding left out.
@@ -32,6 +33,7 @@ class Backend(Protocol):
     """
 
     max_length: int
+    shares: bool
     rows: int
     forwarded_tokens: int
     padding_tokens: int
@@ -39,6 +41,10 @@ class Backend(Protocol):
     @property
     def schedule(self) -> str:
         """Order and shape of the forwards, in words."""
+
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether prompts share their trunks."""
 
     def score(self, part: Part) -> list[Scored]:
         """Score the continuations of a part.
@@ -54,15 +60,19 @@ class Backend(Protocol):
             OutOfMemory: when there is no memory for it.
         """
 
-    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+    def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         """Make room for generations.
 
         Args:
             plan: Of all prompts.
             tokens: Length of each prompt with its longest answer.
+            at_once: Most generations that will run together.
 
         Returns:
             Tokens that running generations may hold together.
+
+        Raises:
+            OutOfMemory: when there is no memory for it.
         """
 
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:

@@ -148,6 +148,8 @@ def _attend(
 
 def prepare(model: Any) -> bool:
     """Let the model's attention take rows; False where its code does not allow that."""
+    if model.config._attn_implementation == ATTENTION:
+        return True
     if model.config._attn_implementation != "sdpa":
         return False
     AttentionInterface.register(ATTENTION, _attend)

@@ -68,7 +68,8 @@ def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     """Probability of each token, shape (vocabulary,): temperature, then top-k, then top-p."""
     scaled = logits.astype(np.float64) / sampling.temperature
     if sampling.top_k:
-        smallest = np.partition(scaled, -sampling.top_k)[-sampling.top_k :].min()
+        kept = min(sampling.top_k, len(scaled))
+        smallest = np.partition(scaled, -kept)[-kept:].min()
         scaled[scaled < smallest] = -np.inf
     found: NDArray[np.float64] = np.exp(scaled - scaled.max())
     found /= found.sum()
@@ -164,7 +165,7 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ma
     while waiting:
         running: list[_Running] = []
         try:
-            room = backend.reserve(plan, [job.longest for job in asked])
+            room = backend.reserve(plan, [job.longest for job in asked], at_once)
             while waiting or running:
                 while waiting and _may_start(asked, running, waiting[0], at_once, room):
                     index = waiting.popleft()
@@ -181,7 +182,7 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ma
                     yield from _ended(backend, asked, running, list(running))
         except OutOfMemory as error:
             beside = [entry.index for entry in running]
-            if len(beside) < 2 and failed == beside:
+            if at_once == 1 and failed == beside:
                 raise EnvironmentFault(
                     f"no memory for a single generation: {error}",
                     fix="free memory, or run fewer jobs at once",
@@ -189,7 +190,7 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ma
             # What comes out does not depend on how many run together. A lack that passes deserves
             # a second try even where there was only one.
             failed = beside
-            at_once = max(1, len(beside) // 2)
+            at_once = max(1, (len(beside) or at_once) // 2)
             waiting.extendleft(reversed(beside))
             backend.free()
 
@@ -217,26 +218,31 @@ def _ended(
 
 
 def rows_are_independent(backend: Backend) -> bool:
-    """Whether a generation's logits are the same, bit by bit, alone and beside others.
+    """Whether a generation's logits are the same, bit by bit, alone and in every row of a company.
 
     So it is where each row of a matrix product is computed by itself. Layers that group rows by
-    content, such as a mixture of experts, need not do so.
+    content, such as a mixture of experts, need not do so, nor need threads that split a tensor in
+    the midst of a row.
     """
     if backend.rows == 1:
         return True
-    contexts = [list(range(3, 3 + length)) for length in (110, 5)]
+    contexts = [[3 + row, 5, 7 + 2 * row, 11, 13 + row] for row in range(backend.rows)]
     parts, plan = plan_prompts(contexts)
-    steps = 3
+    longest = len(contexts[0]) + backend.rows + 1
+    backend.reserve(plan, [longest] * backend.rows, backend.rows)
 
-    def last_logits(company: Sequence[int]) -> list[bytes]:
-        backend.reserve(plan, [len(context) + steps + 1 for context in contexts])
-        started = [backend.start(parts[i], len(contexts[i]) + steps + 1)[0] for i in company]
-        found = []
-        for token in range(7, 7 + steps):
-            logits = backend.step(started, [token] * len(started))
-            found.append(logits[company.index(0)].tobytes())
-        for state in started:
-            backend.finish(state)
-        return found
+    def tried(others: Sequence[Any], row: int) -> bytes:
+        """Logits of the first prompt as the given row, beside others."""
+        state, _ = backend.start(parts[0], longest)
+        company = [*others[:row], state, *others[row:]]
+        tokens = [17 + other for other in range(len(others))]
+        logits = backend.step(company, [*tokens[:row], 9, *tokens[row:]])
+        backend.finish(state)
+        return bytes(logits[row].tobytes())
 
-    return last_logits([0]) == last_logits([1, 0])
+    alone = tried([], 0)
+    others = [backend.start(part, longest)[0] for part in parts[1:]]
+    same = all(tried(others, row) == alone for row in range(backend.rows))
+    for state in others:
+        backend.finish(state)
+    return same

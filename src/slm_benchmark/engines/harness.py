@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -83,7 +84,9 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         self._end_tokens = _end_tokens(tokenizer) | {self.tokenizer.eos_token_id}
         self._tokens = dict.fromkeys(("unique", "forwarded", "chunk_rounding", "generated"), 0)
         # The choices of a document have the same context, one after the other.
-        self._encode_context = functools.lru_cache(maxsize=4)(self._encode_plain)
+        self._encode_context = functools.lru_cache(maxsize=4)(
+            functools.partial(_encode, self.tokenizer, self.tokenizer.decode(self.prefix_token_id))
+        )
 
     @property
     def eot_token_id(self) -> int:
@@ -119,31 +122,31 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             return list(self._encode_context(string))
         return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
 
-    def _encode_plain(self, string: str) -> tuple[int, ...]:
-        if string.startswith(self.tokenizer.decode(self.prefix_token_id)):
-            return tuple(self.tokenizer.encode(string, add_special_tokens=False))
-        return tuple(self.tokenizer.encode(string))
-
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The history as one prompt, through the base tokenizer's template."""
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
+        apply = functools.partial(
+            self.tokenizer.apply_chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
         )
+        try:
+            return str(apply(chat_history))
+        except jinja2.TemplateError:
+            # Some templates refuse a system message; the harness's own backend drops it too.
+            return str(apply([said for said in chat_history if said["role"] != "system"]))
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Score requests document by document, so that the choices of one share its context."""
-        documents = [
-            list(group) for _, group in itertools.groupby(requests, key=lambda r: _name(r))
-        ]
+        # A request that names no document is one by itself.
+        named = itertools.groupby(
+            enumerate(requests), key=lambda r: (r[0], None) if r[1].doc_id is None else _name(r[1])
+        )
+        documents = [[request for _, request in group] for _, group in named]
         pairs = []
         for document in documents:
             encoded = [self.encode(*request.args) for request in document]
@@ -204,7 +207,8 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
                 parts.append(part)
                 owners.append((number, indices))
         plan = plan_parts(parts)
-        self._count(plan)
+        alone = [len(c) + len(t) - 1 for pairs in documents for c, t in pairs]
+        self._count(plan, None if self.model.shares else alone)
         scored: list[dict[int, Scored]] = [{} for _ in documents]
         done = 0
         for index in plan.order:
@@ -242,28 +246,30 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             self._journal.put(key, found)
         return [(float(value), bool(greedy)) for value, greedy in found]
 
-    def _count(self, plan: Plan) -> None:
+    def _count(self, plan: Plan, alone: Sequence[int] | None) -> None:
+        """Count what a plan forwards, or what sequences of these lengths do, each by itself."""
         self._tokens["unique"] += plan.unique_tokens
-        self._tokens["forwarded"] += plan.forwarded_tokens
-        self._tokens["chunk_rounding"] += plan.chunk_rounding_tokens
+        self._tokens["forwarded"] += plan.forwarded_tokens if alone is None else sum(alone)
+        self._tokens["chunk_rounding"] += plan.chunk_rounding_tokens if alone is None else 0
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Continuations, cut at the first stop string; greedy, or drawn with the engine's seed."""
-        seen: dict[str, int] = {}
+        seen: dict[Any, int] = {}
         contexts, keys, makers, stops = [], [], [], []
         for request in requests:
             context, settings = self._prompt(request)
             sampling = read_sampling(settings)
             asked = digest([context, settings["until"], settings["max_gen_toks"], str(sampling)])
             # A harness that wants several samples of a document asks as often.
-            repeat = seen.get(asked, 0) if sampling else 0
-            seen[asked] = repeat + 1
+            repeat = seen.get((asked, *_name(request)), 0) if sampling else 0
+            seen[asked, *_name(request)] = repeat + 1
             keys.append(f"{asked}-{self._seed}-{repeat}" if sampling else asked)
             seed = [self._seed, repeat, int(asked[:16], 16)]
             stops.append(settings["until"])
             makers.append(functools.partial(self._job, context, settings, sampling, seed))
             contexts.append(context)
-        self._count(plan_prompts(contexts)[1])
+        alone = None if self.model.shares_prompts else [len(context) for context in contexts]
+        self._count(plan_prompts(contexts)[1], alone)
         made = self._generate(keys, makers)
         for request, (new, by_itself) in zip(requests, made, strict=True):
             # The last token is chosen, not forwarded.
@@ -334,6 +340,12 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             return any(stop in text for stop in until)
 
         return finished
+
+
+def _encode(tokenizer: Any, prefix: str, string: str) -> tuple[int, ...]:
+    if string.startswith(prefix):
+        return tuple(tokenizer.encode(string, add_special_tokens=False))
+    return tuple(tokenizer.encode(string))
 
 
 def _name(request: Instance) -> tuple[str | None, int | None]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
+
+from slm_benchmark.files import digest, sha256_file
 
 Name = Literal["llama.cpp", "transformers", "vllm"]
 
@@ -31,6 +34,12 @@ def engine_packages(variant: str, choice: str = "default") -> list[str]:
         return ["lm-eval", "tokenizers", "transformers"]
     quantized = ["gptqmodel"] if variant in ("gptq-4bit", "awq-4bit") else []
     return ["lm-eval", "tokenizers", "torch", "transformers", *quantized]
+
+
+def sources_sha256() -> str:
+    """Digest of the engines' own sources: finished requests are taken over under the same only."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return digest({file.name: sha256_file(file) for file in files})
 
 
 def unknown_engine(variant: str, threads: int, choice: str = "default") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as api
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, reusable_prefix
-from slm_benchmark.engines.scores import read_scores
+from slm_benchmark.engines.scores import ScoreReader
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.errors import UserError
 
@@ -158,8 +158,9 @@ class Context:
     def put_in(self, sequence: int, state: bytes) -> None:
         """Give a sequence keys and values that were taken out."""
         data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+        _messages.clear()
         if not api.llama_state_seq_set_data(self.handle, data, len(state), sequence):
-            raise OutOfMemory("the cache has no room for a sequence")
+            raise OutOfMemory(f"the cache does not take a sequence: {'; '.join(_messages)}")
 
 
 @dataclass(eq=False)
@@ -202,14 +203,22 @@ class LlamaCpp:
         self._threads = settings.threads
         self._budget = settings.memory_budget_bytes
         # The state of a recurrent layer stands for all tokens before it: it cannot be cut back.
+        self._long_rope = self._rotates_by_cells()
         self.shares = not (
-            api.llama_model_is_recurrent(self.model) or api.llama_model_is_hybrid(self.model)
+            api.llama_model_is_recurrent(self.model)
+            or api.llama_model_is_hybrid(self.model)
+            or self._long_rope
         )
         self.rows = ROWS if self.shares else 1
         self.forwarded_tokens = self.padding_tokens = 0
         self._scoring: Context | None = None
         self._trunk: list[int] = []
         self._company: _Company | None = None
+
+    @property
+    def shares_prompts(self) -> bool:
+        """See `Backend.shares_prompts`."""
+        return self.shares
 
     @property
     def schedule(self) -> str:
@@ -270,28 +279,44 @@ class LlamaCpp:
         context = self._scoring_context(part.length)
         if not self.shares:
             return self._score_alone(context, part)
-        logits = self._forward(context, part)
+        reader = ScoreReader(part)
+        self._forward(context, part, reader.add)
         self._drop_tree(context, part)
-        return read_scores(part, logits)
+        return reader.scores()
 
-    def _forward(self, context: Context, part: Part) -> Logits:
-        """Forward a part; its leaves stay in the cache. Returns the wanted logits."""
+    def _forward(self, context: Context, part: Part, read: Callable[[Logits], None]) -> None:
+        """Forward a part; its leaves stay in the cache.
+
+        Args:
+            context: The scoring context.
+            part: The part.
+            read: Given the wanted logits, block by block; they are gone afterwards.
+        """
         self._extend_trunk(context, part.trunk)
         for leaf in range(len(part.leaves)):
             context.copy(TRUNK, leaf + 1)
-        sequences = [[leaf + 1 for leaf in leaves] for leaves in part.leaves_below]
+        self._forward_tree(
+            context, part, [[leaf + 1 for leaf in leaves] for leaves in part.leaves_below], read
+        )
+
+    def _forward_tree(
+        self,
+        context: Context,
+        part: Part,
+        sequences: Sequence[Sequence[int]],
+        read: Callable[[Logits], None],
+    ) -> None:
         wanted = np.asarray(part.wanted)
-        rows = []
         # More than one block is needed for a single, long continuation only.
         for begin in range(0, len(part.tokens), TREE):
             block = slice(begin, begin + TREE)
             inside = wanted[(wanted >= begin) & (wanted < begin + TREE)] - begin
-            logits = context.decode(
-                part.tokens[block], part.positions[block], sequences[block], inside.tolist()
+            read(
+                context.decode(
+                    part.tokens[block], part.positions[block], sequences[block], inside.tolist()
+                )
             )
-            rows.append(logits if len(part.tokens) <= TREE else logits.copy())
         self.forwarded_tokens += len(part.tokens)
-        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
     def _extend_trunk(self, context: Context, trunk: list[int]) -> None:
         """Make the trunk's sequence hold exactly ``trunk``."""
@@ -311,31 +336,26 @@ class LlamaCpp:
         scored = []
         for nodes, targets in zip(part.predictors, part.targets, strict=True):
             alone = part.chain_to(nodes, targets)
-            context.clear()
-            scored += read_scores(alone, self._forward_chain(context, alone))
+            reader = ScoreReader(alone)
+            self._forward_alone(context, alone, reader.add)
+            scored += reader.scores()
         return scored
 
-    def _forward_chain(self, context: Context, part: Part) -> Logits:
-        """Forward a part of one sequence from an empty cache, in pieces of `TREE`."""
-        wanted, rows = set(part.wanted), []
-        for begin in range(0, len(part.tokens), TREE):
-            piece = part.tokens[begin : begin + TREE]
-            inside = [i for i in range(len(piece)) if begin + i in wanted]
-            positions = range(begin, begin + len(piece))
-            rows.append(context.decode(piece, positions, [(TRUNK,)] * len(piece), inside).copy())
-        self.forwarded_tokens += len(part.tokens)
-        return np.concatenate(rows)
+    def _forward_alone(self, context: Context, alone: Part, read: Callable[[Logits], None]) -> None:
+        """Forward a single continuation from an empty cache; see `_forward`."""
+        context.clear()
+        self._forward_tree(context, alone, [(TRUNK,)] * len(alone.tokens), read)
 
     def prepare(self, plan: Plan) -> None:
         """See `Backend.prepare`."""
         self._scoring_context(plan.longest)
 
-    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+    def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         """See `Backend.reserve`."""
         self.prepare(plan)
         if not self.shares:
             return max(tokens)
-        together = sum(sorted(tokens)[-self.rows :])
+        together = sum(sorted(tokens)[-at_once:])
         fitting = budget_bytes(self._budget) // self._bytes_per_token()
         cells = max(min(together, fitting), max(tokens))
         if self._company is None or self._company.capacity < cells:
@@ -348,15 +368,20 @@ class LlamaCpp:
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
         context = self._scoring_context(part.length if self.shares else tokens)
+        kept: list[Logits] = []
+
+        def keep(logits: Logits) -> None:
+            kept[:] = logits[-1:].copy()
+
         if not self.shares:
             alone = part.chain_to(part.predictors[0], part.targets[0])
-            context.clear()
-            return Running(TRUNK, len(alone.tokens)), self._forward_chain(context, alone)[-1]
-        logits = self._forward(context, part)[-1].copy()
+            self._forward_alone(context, alone, keep)
+            return Running(TRUNK, len(alone.tokens)), kept[-1]
+        self._forward(context, part, keep)
         state = context.take_out(1)
         self._drop_tree(context, part)
         assert self._company is not None, "reserve comes first"
-        return self._company.admit(state, part.length), logits
+        return self._company.admit(state, part.length), kept[-1]
 
     def step(self, states: Sequence[Running], tokens: Sequence[int]) -> Logits:
         """See `Backend.step`."""
@@ -377,7 +402,8 @@ class LlamaCpp:
 
     def _scoring_context(self, tokens: int) -> Context:
         """The context for prompts and documents, grown to hold a part of ``tokens`` tokens."""
-        cells = -(-max(tokens, 1) // _CELL_BLOCK) * _CELL_BLOCK
+        tokens = max(tokens, self.max_length if self._long_rope else 1)
+        cells = -(-tokens // _CELL_BLOCK) * _CELL_BLOCK
         if self._scoring is None or self._scoring.cells < cells:
             if self._scoring:
                 self._scoring.close()
@@ -385,6 +411,19 @@ class LlamaCpp:
             sequences = LEAVES + 1 if self.shares else 1
             self._scoring = Context(self.model, cells, sequences, self._threads)
         return self._scoring
+
+    def _rotates_by_cells(self) -> bool:
+        """Whether llama.cpp rotates by the size of the cache: one set of factors up to the length
+        that the model was first trained on, another above. Then every cache has the same size."""
+        value = ctypes.create_string_buffer(64)
+        key = f"{self._architecture()}.rope.scaling.original_context_length"
+        found = api.llama_model_meta_val_str(self.model, key.encode(), value, len(value))
+        return found > 0 and int(value.value) < int(api.llama_model_n_ctx_train(self.model))
+
+    def _architecture(self) -> str:
+        value = ctypes.create_string_buffer(64)
+        api.llama_model_meta_val_str(self.model, b"general.architecture", value, len(value))
+        return value.value.decode()
 
     def _bytes_per_token(self) -> int:
         context = self._scoring_context(CHUNK)

@@ -16,10 +16,12 @@ from typing import Any
 from slm_benchmark import lm_eval_names, progress
 from slm_benchmark.engines import Name, load_engine
 from slm_benchmark.engines.harness import BenchmarkLM
+from slm_benchmark.engines.identity import sources_sha256
 from slm_benchmark.engines.journal import Journal
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import digest, sha256_file
+from slm_benchmark.hardware import describe, fingerprint
 from slm_benchmark.provenance import RECORDED_PACKAGES, environment_identity
 
 DEFAULT_MAX_LENGTH = 4096
@@ -206,6 +208,8 @@ def _decisive(weights: Path, tokenizer: Path, settings: Settings) -> dict[str, A
         "tokenizer": {file.name: sha256_file(file) for file in others},
         "settings": {k: v for k, v in asdict(settings).items() if k != "memory_budget_bytes"},
         "environment": environment_identity(RECORDED_PACKAGES),
+        "machine": fingerprint(describe()),
+        "sources": sources_sha256(),
     }
 
 

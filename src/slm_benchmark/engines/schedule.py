@@ -118,13 +118,25 @@ class Part:
             targets=[list(targets)],
         )
 
-    def visible(self) -> NDArray[np.bool_]:
-        """Which node sees which: itself and its ancestors; shape (nodes, nodes)."""
-        seen = np.zeros((len(self.tokens), len(self.tokens)), dtype=bool)
-        for node, parent in enumerate(self.parents):
-            if parent != ROOT:
-                seen[node] = seen[parent]
-            seen[node, node] = True
+    def visible(self, begin: int, end: int) -> NDArray[np.bool_]:
+        """Which node sees which: itself and its ancestors.
+
+        Args:
+            begin: First node that sees.
+            end: The node after the last.
+
+        Returns:
+            Shape (end - begin, end).
+        """
+        seen = np.zeros((end - begin, end), dtype=bool)
+        for node in range(begin, end):
+            parent = self.parents[node]
+            if parent >= begin:
+                seen[node - begin] = seen[parent - begin]
+            while ROOT < parent < begin:
+                seen[node - begin, parent] = True
+                parent = self.parents[parent]
+            seen[node - begin, node] = True
         return seen
 
 

@@ -12,26 +12,43 @@ _ROWS = 32
 """Rows that are normalised together: few enough to stay in the processor's cache."""
 
 
-def read_scores(part: Part, logits: Logits) -> list[Scored]:
-    """Scores of a part's continuations.
+class ScoreReader:
+    """Scores of a part's continuations, read from its logits block by block.
 
     Args:
-        part: What was forwarded.
-        logits: Of the nodes in ``part.wanted``, shape (wanted, vocabulary).
+        part: What is forwarded.
     """
-    log_total = np.empty(len(logits))
-    likeliest = np.empty(len(logits), dtype=np.int64)
-    for start in range(0, len(logits), _ROWS):
-        block = slice(start, start + _ROWS)
-        log_total[block], likeliest[block] = log_sum_exp(logits[block])
-    row = {node: number for number, node in enumerate(part.wanted)}
-    scored = []
-    for nodes, targets in zip(part.predictors, part.targets, strict=True):
-        rows = [row[node] for node in nodes]
-        chosen = logits[rows, targets].astype(np.float64)
-        greedy = bool((likeliest[rows] == targets).all())
-        scored.append((float((chosen - log_total[rows]).sum()), greedy))
-    return scored
+
+    def __init__(self, part: Part) -> None:
+        row = {node: number for number, node in enumerate(part.wanted)}
+        self._lengths = [len(targets) for targets in part.targets]
+        self._rows = np.array([row[node] for nodes in part.predictors for node in nodes])
+        self._targets = np.array([token for targets in part.targets for token in targets])
+        self._chosen = np.empty(len(self._targets))
+        self._log_total = np.empty(len(row))
+        self._likeliest = np.empty(len(row), dtype=np.int64)
+        self._read = 0
+
+    def add(self, logits: Logits) -> None:
+        """Read the logits of the next nodes of ``part.wanted``, shape (nodes, vocabulary)."""
+        first, self._read = self._read, self._read + len(logits)
+        for start in range(0, len(logits), _ROWS):
+            block = slice(start, start + _ROWS)
+            found = slice(first + start, first + min(start + _ROWS, len(logits)))
+            self._log_total[found], self._likeliest[found] = log_sum_exp(logits[block])
+        here = (self._rows >= first) & (self._rows < self._read)
+        self._chosen[here] = logits[self._rows[here] - first, self._targets[here]]
+
+    def scores(self) -> list[Scored]:
+        """One score for each continuation, once all logits are read."""
+        values = self._chosen - self._log_total[self._rows]
+        likeliest = self._likeliest[self._rows] == self._targets
+        scored, start = [], 0
+        for length in self._lengths:
+            part = slice(start, start + length)
+            scored.append((float(values[part].sum()), bool(likeliest[part].all())))
+            start = part.stop
+        return scored
 
 
 def log_sum_exp(logits: Logits) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -17,7 +17,7 @@ from slm_benchmark.engines import company
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import CHUNK, TREE, Part, Plan, plan_document, reusable_prefix
-from slm_benchmark.engines.scores import read_scores
+from slm_benchmark.engines.scores import ScoreReader
 from slm_benchmark.engines.settings import Settings
 
 ROWS = 16
@@ -110,6 +110,11 @@ class Transformers:
         self.forwarded_tokens = self.padding_tokens = 0
 
     @property
+    def shares_prompts(self) -> bool:
+        """See `Backend.shares_prompts`."""
+        return self.rows > 1
+
+    @property
     def schedule(self) -> str:
         """See `Backend.schedule`."""
         scoring = "each continuation alone, without a cache"
@@ -144,15 +149,19 @@ class Transformers:
             return self._score_alone(part)
 
     def _score_as_tree(self, part: Part) -> list[Scored]:
-        logits = self._forward_part(part)
+        reader = ScoreReader(part)
+        for logits in self._forward_part(part):
+            reader.add(logits)
         self._cache.cut(len(part.trunk))
-        return read_scores(part, logits)
+        return reader.scores()
 
     def _score_alone(self, part: Part) -> list[Scored]:
         scored = []
         for nodes, targets in zip(part.predictors, part.targets, strict=True):
             alone = part.chain_to(nodes, targets)
-            scored += read_scores(alone, self._forward_alone(alone))
+            reader = ScoreReader(alone)
+            reader.add(self._forward_alone(alone))
+            scored += reader.scores()
         return scored
 
     def _forward_alone(self, alone: Part) -> Logits:
@@ -160,24 +169,20 @@ class Transformers:
         self.forwarded_tokens += len(alone.tokens)
         return _array(self._forward(alone.tokens, wanted=alone.wanted))
 
-    def _forward_part(self, part: Part) -> Logits:
-        """Forward a part; its tree stays in the cache. Returns the wanted logits."""
+    def _forward_part(self, part: Part) -> Iterator[Logits]:
+        """Forward a part; its tree stays in the cache. Yields the wanted logits in blocks."""
         self._extend_trunk(part.trunk, part.length)
-        rows = []
-        visible = torch.from_numpy(part.visible())
         # More than one block is needed for a single, long continuation only.
         for begin in range(0, len(part.tokens), TREE):
             end = min(begin + TREE, len(part.tokens))
-            rows.append(
-                self._forward(
-                    part.tokens[begin:end],
-                    positions=part.positions[begin:end],
-                    visible=visible[begin:end, :end],
-                    wanted=[node - begin for node in part.wanted if begin <= node < end],
-                )
+            logits = self._forward(
+                part.tokens[begin:end],
+                positions=part.positions[begin:end],
+                visible=torch.from_numpy(part.visible(begin, end)),
+                wanted=[node - begin for node in part.wanted if begin <= node < end],
             )
-        self.forwarded_tokens += len(part.tokens)
-        return _array(torch.cat(rows))
+            self.forwarded_tokens += end - begin
+            yield _array(logits)
 
     def _extend_trunk(self, trunk: list[int], room: int) -> None:
         """Make the cache hold exactly ``trunk``, with room for ``room`` tokens."""
@@ -248,7 +253,7 @@ class Transformers:
         if self.shares and (self._cache is None or self._cache.room < plan.longest):
             self._cache, self._trunk = company.TreeCache(self.model.config, plan.longest), []
 
-    def reserve(self, plan: Plan, tokens: Sequence[int]) -> int:
+    def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         """See `Backend.reserve`."""
         self.prepare(plan)
         if self.rows == 1:
@@ -265,7 +270,7 @@ class Transformers:
                 alone = part.chain_to(part.predictors[0], part.targets[0])
                 state = _Alone(list(alone.tokens))
                 return state, self._go_on(state, alone.tokens)[-1]
-            logits = self._forward_part(part)
+            *_, logits = self._forward_part(part)
             running = self._cache.copy(tokens)
             self._cache.cut(len(part.trunk))
             return running, logits[-1]
@@ -304,7 +309,7 @@ class Transformers:
 
         def tree() -> Logits:
             row = {node: number for number, node in enumerate(part.wanted)}
-            logits = self._forward_part(part)
+            logits = np.concatenate(list(self._forward_part(part)))
             self._bytes_per_token = self._cache.bytes_per_token()
             self._cache.cut(len(part.trunk))
             return logits[[row[node] for nodes in part.predictors for node in nodes]]
@@ -373,11 +378,28 @@ def _keeps_plain_keys(model: Any, max_length: int) -> bool:
 
     if getattr(model, "_is_stateful", False):
         return False
+    # Attention of its own may look at places in the cache, where a tree has many branches.
+    if not getattr(model, "_supports_attention_backend", False):
+        return False
+    if _rotates_by_length(model.config.get_text_config(), max_length):
+        return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(
         type(layer) is DynamicLayer
         or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= max_length)
         for layer in layers
+    )
+
+
+def _rotates_by_length(config: Any, max_length: int) -> bool:
+    """Whether a position is rotated by how long the text of its forward is."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    original = getattr(config, "original_max_position_embeddings", None)
+    return any(
+        kind.get("rope_type") in ("longrope", "dynamic")
+        and max_length > (kind.get("original_max_position_embeddings") or original or 0)
+        for kind in kinds
     )
 
 
