@@ -22,7 +22,7 @@ from slm_benchmark.aggregate import current_records, describe_equivalence, failu
 from slm_benchmark.config import Catalogue, Plan, load_catalogue
 from slm_benchmark.equivalence import Inputs, breaches, check_equivalence
 from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_write_json, read_yaml
+from slm_benchmark.files import atomic_write_json, digest, read_yaml
 from slm_benchmark.manifest import write_manifest
 from slm_benchmark.paths import CONFIG, ROOT
 from slm_benchmark.plan import Names
@@ -313,6 +313,13 @@ def run_of(checkout: Path, record: Record) -> Path:
     return path
 
 
+def gate_of(catalogue: Catalogue, **choices: Any) -> Record:
+    """A record of the gate, with the bounds of this catalogue."""
+    record = equivalence_record(**choices)
+    record["bounds"]["sha256"] = digest(catalogue.comparison_choices())
+    return sealed(record)
+
+
 @pytest.mark.parametrize("kind", ["score", "performance"])
 def test_gguf_rows_need_a_passing_record(checkout: Path, catalogue: Catalogue, kind: str) -> None:
     results = checkout / "results"
@@ -329,18 +336,18 @@ def test_gguf_rows_need_a_passing_record(checkout: Path, catalogue: Catalogue, k
 
     refused([path], "model.sha256", fix)
 
-    other = equivalence_record()
+    other = gate_of(catalogue)
     other["model"]["sha256"] = "cd" * 32
     refused([path, put(checkout, sealed(other))], "model.sha256", fix)
 
-    other = equivalence_record()
+    other = gate_of(catalogue)
     other["engines"]["gguf-f16"]["version"] = "0"
     refused([path, put(checkout, sealed(other))], "engine.version", fix)
 
-    gate = put(checkout, equivalence_record(reason="too far apart"))
+    gate = put(checkout, gate_of(catalogue, reason="too far apart"))
     refused([path, gate], "variant.id", "too far apart")
 
-    gate = put(checkout, equivalence_record())
+    gate = put(checkout, gate_of(catalogue))
     lines = publish(catalogue, [path, gate], "demo", results)
     assert len(lines) == len(published_records(results)) == 2
     (published,) = (results / MODEL / "equivalence").glob("*.json")
@@ -354,17 +361,17 @@ def test_a_published_gate_serves_later_rows_until_a_newer_one_fails(
 ) -> None:
     results = checkout / "results"
     # Without a label: the record has no protocol.
-    publish(catalogue, [put(checkout, equivalence_record())], None, results)
+    publish(catalogue, [put(checkout, gate_of(catalogue))], None, results)
     first, second, *_ = [run_of(checkout, score_record(catalogue, task)) for task in TASKS]
     publish(catalogue, [first], "demo", results)
-    newer = equivalence_record(started=LATE, reason="too far apart")
+    newer = gate_of(catalogue, started=LATE, reason="too far apart")
     publish(catalogue, [put(checkout, newer)], None, results)
     with pytest.raises(UserError, match="too far apart"):
         publish(catalogue, [second], "demo", results)
 
 
 def test_a_profile_names_the_library_alone(checkout: Path, catalogue: Catalogue) -> None:
-    gate = equivalence_record()
+    gate = gate_of(catalogue)
     gate["engines"]["gguf-f16"]["version"] = "1 (engine 7)"
     paths = [run_of(checkout, performance_record()), put(checkout, sealed(gate))]
     assert len(publish(catalogue, paths, "demo", checkout / "results")) == 2
@@ -382,7 +389,7 @@ def test_other_rows_and_failures_need_no_gate(checkout: Path, catalogue: Catalog
 
 
 def test_an_unpinned_dataset_may_not_be_published(checkout: Path, catalogue: Catalogue) -> None:
-    record = equivalence_record()
+    record = gate_of(catalogue)
     record["datasets"]["arc_challenge"]["source"] = "local"
     with pytest.raises(UserError, match="not pinned") as refusal:
         publish(catalogue, [put(checkout, sealed(record))], None, checkout / "results")

@@ -34,9 +34,14 @@ WORK = ROOT / ".wheels"
 
 ENGINE_NAMES = (
     'exec("try:\\n import slm_benchmark.lm_eval_names as names\\n'
-    'except ImportError: pass\\nelse: names.watch()")'
+    "except ImportError: pass\\nelse:\\n names.watch()\\n"
+    " [sys.modules.pop(n) for n in list(sys.modules) if n.startswith('slm_benchmark')]\")"
 )
-"""Run at every start of .venv's Python: lm_eval knows our engines. Without the package, nothing."""
+"""Run at every start of .venv's Python: lm_eval knows our engines. Without the package, nothing.
+
+The package is forgotten again, so that a program that puts another copy of it on the path, as a
+workflow does with the one of its own checkout, imports that copy.
+"""
 
 LLAMA = "llama-cpp-python"
 MINIMUM = (3, 11)
