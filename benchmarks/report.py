@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import WORKS
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_write_text
-from slm_benchmark.paths import relative
+from slm_benchmark.reference import fill_between
 
 START, END = "<!-- engine:start -->", "<!-- engine:end -->"
 
@@ -45,18 +43,7 @@ def write_page(path: Path, results: Mapping[str, Any], baselines: Mapping[str, s
     Raises:
         UserError: when the page lacks a marker.
     """
-    text = path.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise UserError(
-            "a marker is missing", file=relative(path), fix=f"write {START} and {END} on lines"
-        )
-    updated = f"{before}{START}\n\n{markdown(results, baselines)}\n\n{END}{after}"
-    if updated == text:
-        return False
-    atomic_write_text(path, updated)
-    return True
+    return fill_between(path, START, END, markdown(results, baselines))
 
 
 def _conditions(results: Mapping[str, Any]) -> str:

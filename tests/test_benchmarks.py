@@ -132,6 +132,7 @@ def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
         "machine": {"cpu": {"model": "x", "logical_cores": 1}, "memory_bytes": 1}
     }
     results |= {"versions": {}, "measured": "", "threads": 1, "repetitions": 1, "command": ""}
+    results |= {"rows": []}
     with pytest.raises(UserError, match="marker"):
         report.write_page(page, results, {})
 

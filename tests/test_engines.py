@@ -646,7 +646,7 @@ class Recorder:
 
     rows = 1
     shares = shares_prompts = True
-    padding_tokens = forwarded_tokens = 0
+    forwarded_tokens = 0
     schedule = "recorded"
 
     def __init__(self, max_length: int, answer: Sequence[int] = ()) -> None:

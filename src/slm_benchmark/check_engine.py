@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from slm_benchmark.config import VARIANTS
+from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.evaluate import engine_environment
 from slm_benchmark.paths import MODELS, ROOT, relative
+from slm_benchmark.quantize.gguf import weight_file
 from slm_benchmark.registry import load_registry
 from slm_benchmark.schemas import suggestion
 
@@ -160,8 +162,10 @@ def find_targets(
     return [
         Target(
             name=f"{model} {variant}",
-            engine="llama.cpp" if variant.startswith("gguf-") else "transformers",
-            weights=_gguf(folder / variant) if variant.startswith("gguf-") else folder / variant,
+            engine=engine_name(variant),
+            weights=weight_file(folder / variant)
+            if engine_name(variant) == "llama.cpp"
+            else folder / variant,
             tokenizer=folder / "base",
             context_length=card.context_length,
             trust_remote_code=card.trust_remote_code,
@@ -195,11 +199,6 @@ def _target_at(path: Path, variants: Sequence[str] | None, tokenizer: Path | Non
         )
     engine: Name = "llama.cpp" if path.suffix == ".gguf" else "transformers"
     return Target(path.name, engine, path, chosen)
-
-
-def _gguf(folder: Path) -> Path:
-    (found,) = folder.glob("*.gguf")
-    return found
 
 
 def check_engine(targets: Iterable[Target], threads: int) -> Iterator[tuple[str, bool]]:

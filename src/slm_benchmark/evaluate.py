@@ -141,12 +141,14 @@ def evaluate(
     base, variant = read_manifest(folders.base), read_manifest(folders.weights)
     dataset = read_json(folders.dataset / "manifest.json")
     sequence = next_sequence(SEQUENCE_COUNTER)
+    choices = catalogue.scoring_choices(cell.task, cell.protocol)
+    environment = environment_identity(RECORDED_PACKAGES)
     decisive = {
         "weights": variant["sha256"],
         "base": base["sha256"],
         "dataset": dataset["sha256"],
-        "choices": catalogue.scoring_choices(cell.task, cell.protocol),
-        "environment": environment_identity(RECORDED_PACKAGES),
+        "choices": choices,
+        "environment": environment,
         "hardware": machine["fingerprint"],
         "sources": sources_sha256(),
     }
@@ -168,16 +170,12 @@ def evaluate(
         "variant": variant_block(variant),
         "dataset": dataset_block(dataset, tried.task, measurement),
         "task": task_block(cell.task, entry, protocol, tried, model.chat),
-        "protocol": protocol_block(
-            cell.protocol,
-            protocol["version"],
-            catalogue.scoring_choices(cell.task, cell.protocol),
-        ),
+        "protocol": protocol_block(cell.protocol, protocol["version"], choices),
         "engine": tried.engine.identity
         if tried.engine
         else unknown_engine(cell.variant, threads, catalogue.engine(cell.protocol)),
         "tokens": tokens,
-        "environment": environment_identity(RECORDED_PACKAGES),
+        "environment": environment,
         "hardware": machine,
         "workflow": workflow_identity(model.file),
         "scores": measurement.scores,

@@ -76,14 +76,26 @@ def update_readme(path: Path) -> bool:
     Raises:
         UserError: when the file lacks a marker.
     """
+    return fill_between(path, START, END, reference())
+
+
+def fill_between(path: Path, start: str, end: str, content: str) -> bool:
+    """Put ``content`` between two markers of the file at ``path``.
+
+    Returns:
+        Whether the file had to change.
+
+    Raises:
+        UserError: when the file lacks a marker.
+    """
     text = path.read_text(encoding="utf-8")
-    before, start, rest = text.partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
+    before, found_start, rest = text.partition(start)
+    _, found_end, after = rest.partition(end)
+    if not (found_start and found_end):
         raise UserError(
-            "a marker is missing", file=relative(path), fix=f"write {START} and {END} on lines"
+            "a marker is missing", file=relative(path), fix=f"write {start} and {end} on lines"
         )
-    updated = f"{before}{START}\n\n{reference()}\n\n{END}{after}"
+    updated = f"{before}{start}\n\n{content}\n\n{end}{after}"
     if updated == text:
         return False
     atomic_write_text(path, updated)

@@ -68,7 +68,7 @@ def load_engine(
     if not rows_are_independent(backend):
         backend.rows = 1
     backend.free()
-    backend.forwarded_tokens = backend.padding_tokens = 0
+    backend.forwarded_tokens = 0
     identity = {
         "name": name,
         "version": f"{facts.pop('version')} (engine {VERSIONS[name]})",

@@ -29,14 +29,12 @@ class Backend(Protocol):
         rows: Sequences that one step of a generation forwards. A step always has this many rows,
             filled up with padding, since the shape of a forward decides how it is rounded.
         forwarded_tokens: Tokens forwarded so far, those of padding left out.
-        padding_tokens: Tokens of padding forwarded so far.
     """
 
     max_length: int
     shares: bool
     rows: int
     forwarded_tokens: int
-    padding_tokens: int
 
     @property
     def schedule(self) -> str:

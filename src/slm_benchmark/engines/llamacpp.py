@@ -163,6 +163,11 @@ class Context:
             raise OutOfMemory(f"the cache does not take a sequence: {'; '.join(_messages)}")
 
 
+def _whole_blocks(tokens: int) -> int:
+    """Cells for so many tokens, as many as llama.cpp rounds up to."""
+    return -(-tokens // _CELL_BLOCK) * _CELL_BLOCK
+
+
 @dataclass(eq=False)
 class Running:
     """A generation in the cache of `_Company`.
@@ -202,15 +207,15 @@ class LlamaCpp:
         self.max_length = settings.max_length
         self._threads = settings.threads
         self._budget = settings.memory_budget_bytes
-        # The state of a recurrent layer stands for all tokens before it: it cannot be cut back.
         self._long_rope = self._rotates_by_cells()
+        # The state of a recurrent layer stands for all tokens before it: it cannot be cut back.
         self.shares = not (
             api.llama_model_is_recurrent(self.model)
             or api.llama_model_is_hybrid(self.model)
             or self._long_rope
         )
         self.rows = ROWS if self.shares else 1
-        self.forwarded_tokens = self.padding_tokens = 0
+        self.forwarded_tokens = 0
         self._scoring: Context | None = None
         self._trunk: list[int] = []
         self._company: _Company | None = None
@@ -334,8 +339,7 @@ class LlamaCpp:
 
     def _score_alone(self, context: Context, part: Part) -> list[Scored]:
         scored = []
-        for nodes, targets in zip(part.predictors, part.targets, strict=True):
-            alone = part.chain_to(nodes, targets)
+        for alone in part.chains():
             reader = ScoreReader(alone)
             self._forward_alone(context, alone, reader.add)
             scored += reader.scores()
@@ -374,7 +378,7 @@ class LlamaCpp:
             kept[:] = logits[-1:].copy()
 
         if not self.shares:
-            alone = part.chain_to(part.predictors[0], part.targets[0])
+            (alone,) = part.chains()
             self._forward_alone(context, alone, keep)
             return Running(TRUNK, len(alone.tokens)), kept[-1]
         self._forward(context, part, keep)
@@ -392,7 +396,6 @@ class LlamaCpp:
             running.length += 1
             return context.decode(tokens, [running.length - 1], [(TRUNK,)], [0]).copy()
         assert self._company is not None, "reserve comes first"
-        self.padding_tokens += self.rows - len(tokens)
         return self._company.step(states, tokens)
 
     def finish(self, state: Running) -> None:
@@ -403,7 +406,7 @@ class LlamaCpp:
     def _scoring_context(self, tokens: int) -> Context:
         """The context for prompts and documents, grown to hold a part of ``tokens`` tokens."""
         tokens = max(tokens, self.max_length if self._long_rope else 1)
-        cells = -(-tokens // _CELL_BLOCK) * _CELL_BLOCK
+        cells = _whole_blocks(tokens)
         if self._scoring is None or self._scoring.cells < cells:
             if self._scoring:
                 self._scoring.close()
@@ -415,15 +418,9 @@ class LlamaCpp:
     def _rotates_by_cells(self) -> bool:
         """Whether llama.cpp rotates by the size of the cache: one set of factors up to the length
         that the model was first trained on, another above. Then every cache has the same size."""
-        value = ctypes.create_string_buffer(64)
-        key = f"{self._architecture()}.rope.scaling.original_context_length"
-        found = api.llama_model_meta_val_str(self.model, key.encode(), value, len(value))
-        return found > 0 and int(value.value) < int(api.llama_model_n_ctx_train(self.model))
-
-    def _architecture(self) -> str:
-        value = ctypes.create_string_buffer(64)
-        api.llama_model_meta_val_str(self.model, b"general.architecture", value, len(value))
-        return value.value.decode()
+        original = metadata_number(self.model, "rope.scaling.original_context_length")
+        trained = int(api.llama_model_n_ctx_train(self.model))
+        return original is not None and original < trained
 
     def _bytes_per_token(self) -> int:
         context = self._scoring_context(CHUNK)
@@ -451,7 +448,7 @@ class _Company:
     def __init__(self, model: Any, tokens: int, rows: int, threads: int) -> None:
         self.capacity = tokens
         self.rows = rows
-        cells = -(-(tokens + rows) // _CELL_BLOCK) * _CELL_BLOCK
+        cells = _whole_blocks(tokens + rows)
         self._sequences = 4 * rows
         self._padding = self._sequences  # one sequence more
         self.context = Context(model, cells, self._sequences + 1, threads)
@@ -504,6 +501,18 @@ class _Company:
             running.sequence = sequence
         self._next_sequence = len(kept)
         self._used = sum(running.length for running in self._running)
+
+
+def metadata_number(model: Any, key: str) -> int | None:
+    """A number that a GGUF file holds under its architecture's name; None where it holds none."""
+
+    def value(name: str) -> str:
+        found = ctypes.create_string_buffer(64)
+        api.llama_model_meta_val_str(model, name.encode(), found, len(found))
+        return found.value.decode()
+
+    number = value(f"{value('general.architecture')}.{key}")
+    return int(number) if number.isdecimal() else None
 
 
 def build_description() -> str:

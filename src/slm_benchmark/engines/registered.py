@@ -252,26 +252,18 @@ def _all_files(folder: Path) -> list[Path]:
 
 def _gguf_window(file: Path) -> int | None:
     """Longest context that a GGUF file names, in tokens."""
-    import ctypes
-
     from llama_cpp import llama_cpp as api
 
-    import slm_benchmark.engines.llamacpp  # noqa: F401 — keeps llama.cpp quiet
+    from slm_benchmark.engines.llamacpp import metadata_number
 
     parameters = api.llama_model_default_params()
     parameters.vocab_only = True
     model = api.llama_model_load_from_file(str(file).encode(), parameters)
     if not model:
         return None  # loading the weights says why
-    found = ctypes.create_string_buffer(64)
-
-    def value(key: str) -> str:
-        api.llama_model_meta_val_str(model, key.encode(), found, len(found))
-        return found.value.decode()
-
-    window = value(f"{value('general.architecture')}.context_length")
+    window = metadata_number(model, "context_length")
     api.llama_model_free(model)
-    return int(window) if window.isdecimal() else None
+    return window
 
 
 def _transformers_window(folder: Path, trust_remote_code: bool) -> int | None:

@@ -10,7 +10,7 @@ the time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -73,50 +73,46 @@ class Part:
     def leaves_below(self) -> list[list[int]]:
         """For each node, the numbers of the leaves (from 0) whose sequences it belongs to."""
         below: list[list[int]] = [[] for _ in self.tokens]
-        for number, node in enumerate(self.leaves):
-            while node != ROOT:
+        for number, leaf in enumerate(self.leaves):
+            for node in self._path(leaf):
                 below[node].append(number)
-                node = self.parents[node]
         return below
 
     @cached_property
     def sequences(self) -> list[list[int]]:
         """Tokens from position 0 to each leaf."""
-        found = []
-        for node in self.leaves:
-            tail = []
-            while node != ROOT:
-                tail.append(self.tokens[node])
-                node = self.parents[node]
-            found.append(self.trunk + tail[::-1])
-        return found
+        return [self._text(leaf) for leaf in self.leaves]
 
     @property
     def length(self) -> int:
         """Tokens of trunk and tree, which the cache must hold together."""
         return len(self.trunk) + len(self.tokens)
 
-    def chain_to(self, nodes: Sequence[int], targets: Sequence[int]) -> Part:
-        """One continuation with its whole context as a part without a trunk.
+    def chains(self) -> Iterator[Part]:
+        """Each continuation with its whole context, as a part of its own without a trunk."""
+        for nodes, targets in zip(self.predictors, self.targets, strict=True):
+            tokens = self._text(nodes[-1])
+            count = len(tokens)
+            yield Part(
+                trunk=[],
+                tokens=tokens,
+                positions=list(range(count)),
+                parents=list(range(ROOT, count - 1)),
+                predictors=[list(range(count - len(targets), count))],
+                targets=[targets],
+            )
 
-        Args:
-            nodes: The continuation's entry in ``predictors``.
-            targets: Its entry in ``targets``.
-        """
-        path, node = [], nodes[-1]
+    def _path(self, node: int) -> list[int]:
+        """Nodes from the trunk down to ``node``."""
+        path = []
         while node != ROOT:
-            path.append(self.tokens[node])
+            path.append(node)
             node = self.parents[node]
-        tokens = self.trunk + path[::-1]
-        count = len(tokens)
-        return Part(
-            trunk=[],
-            tokens=tokens,
-            positions=list(range(count)),
-            parents=list(range(ROOT, count - 1)),
-            predictors=[list(range(count - len(targets), count))],
-            targets=[list(targets)],
-        )
+        return path[::-1]
+
+    def _text(self, node: int) -> list[int]:
+        """Tokens from position 0 to ``node``."""
+        return self.trunk + [self.tokens[passed] for passed in self._path(node)]
 
     def visible(self, begin: int, end: int) -> NDArray[np.bool_]:
         """Which node sees which: itself and its ancestors.

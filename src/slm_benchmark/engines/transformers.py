@@ -93,7 +93,7 @@ class Transformers:
         self._budget = settings.memory_budget_bytes
         parameters = inspect.signature(self.model.forward).parameters
         self._takes_wanted = "logits_to_keep" in parameters
-        self.forwarded_tokens = self.padding_tokens = 0
+        self.forwarded_tokens = 0
         self._cache: Any = None
         self._trunk: list[int] = []
         self._bytes_per_token = 0
@@ -107,7 +107,7 @@ class Transformers:
             if not self._generation_agrees():
                 self.rows = 1
         self.free()
-        self.forwarded_tokens = self.padding_tokens = 0
+        self.forwarded_tokens = 0
 
     @property
     def shares_prompts(self) -> bool:
@@ -157,8 +157,7 @@ class Transformers:
 
     def _score_alone(self, part: Part) -> list[Scored]:
         scored = []
-        for nodes, targets in zip(part.predictors, part.targets, strict=True):
-            alone = part.chain_to(nodes, targets)
+        for alone in part.chains():
             reader = ScoreReader(alone)
             reader.add(self._forward_alone(alone))
             scored += reader.scores()
@@ -186,8 +185,7 @@ class Transformers:
 
     def _extend_trunk(self, trunk: list[int], room: int) -> None:
         """Make the cache hold exactly ``trunk``, with room for ``room`` tokens."""
-        if self._cache is None or self._cache.room < room:
-            self._cache, self._trunk = company.TreeCache(self.model.config, room), []
+        self._make_room(room)
         shared = reusable_prefix(self._trunk, trunk)
         self._cache.cut(shared)
         self._trunk = trunk[:shared]
@@ -250,8 +248,13 @@ class Transformers:
 
     def prepare(self, plan: Plan) -> None:
         """See `Backend.prepare`."""
-        if self.shares and (self._cache is None or self._cache.room < plan.longest):
-            self._cache, self._trunk = company.TreeCache(self.model.config, plan.longest), []
+        if self.shares:
+            self._make_room(plan.longest)
+
+    def _make_room(self, tokens: int) -> None:
+        """Let the cache take ``tokens`` tokens; a larger one begins empty."""
+        if self._cache is None or self._cache.room < tokens:
+            self._cache, self._trunk = company.TreeCache(self.model.config, tokens), []
 
     def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         """See `Backend.reserve`."""
@@ -267,7 +270,7 @@ class Transformers:
         """See `Backend.start`."""
         with _inference():
             if self.rows == 1:
-                alone = part.chain_to(part.predictors[0], part.targets[0])
+                (alone,) = part.chains()
                 state = _Alone(list(alone.tokens))
                 return state, self._go_on(state, alone.tokens)[-1]
             *_, logits = self._forward_part(part)
@@ -283,7 +286,6 @@ class Transformers:
                 state.tokens += tokens
                 return self._go_on(state, tokens)
             self.forwarded_tokens += len(tokens)
-            self.padding_tokens += self.rows - len(tokens)
             return _array(company.step(self.model, states, tokens, self.rows))
 
     def _go_on(self, state: _Alone, tokens: Sequence[int]) -> Logits:
@@ -322,9 +324,8 @@ class Transformers:
 
         def steps() -> Logits:
             rows = []
-            for nodes, targets in zip(part.predictors, part.targets, strict=True):
-                tokens = part.chain_to(nodes, targets).tokens
-                context = tokens[: len(tokens) - len(targets) + 1]
+            for alone, targets in zip(part.chains(), part.targets, strict=True):
+                context = alone.tokens[: len(alone.tokens) - len(targets) + 1]
                 ((prompt, _),) = plan_document([(context, targets[:1])])
                 running, first = self.start(prompt, len(context) + len(targets))
                 rows += [first, *(self.step([running], [t])[0] for t in targets[:-1])]
@@ -344,12 +345,7 @@ class Transformers:
     def _same(self, part: Part, way: Callable[[], Logits]) -> bool:
         """Whether a way to the logits of a part's continuations agrees with plain forwards."""
         with _inference():
-            plain = np.concatenate(
-                [
-                    self._forward_alone(part.chain_to(nodes, targets))
-                    for nodes, targets in zip(part.predictors, part.targets, strict=True)
-                ]
-            )
+            plain = np.concatenate([self._forward_alone(alone) for alone in part.chains()])
             try:
                 found = way()
             except OutOfMemory:
