@@ -674,6 +674,8 @@ class Recorder:
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
         return self._next()[None]
 
+    def fork(self, state: Any) -> Any: ...
+
     def _next(self) -> Logits:
         logits = np.zeros(VOCABULARY + 30, dtype=np.float32)
         # After its answer it writes end tokens.
@@ -893,7 +895,7 @@ def test_what_cannot_be_scored_is_an_error_as_in_the_harness(
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("num_beams", 10), ("repetition_penalty", 1.2), ("best_of", 2)]
+    ("setting", "value"), [("num_beam_groups", 2), ("repetition_penalty", 1.2), ("best_of", 2)]
 )
 def test_a_generation_setting_that_no_engine_has_is_refused(
     tiny_model: Path, setting: str, value: Any

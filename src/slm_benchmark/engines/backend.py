@@ -15,6 +15,9 @@ Scored = tuple[float, bool]
 
 Logits = NDArray[np.float32]
 
+MOST_BEAMS = 32
+"""Most generations that may come of one by `Backend.fork`, itself among them."""
+
 
 class OutOfMemory(MemoryError):
     """No memory for a cache or a forward; what the backend holds may be lost."""
@@ -63,7 +66,8 @@ class Backend(Protocol):
 
         Args:
             plan: Of all prompts.
-            tokens: Length of each prompt with its longest answer.
+            tokens: Length of each prompt with its longest answer, or with those of all that may
+                come of it by `fork`.
             at_once: Most generations that will run together.
 
         Returns:
@@ -92,6 +96,13 @@ class Backend(Protocol):
 
         Returns:
             Logits, shape (states, vocabulary).
+
+        Raises:
+            OutOfMemory: when there is no memory for it.
+        """
+
+    def fork(self, state: Any) -> Any:
+        """A second generation that has come as far as a running one; both go on by themselves.
 
         Raises:
             OutOfMemory: when there is no memory for it.

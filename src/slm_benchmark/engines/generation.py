@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory
+from slm_benchmark.engines.backend import MOST_BEAMS, Backend, Logits, OutOfMemory
 from slm_benchmark.engines.schedule import Plan, plan_document, plan_parts
 from slm_benchmark.errors import EnvironmentFault, UserError
 
@@ -24,6 +24,9 @@ _UNDERSTOOD = {
     "temperature",
     "top_k",
     "top_p",
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
 }
 
 
@@ -42,26 +45,66 @@ class Sampling:
     top_p: float
 
 
-def read_sampling(settings: Mapping[str, Any]) -> Sampling | None:
-    """Sampling as the harness's generation settings ask for it; None is the likeliest token.
+@dataclass(frozen=True)
+class Beams:
+    """How the likeliest text is searched; the names and defaults are those of `transformers`.
+
+    Attributes:
+        count: Texts that are followed at once, from 2 to `MOST_BEAMS`.
+        length_penalty: An ended text counts by its summed log-probability, divided by its tokens to
+            this power.
+        early_stopping: True ends the search with as many ended texts as beams. False ends it once
+            the best running one, were it to end now, is no better than the worst of these; "never",
+            once it could not be at its longest either.
+    """
+
+    count: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+
+
+def read_decoding(settings: Mapping[str, Any]) -> Sampling | Beams | None:
+    """Decoding as the harness's generation settings ask for it; None is the likeliest token.
 
     Raises:
-        UserError: for a setting that the engines do not have.
+        UserError: for a setting that the engines do not have, or a value that it cannot have.
     """
     unknown = sorted(settings.keys() - _UNDERSTOOD)
-    if settings.get("num_beams", 1) == 1 and "num_beams" in unknown:
-        unknown.remove("num_beams")
     if unknown:
-        raise UserError(
+        raise _bad(
+            settings,
+            unknown[0],
             "the engines have no such generation setting",
-            field=f"generation_kwargs.{unknown[0]}",
-            value=settings[unknown[0]],
-            fix=f"use {', '.join(sorted(_UNDERSTOOD))}; override the task's value with gen_kwargs",
+            f"use {', '.join(sorted(_UNDERSTOOD))}",
         )
+    if settings.get("num_beams", 1) != 1:
+        return _read_beams(settings)
     temperature = float(settings.get("temperature", 0.0))
     if not settings.get("do_sample") or temperature == 0.0:
         return None
     return Sampling(temperature, int(settings.get("top_k", 0)), float(settings.get("top_p", 1.0)))
+
+
+def _read_beams(settings: Mapping[str, Any]) -> Beams:
+    count, penalty = settings["num_beams"], settings.get("length_penalty", 1.0)
+    early = settings.get("early_stopping", False)
+    if type(count) is not int or not 1 < count <= MOST_BEAMS:
+        fix = f"use a whole number from 1 to {MOST_BEAMS}"
+        raise _bad(settings, "num_beams", "the engines have no such number of beams", fix)
+    if settings.get("do_sample"):
+        fix = "set num_beams to 1, or do_sample to false"
+        raise _bad(settings, "num_beams", "the engines draw no samples from beams", fix)
+    if type(penalty) not in (int, float):
+        raise _bad(settings, "length_penalty", "not a number", "use a number such as 1.0")
+    if type(early) is not bool and early != "never":
+        fix = "use true, false or never"
+        raise _bad(settings, "early_stopping", "no way to end a beam search", fix)
+    return Beams(count, float(penalty), early)
+
+
+def _bad(settings: Mapping[str, Any], name: str, message: str, fix: str) -> UserError:
+    fix = f"{fix}; override the task's value with gen_kwargs"
+    return UserError(message, field=f"generation_kwargs.{name}", value=settings[name], fix=fix)
 
 
 def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:

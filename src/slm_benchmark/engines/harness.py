@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,26 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
+from slm_benchmark.engines.beams import Search, search
 from slm_benchmark.engines.generation import (
+    Beams,
     Job,
     Sampling,
     chooser,
     generate,
     plan_prompts,
-    read_sampling,
+    read_decoding,
 )
 from slm_benchmark.engines.journal import Journal
 from slm_benchmark.engines.schedule import Pair, Part, Plan, plan_document, plan_parts
 from slm_benchmark.errors import EnvironmentFault
 from slm_benchmark.files import digest
+
+Asked = Callable[[], Job] | Search
+"""A generation to make: what makes its job, or a beam search."""
+
+Made = tuple[list[int], bool, int]
+"""New tokens, whether they ended by themselves, and how many new tokens were forwarded for them."""
 
 Progress = Callable[[int, int], None]
 """Told (documents done, documents in all) after each document."""
@@ -253,61 +261,69 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         self._tokens["chunk_rounding"] += plan.chunk_rounding_tokens if alone is None else 0
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continuations, cut at the first stop string; greedy, or drawn with the engine's seed."""
+        """Continuations, cut at the first stop string: greedy, searched with beams, or drawn with
+        the engine's seed."""
         seen: dict[Any, int] = {}
-        contexts, keys, makers, stops = [], [], [], []
+        asked: list[Asked] = []
+        contexts, keys, stops = [], [], []
         for request in requests:
             context, settings = self._prompt(request)
-            sampling = read_sampling(settings)
-            asked = digest([context, settings["until"], settings["max_gen_toks"], str(sampling)])
-            # A harness that wants several samples of a document asks as often.
-            repeat = seen.get((asked, *_name(request)), 0) if sampling else 0
-            seen[asked, *_name(request)] = repeat + 1
-            keys.append(f"{asked}-{self._seed}-{repeat}" if sampling else asked)
-            seed = [self._seed, repeat, int(asked[:16], 16)]
-            stops.append(settings["until"])
-            makers.append(functools.partial(self._job, context, settings, sampling, seed))
+            until, limit = settings["until"], settings["max_gen_toks"]
+            decoding = read_decoding(settings)
+            key = digest([context, until, limit, str(decoding)])
+            ending = self._ending(until)
+            if isinstance(decoding, Beams):
+                asked.append(Search(context, limit, decoding, ending, len(self._end_tokens)))
+            else:
+                # A harness that wants several samples of a document asks as often.
+                repeat = seen.get((key, *_name(request)), 0) if decoding else 0
+                seen[key, *_name(request)] = repeat + 1
+                seed = [self._seed, repeat, int(key[:16], 16)]
+                asked.append(functools.partial(_job, context, limit, ending, decoding, seed))
+                if decoding:
+                    key = f"{key}-{self._seed}-{repeat}"
+            keys.append(key)
+            stops.append(until)
             contexts.append(context)
         alone = None if self.model.shares_prompts else [len(context) for context in contexts]
         self._count(plan_prompts(contexts)[1], alone)
-        made = self._generate(keys, makers)
-        for request, (new, by_itself) in zip(requests, made, strict=True):
-            # The last token is chosen, not forwarded.
-            for name, count in (("unique", -1), ("forwarded", -1), ("generated", 0)):
-                self._tokens[name] += len(new) + count
+        made = self._generate(keys, asked)
+        for request, (new, by_itself, forwarded) in zip(requests, made, strict=True):
+            self._tokens["unique"] += forwarded
+            self._tokens["forwarded"] += forwarded
+            self._tokens["generated"] += len(new)
             if not by_itself:
                 self.unfinished.add(_name(request))
-        texts = [self.tokenizer.decode(new, skip_special_tokens=True) for new, _ in made]
+        texts = [self.tokenizer.decode(new, skip_special_tokens=True) for new, _, _ in made]
         return [
             str(postprocess_generated_text(text, until, None))
             for text, until in zip(texts, stops, strict=True)
         ]
 
-    def _job(
-        self,
-        context: list[int],
-        settings: dict[str, Any],
-        sampling: Sampling | None,
-        seed: Sequence[int],
-    ) -> Job:
-        ending = self._ending(settings["until"])
-        return Job(context, settings["max_gen_toks"], chooser(sampling, seed), ending)
-
-    def _generate(
-        self, keys: Sequence[str], makers: Sequence[Callable[[], Job]]
-    ) -> list[tuple[list[int], bool]]:
-        """New tokens of each job, and whether it ended by itself."""
-        found: dict[int, tuple[list[int], bool]] = {}
+    def _generate(self, keys: Sequence[str], asked: Sequence[Asked]) -> list[Made]:
+        """What was made for each, from the journal or now."""
+        found: dict[int, Made] = {}
         if self._journal is not None:
             kept = {index: self._journal.get(key) for index, key in enumerate(keys)}
             found = {index: tuple(made) for index, made in kept.items() if made is not None}
-        missing = [index for index in range(len(keys)) if index not in found]
-        for number, new, by_itself in generate(self.model, [makers[i] for i in missing]):
-            found[missing[number]] = (new, by_itself)
+        missing = {index: one for index, one in enumerate(asked) if index not in found}
+        for index, made in self._make(missing):
+            found[index] = made
             if self._journal is not None:
-                self._journal.put(keys[missing[number]], [new, by_itself])
+                self._journal.put(keys[index], made)
             self.progress(len(found), len(keys))
         return [found[index] for index in range(len(keys))]
+
+    def _make(self, asked: Mapping[int, Asked]) -> Iterator[tuple[int, Made]]:
+        jobs = {index: one for index, one in asked.items() if not isinstance(one, Search)}
+        names = list(jobs)
+        for number, new, by_itself in generate(self.model, list(jobs.values())):
+            # The last token is chosen, not forwarded.
+            yield names[number], (new, by_itself, len(new) - 1)
+        searches = {index: one for index, one in asked.items() if isinstance(one, Search)}
+        names = list(searches)
+        for found in search(self.model, list(searches.values())):
+            yield names[found.index], (found.new, found.by_itself, found.forwarded)
 
     def _prompt(self, request: Instance) -> tuple[list[int], dict[str, Any]]:
         """Tokens of a prompt, cut to leave room for its answer, and its generation settings."""
@@ -340,6 +356,16 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             return any(stop in text for stop in until)
 
         return finished
+
+
+def _job(
+    context: list[int],
+    limit: int,
+    ending: Callable[[Sequence[int]], bool],
+    sampling: Sampling | None,
+    seed: Sequence[int],
+) -> Job:
+    return Job(context, limit, chooser(sampling, seed), ending)
 
 
 def _encode(tokenizer: Any, prefix: str, string: str) -> tuple[int, ...]:

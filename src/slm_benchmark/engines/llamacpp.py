@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as api
 
-from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
+from slm_benchmark.engines.backend import MOST_BEAMS, Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, reusable_prefix
 from slm_benchmark.engines.scores import ScoreReader
@@ -170,15 +170,17 @@ def _whole_blocks(tokens: int) -> int:
 
 @dataclass(eq=False)
 class Running:
-    """A generation in the cache of `_Company`.
+    """A generation in the cache of `_Company`, or alone in the scoring context.
 
     Attributes:
         sequence: Its sequence there.
         length: Its tokens there.
+        aside: Its keys and values while another one is alone in the scoring context.
     """
 
     sequence: int
     length: int
+    aside: bytes = b""
 
 
 class LlamaCpp:
@@ -219,6 +221,7 @@ class LlamaCpp:
         self._scoring: Context | None = None
         self._trunk: list[int] = []
         self._company: _Company | None = None
+        self._alone: Running | None = None
 
     @property
     def shares_prompts(self) -> bool:
@@ -260,7 +263,7 @@ class LlamaCpp:
             self._company.context.close()
         if self._scoring:
             self._scoring.close()
-        self._company = self._scoring = None
+        self._company = self._scoring = self._alone = None
         self._trunk = []
 
     def check_finite(self) -> None:
@@ -380,7 +383,8 @@ class LlamaCpp:
         if not self.shares:
             (alone,) = part.chains()
             self._forward_alone(context, alone, keep)
-            return Running(TRUNK, len(alone.tokens)), kept[-1]
+            self._alone = Running(TRUNK, len(alone.tokens))
+            return self._alone, kept[-1]
         self._forward(context, part, keep)
         state = context.take_out(1)
         self._drop_tree(context, part)
@@ -392,16 +396,36 @@ class LlamaCpp:
         self.forwarded_tokens += len(tokens)
         if not self.shares:
             (running,) = states
-            context = self._scoring_context(0)
+            context = self._bring_in(running)
             running.length += 1
             return context.decode(tokens, [running.length - 1], [(TRUNK,)], [0]).copy()
         assert self._company is not None, "reserve comes first"
         return self._company.step(states, tokens)
 
+    def fork(self, state: Running) -> Running:
+        """See `Backend.fork`."""
+        if not self.shares:
+            return Running(TRUNK, state.length, self._bring_in(state).take_out(TRUNK))
+        assert self._company is not None, "reserve comes first"
+        return self._company.fork(state)
+
+    def _bring_in(self, running: Running) -> Context:
+        """The scoring context with a generation in it; the one that was there is put aside."""
+        context = self._scoring_context(0)
+        if running is not self._alone:
+            if self._alone:
+                self._alone.aside = context.take_out(TRUNK)
+            context.clear()
+            context.put_in(TRUNK, running.aside)
+            self._alone = running
+        return context
+
     def finish(self, state: Running) -> None:
         """See `Backend.finish`."""
         if self._company:
             self._company.dismiss(state)
+        elif state is self._alone:
+            self._alone = None
 
     def _scoring_context(self, tokens: int) -> Context:
         """The context for prompts and documents, grown to hold a part of ``tokens`` tokens."""
@@ -449,9 +473,9 @@ class _Company:
         self.capacity = tokens
         self.rows = rows
         cells = _whole_blocks(tokens + rows)
-        self._sequences = 4 * rows
-        self._padding = self._sequences  # one sequence more
-        self.context = Context(model, cells, self._sequences + 1, threads)
+        self._sequences = max(4 * rows, MOST_BEAMS)
+        self._padding, self._left = self._sequences, self._sequences + 1
+        self.context = Context(model, cells, self._sequences + 2, threads)
         self._running: list[Running] = []
         self._used = 0
         self._next_sequence = 0
@@ -472,6 +496,19 @@ class _Company:
     def dismiss(self, running: Running) -> None:
         """Let a generation leave; its cells stay taken until the next compaction."""
         self._running.remove(running)
+
+    def fork(self, running: Running) -> Running:
+        """Let a second generation go on from the same cells; see `Backend.fork`."""
+        taken = {other.sequence for other in self._running}
+        sequence = next(n for n in range(self._sequences) if n not in taken)
+        # What was left under this number keeps its cells, under another.
+        self.context.copy(sequence, self._left)
+        self.context.cut(sequence, 0)
+        self.context.copy(running.sequence, sequence)
+        self._next_sequence = max(self._next_sequence, sequence + 1)
+        forked = Running(sequence, running.length)
+        self._running.append(forked)
+        return forked
 
     def step(self, states: Sequence[Running], tokens: Sequence[int]) -> Logits:
         """Forward one token of each of ``states``; see `Backend.step`."""

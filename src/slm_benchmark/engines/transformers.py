@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -301,6 +302,11 @@ class Transformers:
         output = self.model(input_ids=ids, use_cache=True, **more)
         state.cache = getattr(output, self._own_cache)
         return _array(output.logits[0, -1:])
+
+    def fork(self, state: Any) -> Any:
+        """See `Backend.fork`."""
+        with _inference():
+            return copy.deepcopy(state)
 
     def finish(self, state: Any) -> None:
         """See `Backend.finish`: its memory goes with the state."""
