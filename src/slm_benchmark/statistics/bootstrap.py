@@ -1,0 +1,153 @@
+"""Bootstrap intervals for scores that are no plain means: corpus metrics, means over parts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_BLOCK_CELLS = 4_000_000
+"""Drawn document numbers held at once: 32 MB."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % confidence interval and the standard error, in the unit of the score."""
+
+    low: float
+    high: float
+    stderr: float
+
+
+class of_totals:
+    """A statistic that follows from the sums of the documents' values and their number.
+
+    Decorates ``function(totals, n)``, where ``totals`` has the shape of one document's value: () or
+    (k,). The result is called with the values of all documents, as any statistic is. A resample
+    is then a sum of rows, and all resamples together are one matrix product.
+    """
+
+    def __init__(self, function: Callable[[Any, int], float]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+
+    def __call__(self, values: Sequence[Any]) -> float:
+        return next(self.resampled(values, np.ones((1, len(values)))))
+
+    def resampled(self, values: Sequence[Any], counts: Floats) -> Iterator[float]:
+        """The statistic of each resample.
+
+        Args:
+            values: The values of all documents.
+            counts: How often each document was drawn, of shape (resamples, documents).
+        """
+        rows = np.asarray(values, dtype=np.float64)
+        return (float(self.function(t, len(rows))) for t in np.tensordot(counts, rows, axes=1))
+
+
+@of_totals
+def mean(total: Any, n: int) -> float:
+    """Mean of scalar values."""
+    return float(total / n)
+
+
+Statistic = Callable[[Sequence[Any]], float]
+"""From the values of documents to a score."""
+
+
+def estimate(
+    values: Sequence[Any], statistic: Statistic, strata: Sequence[str] | None = None
+) -> float:
+    """The score itself, as `bootstrap_interval` recomputes it for each resample.
+
+    Raises:
+        ValueError: without documents, or when there is not one stratum for each document.
+    """
+    return fmean(statistic(group) for group in _groups(values, strata))
+
+
+def bootstrap_interval(
+    values: Sequence[Any],
+    statistic: Statistic,
+    *,
+    seed: int = 0,
+    resamples: int = 1000,
+    strata: Sequence[str] | None = None,
+) -> Interval | None:
+    """Percentile interval at 95 % over documents, drawn with replacement.
+
+    It says how much the score would move with other documents of the same kind, not with another
+    run of the model. Two warnings. Where all documents have the same value, as when all answers
+    are right, its width is zero: use Wilson's interval for a mean of zeros and ones. And it is too
+    narrow for few documents: with 20 it covers some 93 %.
+
+    Source: B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (Chapman & Hall 1993),
+    chapter 13; for strata, chapter 8.
+
+    Args:
+        values: One value for each document: a number, or a list that ``statistic`` understands.
+            Their order does not matter.
+        statistic: From the values of some documents to a score; fast if made by `of_totals`.
+        seed: Of the draws: the same seed and documents give the same interval.
+        resamples: How often the documents are drawn.
+        strata: The part of each document, where the score is the mean of one score per part, such
+            as a mean over languages. Documents are then drawn within their part.
+
+    Returns:
+        The interval, or None where a stratum has a single document: drawing it again tells nothing.
+
+    Raises:
+        ValueError: without documents, or when there is not one stratum for each document.
+    """
+    groups = _groups(values, strata)
+    if min(map(len, groups)) < 2:
+        return None
+    # A stream for each stratum, so that one more stratum leaves the others' draws as they were.
+    scores = [
+        list(_resampled(group, statistic, resamples, np.random.default_rng([seed, place])))
+        for place, group in enumerate(groups)
+    ]
+    means = np.mean(scores, axis=0)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(low), float(high), float(means.std(ddof=1)))
+
+
+def _groups(values: Sequence[Any], strata: Sequence[str] | None) -> list[list[Any]]:
+    """Documents by stratum, strata and documents in an order that follows from themselves."""
+    if not len(values):
+        raise ValueError("there are no documents")
+    if strata is None:
+        return [sorted(values, key=repr)]
+    grouped: dict[str, list[Any]] = {}
+    for name, value in zip(strata, values, strict=True):
+        grouped.setdefault(name, []).append(value)
+    return [sorted(grouped[name], key=repr) for name in sorted(grouped)]
+
+
+def _resampled(
+    values: list[Any], statistic: Statistic, resamples: int, random: np.random.Generator
+) -> Iterator[float]:
+    """The statistic of each resample, a block of resamples at a time."""
+    n = len(values)
+    size = max(1, _BLOCK_CELLS // n)
+    for first in range(0, resamples, size):
+        drawn = random.integers(n, size=(min(size, resamples - first), n))
+        if isinstance(statistic, of_totals):
+            yield from statistic.resampled(values, _counts(drawn))
+        else:
+            yield from (statistic([values[place] for place in draw]) for draw in drawn.tolist())
+
+
+def _counts(drawn: NDArray[np.int64]) -> Floats:
+    """How often each document was drawn, of shape (resamples, documents)."""
+    block, n = drawn.shape
+    shifted = drawn + n * np.arange(block)[:, None]
+    counts = np.bincount(shifted.ravel(), minlength=block * n)
+    return counts.reshape(block, n).astype(np.float64)
