@@ -20,10 +20,10 @@ from benchmarks import report
 from benchmarks.ours import Ours
 from benchmarks.timing import Contender, Runs, in_turn, ratio
 from benchmarks.work import GENERATED_TOKENS, WORKS, unique_tokens
+from slm_benchmark.asking import engine_environment
 from slm_benchmark.engines import Name
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.errors import UserError
-from slm_benchmark.evaluate import engine_environment
 from slm_benchmark.files import atomic_write_json, read_json
 from slm_benchmark.hardware import describe
 from slm_benchmark.paths import ROOT

@@ -115,9 +115,10 @@ class Checkout:
         self._git("clone", "--quiet", ".", str(root))
         return Checkout(root, self.environment)
 
-    def snakemake(self, *arguments: str, **environment: str) -> Done:
+    def snakemake(self, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
         """Run ``snakemake --profile profiles/demo`` with more arguments."""
-        return self.run("snakemake", "--profile", "profiles/demo", *arguments, **environment)
+        command = ("snakemake", "--profile", "profiles/demo", *arguments)
+        return self.run(*command, timeout_s=timeout_s, **environment)
 
     def plan(self, *arguments: str) -> Done:
         """What `snakemake` would do."""
@@ -129,7 +130,7 @@ class Checkout:
         """Run ``slm-benchmark`` of this checkout."""
         return self.run(sys.executable, "-m", "slm_benchmark.cli", *arguments, PYTHONPATH="src")
 
-    def run(self, *command: str, **environment: str) -> Done:
+    def run(self, *command: str, timeout_s: float = 300, **environment: str) -> Done:
         """Run any command in the checkout."""
         done = subprocess.run(
             command,
@@ -139,7 +140,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=timeout_s,
         )
         return Done(done.returncode, done.stdout)
 

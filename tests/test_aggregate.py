@@ -28,7 +28,13 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_json, digest, read_json
 from slm_benchmark.paths import RESULTS
 from slm_benchmark.provenance import result_digest
-from slm_benchmark.publish import publish, published_records, summarise_results
+from slm_benchmark.publish import (
+    compare_with_published,
+    is_record,
+    publish,
+    published_records,
+    summarise_results,
+)
 from slm_benchmark.schemas import schema, validate, write_record
 from slm_benchmark.statistics.proportion import Z95, mean_interval, standard_error
 
@@ -44,7 +50,10 @@ EARLY, LATE = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
 
 @pytest.fixture(scope="module")
 def catalogue() -> Catalogue:
-    return load_catalogue()
+    """The shipped catalogue; the demo has four tasks, one of them generated."""
+    shipped = load_catalogue()
+    demo = {**shipped.protocols["demo"], "tasks": list(TASKS)}
+    return dataclasses.replace(shipped, protocols={**shipped.protocols, "demo": demo})
 
 
 @pytest.fixture
@@ -123,24 +132,30 @@ def score_record(
     started: str = EARLY,
     error: str | None = None,
     checks: Record | None = None,
+    reason: str | None = None,
+    state: str = "not_run",
 ) -> Record:
-    """A score of ``right`` out of ``n``, or a failed one."""
+    """A score of ``right`` out of ``n``; a failed one; or one that has a reason for its ``state``.
+
+    The score of a task in points is as many of its best.
+    """
     entry = catalogue.tasks[task]
     values = [1.0] * right + [0.0] * (n - right)
     interval, method = mean_interval(values)
+    scale = entry.get("best", 1) or 1
     score = {
         "metric": entry["metric"],
         "filter": entry.get("filter", "none"),
-        "value": right / n,
-        "stderr": standard_error(values),
-        "ci95": list(interval or ()),
+        "value": scale * right / n,
+        "stderr": scale * (standard_error(values) or 0),
+        "ci95": [scale * bound for bound in interval or ()],
         "ci_method": method,
         "n": n,
-        "chance": entry["chance"],
+        "chance": 0.2 if entry["chance"] == "options" else entry["chance"],
         "headline": True,
     }
     beside = {**score, "metric": "beside", "value": 0.123, "chance": None, "headline": False}
-    failed = error is not None
+    failed = error is not None or reason is not None
     nothing = dict.fromkeys(schema("cell")["properties"]["checks"]["required"])
     documents = [
         {"document": digest(i), "index": i, "filter": "none", "values": {"acc": v}, "margin": None}
@@ -149,10 +164,9 @@ def score_record(
     return sealed(
         {
             **common("score", model, variant, protocol, started),
-            "state": "failed" if failed else "ok",
-            "error": {"type": "RuntimeError", "message": error, "traceback": ""}
-            if failed
-            else None,
+            "state": state if reason else "failed" if error else "ok",
+            "error": {"type": "RuntimeError", "message": error, "traceback": ""} if error else None,
+            **({"reason": reason} if reason else {}),
             "tokens": {
                 "unique_tokens": 90,
                 "forwarded_tokens": 100,
@@ -185,6 +199,24 @@ def score_record(
             "samples_sha256": None,
             "documents_sha256": None if failed else digest(documents),
             "sequence": 1,
+        }
+    )
+
+
+def scored_from_answers(record: Record) -> Record:
+    """The record as the step that scores kept answers writes it."""
+    return sealed(
+        {
+            **record,
+            "answers_sha256": SHA256,
+            "scoring": {"code": {"limits": {"cpu_s": 10}}},
+            "scored": {
+                "environment": copy.deepcopy(record["environment"]),
+                "hardware": {"cpu": "another"},
+                "workflow": copy.deepcopy(record["workflow"]),
+                "started": LATE,
+                "duration_s": 3.5,
+            },
         }
     )
 
@@ -400,6 +432,173 @@ def test_a_failed_task_is_shown_with_its_error(checkout: Path, catalogue: Catalo
         failures(paths)
 
 
+def with_demo(catalogue: Catalogue, *tasks: str) -> Catalogue:
+    """The catalogue with other tasks in the demo."""
+    demo = {**catalogue.protocols["demo"], "tasks": list(tasks)}
+    return dataclasses.replace(catalogue, protocols={**catalogue.protocols, "demo": demo})
+
+
+def test_columns_say_what_their_scores_are(checkout: Path, catalogue: Catalogue) -> None:
+    board = board_of(checkout, catalogue, [])
+    columns = {task["id"]: task for task in board["tasks"]}
+    assert list(columns) == list(catalogue.tasks)
+
+    def described(task: str) -> tuple[Any, ...]:
+        keys = ("benchmark", "chance", "best", "unit", "higher_is_better")
+        return tuple(columns[task][key] for key in keys)
+
+    assert described("arc_challenge") == ("arc_challenge", 0.25, 1, "share", True)
+    assert described("bbh_cot") == ("bbh", 0, 1, "share", True)
+    assert described("bbh") == ("bbh", "options", 1, "share", True)
+    assert described("codexglue") == ("codexglue", 0, 100, "points", True)
+    assert described("bold") == ("bold", None, 0, "share", False)
+    assert "custom" in board["categories"]
+
+
+def test_an_average_takes_points_by_their_best_and_leaves_out_what_has_no_chance(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    catalogue = with_demo(catalogue, "arc_challenge", "codexglue", "mt_bench", "bold")
+    arc = score_record(catalogue, "arc_challenge", 40, 100)
+    code = score_record(catalogue, "codexglue", 30, 100)
+    judged = score_record(catalogue, "mt_bench", 60, 100)
+    unjudged = score_record(catalogue, "mt_bench", reason="no judge")
+    assert code["scores"][1]["value"] == 30
+    found = []
+    for records in ([arc, code], [arc, code, judged], [arc, code, unjudged]):
+        board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+        found.append(board["rows"][0]["average"])
+    spread = [math.sqrt(0.4 * 0.6 / 99) / 0.75, math.sqrt(0.3 * 0.7 / 99)]
+    half = Z95 * math.hypot(*spread) / 2
+    mean = (0.15 / 0.75 + 0.3) / 2
+    assert found[0]["value"] == pytest.approx(mean)
+    assert found[0]["ci95"] == pytest.approx([mean - half, mean + half])
+    assert (found[0]["tasks"], found[0]["reason"]) == (2, None)
+    assert found[1] == found[2] == found[0]
+
+
+def test_a_protocol_without_a_level_of_chance_has_no_average(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    catalogue = with_demo(catalogue, "mt_bench")
+    path = put(checkout, score_record(catalogue, "mt_bench", 60, 100))
+    (row,) = board_of(checkout, catalogue, [path])["rows"]
+    assert row["average"]["value"] is None
+    assert row["average"]["reason"] == "no score for any task with a level of chance"
+    assert row["scores"]["mt_bench"]["value"] == 6
+
+
+def test_chance_by_document_is_that_of_the_scored_documents(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    catalogue = with_demo(catalogue, "mmlu_pro", "bbh")
+    path = put(checkout, score_record(catalogue, "mmlu_pro", 30, 100))
+    (row,) = board_of(checkout, catalogue, [path])["rows"]
+    assert row["scores"]["mmlu_pro"]["chance"] == 0.2
+    assert row["scores"]["bbh"]["chance"] is None
+    assert row["average"]["reason"] == "no score for bbh"
+
+
+@pytest.mark.parametrize("state", ["not_run", "not_applicable"])
+def test_what_could_not_be_scored_says_why_and_is_no_failure(
+    checkout: Path, catalogue: Catalogue, state: str
+) -> None:
+    *good, _ = demo_cells(catalogue)
+    record = score_record(catalogue, "gsm8k", reason="nothing confines code here", state=state)
+    paths = [put(checkout, record) for record in [*good, record]]
+    board = board_of(checkout, catalogue, paths)
+    cell = board["rows"][0]["scores"]["gsm8k"]
+    assert (cell["state"], cell["reason"]) == (state, "nothing confines code here")
+    assert (cell["value"], cell["n"], cell["warnings"]) == (None, None, [])
+    assert cell["record"] == f"runs/{MODEL}/gguf-q8_0/local/demo/gsm8k.json"
+    assert board["rows"][0]["average"]["reason"] == "no score for gsm8k"
+    report = (checkout / "build" / "preview" / "models" / MODEL / "report.md").read_text()
+    assert f"| {state.replace('_', ' ')} |" in report
+    failures(paths)
+
+
+def test_a_task_in_no_language_of_the_model_is_not_applicable(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    catalogue = with_demo(catalogue, "arc_challenge", "flores_200", "xnli")
+    (row,) = board_of(checkout, catalogue, [put(checkout, score_record(catalogue))])["rows"]
+    assert catalogue.models[MODEL].languages == ["en"]
+    flores, xnli = row["scores"]["flores_200"], row["scores"]["xnli"]
+    assert (flores["state"], flores["reason"]) == (
+        "not_applicable",
+        "not in a language of the model",
+    )
+    assert (xnli["state"], xnli["reason"]) == ("not_run", "not measured yet")
+
+
+def test_parts_and_points_of_a_column_are_shown(checkout: Path, catalogue: Catalogue) -> None:
+    catalogue = with_demo(catalogue, "xnli", "codexglue")
+    parts = ["en", "de"]
+    xnli = score_record(catalogue, "xnli", 30, 100)
+    xnli["task"]["parts"] = parts
+    of_part = {**xnli["scores"][1], "part": "de", "value": 0.9, "headline": False}
+    xnli["scores"].append(of_part)
+    code = score_record(catalogue, "codexglue", 30, 100)
+    paths = [put(checkout, sealed(xnli)), put(checkout, code)]
+    (row,) = board_of(checkout, catalogue, paths)["rows"]
+    cell = row["scores"]["xnli"]
+    assert (cell["value"], cell["parts"], cell["unit"]) == (0.3, parts, "share")
+    assert row["scores"]["codexglue"]["parts"] == []
+    report = (checkout / "build" / "preview" / "models" / MODEL / "report.md").read_text()
+    low, high = code["scores"][1]["ci95"]
+    assert 20 < low < 30 < high < 40
+    assert f"30.0 [{low:.1f}, {high:.1f}] (n = 100) |" in report
+    assert report.count("30.0 [") == 2
+
+
+def test_a_score_that_no_document_has_is_not_run(checkout: Path, catalogue: Catalogue) -> None:
+    catalogue = with_demo(catalogue, "bold")
+    record = score_record(catalogue, "bold")
+    nothing = {"value": None, "stderr": None, "ci95": None, "ci_method": None, "n": 0}
+    record["scores"][1] |= nothing | {"missing": 50}
+    (row,) = board_of(checkout, catalogue, [put(checkout, sealed(record))])["rows"]
+    cell = row["scores"]["bold"]
+    assert (cell["state"], cell["reason"]) == ("not_run", "no document has a value")
+    assert cell["value"] is None
+
+
+def test_a_second_form_is_a_column_of_all_rows_where_one_was_measured(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    others = ("mmlu_pro_cot", "synthetic_retrieval")
+    records = [
+        *demo_cells(catalogue),
+        *(score_record(catalogue, task) for task in others),
+        score_record(catalogue, model=OTHER),
+        score_record(catalogue, model=OTHER, protocol="full"),
+    ]
+    board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+    first, second, full = board["rows"]
+    columns = [*TASKS, *others]
+    assert list(first["scores"]) == list(second["scores"]) == columns
+    assert not set(others) & set(full["scores"])
+    assert first["scores"]["mmlu_pro_cot"]["value"] == 0.4
+    assert second["scores"]["mmlu_pro_cot"]["state"] == "not_run"
+    # It is another metric than the protocol's: the average is over the protocol's tasks alone.
+    assert first["average"]["tasks"] == len(TASKS)
+    alone = [put(checkout, record) for record in demo_cells(catalogue)]
+    assert board_of(checkout, catalogue, alone)["rows"][0]["average"] == first["average"]
+
+
+def test_a_report_has_every_column_of_its_rows(checkout: Path, catalogue: Catalogue) -> None:
+    records = [
+        score_record(catalogue, variant="base"),
+        score_record(catalogue, "bbh_cot", variant="gguf-q8_0"),
+    ]
+    board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+    lines = render_report(MODEL, board, board["rows"]).splitlines()
+    (head,) = [line for line in lines if line.startswith("| Variant")]
+    place = head.split(" | ").index("BIG-Bench Hard (written reasoning)")
+    base, q8 = (line.split(" | ") for line in lines if line.startswith(("| base", "| gguf")))
+    assert base[place] == "not run"
+    assert q8[place].startswith("40.0 [")
+
+
 def test_only_performance_makes_a_row_too(checkout: Path, catalogue: Catalogue) -> None:
     (row,) = board_of(checkout, catalogue, [put(checkout, performance_record())])["rows"]
     assert {cell["state"] for cell in row["scores"].values()} == {"not_run"}
@@ -416,12 +615,45 @@ def test_warnings_say_what_the_checks_found(checkout: Path, catalogue: Catalogue
     }
     record = score_record(catalogue, "gsm8k", 1, 10, checks=checks)
     row = board_of(checkout, catalogue, [put(checkout, record)])["rows"][0]
+    assert row["scores"]["gsm8k"]["value"] == 0.1, "a score with warnings stays what it is"
     assert row["scores"]["gsm8k"]["warnings"] == [
         "3 of 10 contexts were cut to fit the model",
         "1 of 10 answers were empty",
         "7 of 10 answers could not be read",
         "not told apart from guessing",
     ]
+
+
+@pytest.mark.parametrize(
+    ("check", "n", "within", "says"),
+    [
+        ("truncated_contexts", 50, 0, "contexts were cut to fit the model"),
+        ("truncated_generations", 48, 12, "answers were cut at the token limit"),
+        ("empty_generations", 50, 1, "answers were empty"),
+        ("unparsed", 100, 29, "answers could not be read"),
+    ],
+)
+def test_a_check_warns_beyond_its_bound_alone(
+    checkout: Path, catalogue: Catalogue, check: str, n: int, within: int, says: str
+) -> None:
+    # 0.29 of 100 is 28.999… in floating point: the bound itself must pass.
+    tasks = {"gsm8k": {"unparsed": 0.29}}
+    catalogue = dataclasses.replace(catalogue, checks={**catalogue.checks, "tasks": tasks})
+    for count, expected in ((within, []), (within + 1, [f"{within + 1} of {n} {says}"])):
+        record = score_record(catalogue, "gsm8k", 1, n, checks={check: count})
+        (row,) = board_of(checkout, catalogue, [put(checkout, record)])["rows"]
+        assert row["scores"]["gsm8k"]["warnings"] == expected
+
+
+def test_texts_that_end_at_their_limit_by_design_carry_no_warning(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    catalogue = with_demo(catalogue, "bold", "gsm8k")
+    checks = {"truncated_generations": 50}
+    records = [score_record(catalogue, task, checks=checks) for task in ("bold", "gsm8k")]
+    (row,) = board_of(checkout, catalogue, [put(checkout, record) for record in records])["rows"]
+    assert row["scores"]["bold"]["warnings"] == []
+    assert row["scores"]["gsm8k"]["warnings"] == ["50 of 50 answers were cut at the token limit"]
 
 
 def test_protocols_and_machines_never_share_a_row(checkout: Path, catalogue: Catalogue) -> None:
@@ -444,7 +676,7 @@ def test_protocols_and_machines_never_share_a_row(checkout: Path, catalogue: Cat
         ("full", "t4", MODEL, "gguf-q8_0", True),
     ]
     assert list(rows[0]["scores"]) == list(TASKS)
-    assert list(rows[1]["scores"]) == list(catalogue.tasks)
+    assert list(rows[1]["scores"]) == catalogue.protocol_tasks("full")
 
 
 def test_a_run_stands_before_published_ones_and_a_newer_before_an_older(
@@ -583,6 +815,7 @@ def test_no_records_give_an_empty_leaderboard(checkout: Path, catalogue: Catalog
 
 _UNMEASURED = {
     "label",
+    "scored",
     "environment",
     "hardware",
     "host",
@@ -616,15 +849,23 @@ def edited(value: Any) -> Any:
     return "f" * 64
 
 
+def complete_record(kind: str, catalogue: Catalogue) -> Record:
+    """A record with every field of its schema, but for those of another state."""
+    if kind == "performance":
+        return performance_record()
+    return scored_from_answers(score_record(catalogue, "gsm8k"))
+
+
 @pytest.mark.parametrize("kind", ["cell", "performance"])
 def test_every_edited_field_is_refused(kind: str, checkout: Path, catalogue: Catalogue) -> None:
     """Whether the edit breaks the schema or only the digest: file and field are named."""
-    good = score_record(catalogue) if kind == "cell" else performance_record()
+    good = complete_record(kind, catalogue)
     path = put(checkout, good)
     assert read_run(path) == good
     shown = path.relative_to(checkout).as_posix()
     caught_by_digest = 0
-    for name in measured_fields(kind):
+    # A score has no reason; that of another state has a test of its own.
+    for name in [name for name in measured_fields(kind) if name != "reason"]:
         bad = copy.deepcopy(good)
         bad[name] = edited(bad[name])
         assert bad != good
@@ -642,11 +883,25 @@ def test_every_edited_field_is_refused(kind: str, checkout: Path, catalogue: Cat
     assert caught_by_digest >= 7
 
 
+@pytest.mark.parametrize("state", ["not_run", "not_applicable"])
+def test_an_edited_reason_or_state_is_refused(
+    checkout: Path, catalogue: Catalogue, state: str
+) -> None:
+    good = score_record(catalogue, "mt_bench", reason="no judge", state=state)
+    path = put(checkout, good)
+    assert read_run(path)["reason"] == "no judge"
+    other = {"not_run": "not_applicable", "not_applicable": "not_run"}[state]
+    for change in ({"reason": "another"}, {"state": other}, {"state": "ok"}):
+        atomic_write_json(path, good | change)
+        with pytest.raises(UserError, match=r"mt_bench\.json: result_sha256: "):
+            read_run(path)
+
+
 @pytest.mark.parametrize("kind", ["cell", "performance"])
 def test_every_field_of_the_wrong_kind_or_missing_is_refused(
     kind: str, checkout: Path, catalogue: Catalogue
 ) -> None:
-    good = score_record(catalogue) if kind == "cell" else performance_record()
+    good = complete_record(kind, catalogue)
     path = put(checkout, good)
     shown = path.relative_to(checkout).as_posix()
     for name in schema(kind)["properties"]:
@@ -657,8 +912,11 @@ def test_every_field_of_the_wrong_kind_or_missing_is_refused(
         assert refusal.value.fix
         if name in good:
             atomic_write_json(path, {k: v for k, v in good.items() if k != name})
-            # The first records have no tokens; the digest tells that this one had.
-            field = "result_sha256" if name == "tokens" else name
+            # Not every record has this one; the digest tells that it had.
+            field = name if name in schema(kind)["required"] else "result_sha256"
+            if name in _UNMEASURED - set(schema(kind)["required"]):
+                read_run(path)
+                continue
             with pytest.raises(UserError, match=f"^{shown}: {field}"):
                 read_run(path)
     atomic_write_json(path, {**good, "colour": "red"})
@@ -769,6 +1027,121 @@ def test_what_may_not_be_published(
 
 
 @pytest.mark.parametrize(
+    ("block", "change"), [("environment", {"locked": False}), ("workflow", {"dirty": True})]
+)
+def test_answers_that_were_scored_in_unknown_surroundings_may_not_be_published(
+    block: str, change: Record, checkout: Path, catalogue: Catalogue
+) -> None:
+    """The step that scores may run elsewhere; it is held to the same as the one that asks."""
+    record = scored_from_answers(score_record(catalogue, "gsm8k"))
+    record["scored"][block] |= change
+    path = put(checkout, sealed(record))
+    atomic_write_json(path.with_name("gsm8k.documents.json"), documents_of(record))
+    with pytest.raises(UserError) as refusal:
+        publish(catalogue, [path], "demo", checkout / "results")
+    assert refusal.value.field == f"scored.{block}.{next(iter(change))}"
+    assert not (checkout / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "revision", "sha256", "published"),
+    [
+        ({"source": "hub", "revision": "c" * 40}, "c" * 40, None, True),
+        ({"source": "hub", "revision": "d" * 40}, "c" * 40, None, False),
+        (
+            {"source": "hub", "revision": {"go": "c" * 40, "php": "d" * 40}},
+            f"go@{'c' * 40} php@{'d' * 40}",
+            None,
+            True,
+        ),
+        (
+            {"source": "hub", "revision": {"go": "c" * 40, "php": "e" * 40}},
+            f"go@{'c' * 40} php@{'d' * 40}",
+            None,
+            False,
+        ),
+        ({"source": "hub", "revision": {"go": "c" * 40, "php": None}}, None, None, False),
+        ({"source": "generated", "sha256": "5" * 64}, "s.py version 1", "5" * 64, True),
+        ({"source": "generated", "sha256": "6" * 64}, "s.py version 1", "5" * 64, False),
+        ({"source": "generated", "sha256": None}, "s.py version 1", "5" * 64, False),
+        ({"source": "local"}, None, None, False),
+    ],
+)
+def test_a_dataset_is_published_as_it_is_pinned(
+    entry: Record,
+    revision: str | None,
+    sha256: str | None,
+    published: bool,
+    checkout: Path,
+    catalogue: Catalogue,
+) -> None:
+    record = score_record(catalogue)
+    record["dataset"] |= {"source": entry["source"], "revision": revision}
+    record["dataset"] |= {"sha256": sha256} if sha256 else {}
+    path = put(checkout, sealed(record))
+    atomic_write_json(path.with_name("arc_challenge.documents.json"), documents_of(record))
+    now = dataclasses.replace(catalogue, datasets={"arc_challenge-set": entry})
+    results = checkout / "results"
+    if published:
+        (line,) = publish(now, [path], "demo", results)
+        assert "published as results/" in line
+        return
+    with pytest.raises(UserError, match="the dataset is not pinned") as refusal:
+        publish(now, [path], "demo", results)
+    assert refusal.value.field == "dataset.revision"
+    assert not results.exists()
+
+
+def test_kept_answers_and_documents_are_no_records(checkout: Path, catalogue: Catalogue) -> None:
+    path = put(checkout, score_record(catalogue, "gsm8k"), "results")
+    for ending in (".documents.json", ".answers.json"):
+        path.with_name(f"gsm8k{ending}").write_text("[]")
+    assert published_records(checkout / "results") == [path]
+    assert [is_record(file) for file in sorted(path.parent.iterdir())] == [True, False, False]
+
+
+def test_a_new_score_is_compared_in_words(checkout: Path, catalogue: Catalogue) -> None:
+    results = checkout / "results"
+
+    def told(record: Record) -> str:
+        return compare_with_published(record, results).partition(": ")[2]
+
+    points = score_record(catalogue, "codexglue", 30, 100)
+    share = score_record(catalogue, "gsm8k", 30, 100)
+    points["task"]["unit"] = "points"
+    assert told(points) == "smoothed_bleu_4 30.0 (n = 100); no published record to compare with"
+    assert told(share) == "exact_match 30.0 % (n = 100); no published record to compare with"
+    lacking = score_record(catalogue, "gsm8k", reason="no isolation")
+    assert told(lacking) == "not_run: no isolation; no published record to compare with"
+    put(checkout, share, "results")
+    assert "; identical to the published result results/" in told(share)
+    assert told(lacking).startswith("not_run: no isolation; published exact_match 30.0 % (n = 100)")
+    other = score_record(catalogue, "gsm8k", 40, 100)
+    assert told(other).startswith("exact_match 40.0 % (n = 100); published exact_match 30.0 %")
+
+
+def test_documents_that_changed_sides_are_counted_by_part(
+    checkout: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same text may be a document of two parts."""
+    monkeypatch.chdir(checkout)
+    old, new = (score_record(catalogue, "xnli", right, 4) for right in (1, 2))
+    metric = catalogue.tasks["xnli"]["metric"]
+
+    def documents(english: float, german: float) -> list[Record]:
+        row = {"document": SHA256, "index": 0, "filter": "none", "margin": None}
+        values = {"en": english, "de": german}
+        return [{**row, "part": part, "values": {metric: v}} for part, v in values.items()]
+
+    published = put(checkout, old, "results")
+    atomic_write_json(published.with_name("a.documents.json"), documents(1.0, 0.0))
+    run = put(checkout, new)
+    atomic_write_json(run.with_name("xnli.documents.json"), documents(1.0, 1.0))
+    told = compare_with_published(new, checkout / "results")
+    assert told.endswith("; 1 of 2 documents in common changed")
+
+
+@pytest.mark.parametrize(
     ("block", "change", "field"),
     [
         ("model", {"source": {"type": "hub", "requested_revision": None}}, "model.revision"),
@@ -804,9 +1177,8 @@ def test_an_unpinned_card_may_not_be_published(checkout: Path, catalogue: Catalo
     assert refusal.value.field == "model.revision"
 
 
-def test_committed_summaries_follow_from_committed_records(
-    tmp_path: Path, catalogue: Catalogue
-) -> None:
+def test_committed_summaries_follow_from_committed_records(tmp_path: Path) -> None:
+    catalogue = load_catalogue()
     records = published_records()
     if not records:
         pytest.skip("results/ has no records yet")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import re
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lm_eval.tasks
 import pytest
 import yaml
 
@@ -23,6 +23,9 @@ from slm_benchmark.config import (
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import read_yaml
 from slm_benchmark.paths import CONFIG
+from slm_benchmark.plan import Names
+from slm_benchmark.tasks.harness import definitions
+from slm_benchmark.tools import JUDGE_PROMPTS
 
 CHOICES: dict[str, Any] = {
     "models": ["smollm2-135m-instruct"],
@@ -72,6 +75,23 @@ def plan(catalogue: Catalogue, **changes: Any) -> Plan:
             "gsm8k.datasets.hub",
             "unknown dataset (got 'gsm8'). Fix: did you mean 'gsm8k'?",
         ),
+        ("tasks", lambda d: d["bbh"].update(parts=["a b"]), "bbh.parts.0", "got 'a b'"),
+        ("tasks", lambda d: d["xnli"].update(parts={"de": []}), "xnli.parts.de", "got []"),
+        ("tasks", lambda d: d["bbh"].update(combine="sum"), "bbh.combine", "use one of"),
+        ("tasks", lambda d: d["bbh"].update(chance="guess"), "bbh.chance", "got 'guess'"),
+        ("tasks", lambda d: d["bbh"].update(unit="percent"), "bbh.unit", "use one of"),
+        (
+            "tasks",
+            lambda d: d["mt_bench_reference"].update(answers_of="mt_bensh"),
+            "mt_bench_reference.answers_of",
+            "did you mean 'mt_bench'?",
+        ),
+        (
+            "datasets",
+            lambda d: d["codexglue"].update(revision={"go": "main"}),
+            "codexglue.revision.go",
+            "got 'main'",
+        ),
         ("datasets", lambda d: d["gsm8k"].update(rep="x"), "gsm8k.rep", "'repo'"),
         ("datasets", lambda d: d["gsm8k"].update(source="hubb"), "gsm8k.source", "'hub'"),
         ("datasets", lambda d: d["gsm8k"].update(revision="main"), "gsm8k.revision", "got 'main'"),
@@ -90,6 +110,18 @@ def plan(catalogue: Catalogue, **changes: Any) -> Plan:
             "demo.documents",
             "did you mean 'gsm8k'?",
         ),
+        (
+            "protocols",
+            lambda d: d["demo"].update(max_gen_toks={"default": 8, "gsm8": 1}),
+            "demo.max_gen_toks",
+            "did you mean 'gsm8k'?",
+        ),
+        (
+            "protocols",
+            lambda d: d["demo"].update(max_gen_toks={"gsm8k": 8}),
+            "demo.max_gen_toks.default",
+            "required key is missing",
+        ),
         ("protocols", lambda d: d["demo"].pop("seed"), "demo.seed", "required key is missing"),
         ("protocols", lambda d: d["demo"].update(dtype="half"), "demo.dtype", "use one of"),
         (
@@ -99,6 +131,17 @@ def plan(catalogue: Catalogue, **changes: Any) -> Plan:
             "unknown key",
         ),
         ("hardware", lambda d: d["local"].update(threads="all"), "local.threads", "got 'all'"),
+        ("checks", lambda d: d["default"].pop("unparsed"), "default.unparsed", "required key"),
+        ("checks", lambda d: d["default"].update(unparsed=2), "default.unparsed", "got 2"),
+        ("checks", lambda d: d["tasks"].update(bolt={}), "tasks", "did you mean 'bold'?"),
+        (
+            "checks",
+            lambda d: d["tasks"]["bold"].update(unpassed=0.5),
+            "tasks.bold.unpassed",
+            "'unparsed'",
+        ),
+        ("judges", lambda d: d["gpt-4"].update(api_key="x"), "gpt-4.api_key", "'api_key_env'"),
+        ("sandbox", lambda d: d["limits"].pop("cpu_s"), "limits.cpu_s", "required key is missing"),
     ],
 )
 def test_a_bad_entry_is_refused(
@@ -115,7 +158,7 @@ def test_a_bad_entry_is_refused(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["tasks", "datasets", "protocols", "hardware"])
+@pytest.mark.parametrize("name", ["tasks", "datasets", "protocols", "hardware", "judges"])
 def test_an_entry_given_twice_is_refused(folder: Path, name: str) -> None:
     path = folder / f"{name}.yaml"
     text = path.read_text(encoding="utf-8")
@@ -139,7 +182,8 @@ def test_an_entry_given_twice_is_refused(folder: Path, name: str) -> None:
         ({"variants": ["gguf-q4km"]}, "variants.0", "did you mean 'gguf-q4_k_m'?"),
         ({"variants": "base"}, "variants", "got 'base'"),
         ({"tasks": ["hellaswg"]}, "tasks", "did you mean 'hellaswag'?"),
-        ({"tasks": ["bbh"]}, "tasks", "planned"),
+        ({"tasks": ["bbh"]}, "tasks", "the protocol demo does not have this task"),
+        ({"tasks": ["mmlu_pro_cot"]}, "tasks", "the protocol demo does not have this task"),
         ({"tasks": "hellaswag"}, "tasks", "or a list of task ids"),
         ({"hardware": "raspberry"}, "hardware", "did you mean 'raspberry_pi_5'?"),
         ({"hardware": None}, "hardware", "got None"),
@@ -203,11 +247,135 @@ def test_all_models_are_planned_in_alphabetical_order_but_those_that_may_not_run
 
 
 @pytest.mark.parametrize("protocol", ["full", "quick", "demo"])
-def test_all_tasks_are_those_that_are_ready(catalogue: Catalogue, protocol: str) -> None:
+def test_all_tasks_are_those_of_the_protocol(catalogue: Catalogue, protocol: str) -> None:
     chosen = plan(catalogue, protocol=protocol)
-    assert sorted(chosen.tasks) == ["arc_challenge", "gsm8k", "hellaswag", "truthfulqa_mc1"]
-    assert len(chosen.cells()) == 6 * 4
+    default = [task for task, e in catalogue.tasks.items() if e.get("default", True)]
+    listed = catalogue.protocols[protocol]["tasks"]
+    assert chosen.tasks == (default if listed == "all" else listed)
+    assert len(chosen.tasks) == (10 if protocol == "demo" else 18)
     assert all(catalogue.dataset_id(task, protocol) for task in chosen.tasks)
+    assert not {"mmlu_pro_cot", "bbh_cot", "synthetic_arithmetic"} & set(chosen.tasks)
+    (model,) = chosen.models
+    asked = [task for task in chosen.tasks if catalogue.parts(task, model)]
+    assert len(chosen.cells()) == 6 * len(asked)
+    # The card names English alone: there is nothing to translate.
+    assert set(chosen.tasks) - set(asked) == ({"flores_200"} & set(chosen.tasks))
+
+
+def test_a_planned_task_waits(folder: Path) -> None:
+    edit(folder, "tasks", lambda d: d["gsm8k"].update(state="planned"))
+    catalogue = load_catalogue(config=folder)
+    assert "gsm8k" not in plan(catalogue).tasks
+    with pytest.raises(UserError, match="the task is planned"):
+        plan(catalogue, tasks=["gsm8k"])
+
+
+def test_a_second_form_runs_when_it_is_named(catalogue: Catalogue) -> None:
+    named = ["humaneval", "synthetic_retrieval"]
+    assert plan(catalogue, protocol="quick", tasks=["bbh_cot"]).tasks == ["bbh_cot"]
+    assert plan(catalogue, tasks=named).tasks == named
+    with pytest.raises(UserError, match="the protocol demo does not have this task"):
+        plan(catalogue, tasks=["bbh_cot"])
+
+
+def test_parts_follow_the_languages_of_the_card(catalogue: Catalogue) -> None:
+    def speaks(*languages: str) -> Catalogue:
+        card = dataclasses.replace(
+            catalogue.models["smollm2-135m-instruct"], languages=list(languages)
+        )
+        return dataclasses.replace(catalogue, models={"m": card})
+
+    assert speaks("en").parts("xnli", "m") == ["en"]
+    assert speaks("de", "en").parts("xnli", "m") == ["de", "en"]
+    assert speaks("en", "de").parts("flores_200", "m") == [
+        "eng_Latn-deu_Latn",
+        "deu_Latn-eng_Latn",
+    ]
+    assert speaks("de").parts("flores_200", "m") == []
+    assert len(speaks("en").parts("belebele_all", "m")) == 122
+    assert len(speaks("xx").parts("bbh_cot", "m")) == 27
+    assert speaks("xx").parts("gsm8k", "m") == [""]
+
+
+def test_limits_of_answers_by_task(catalogue: Catalogue) -> None:
+    assert catalogue.max_gen_toks("gsm8k", "demo") is None
+    assert catalogue.max_gen_toks("ifeval", "demo") == 256
+    # The same answers are scored twice.
+    limits = {catalogue.max_gen_toks(task, "demo") for task in ("mt_bench", "mt_bench_reference")}
+    assert limits == {128}
+
+
+def test_an_unknown_judge_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(UserError, match=r"judge: unknown judge \(got 'gpt'\)"):
+        plan(catalogue, judge="gpt")
+
+
+def test_a_cell_without_a_part_is_refused_and_parts_are_parameters(catalogue: Catalogue) -> None:
+    names = Names(plan(catalogue, protocol="quick"))
+    english, many = CHOICES["models"][0], "qwen2.5-1.5b-instruct"
+    parts = names.scoring(many, "base", "quick", "xnli")["parts"]
+    assert parts == catalogue.parts("xnli", many)
+    assert len(parts) > 5
+    assert "parts" not in names.scoring(many, "base", "quick", "gsm8k")
+    with pytest.raises(UserError, match="no part in the languages of this model") as caught:
+        names.scoring(english, "base", "quick", "flores_200")
+    assert (caught.value.file, caught.value.field) == (f"models/{english}.yaml", "languages")
+    assert "(got ['en'])" in str(caught.value)
+
+
+def test_a_score_depends_on_its_own_judge_and_limits_alone(catalogue: Catalogue) -> None:
+    alone, judged = Names(plan(catalogue)), Names(plan(catalogue, judge="smollm2-135m"))
+    before, after = (names.judging("mt_bench", "demo") for names in (alone, judged))
+    assert before["judge"] is None
+    assert after == before | {"judge": catalogue.judges["smollm2-135m"]}
+    # Likeness to the references asks no judge, and nor do other tasks.
+    for task in ("mt_bench_reference", "gsm8k"):
+        assert alone.judging(task, "demo") == judged.judging(task, "demo")
+        assert alone.scorer(task, "demo") == judged.scorer(task, "demo") == []
+    assert alone.scorer("mt_bench", "demo") == []
+    assert judged.scorer("mt_bench", "demo") == [
+        f"resources/datasets/{JUDGE_PROMPTS}/manifest.json",
+        "resources/models/smollm2-135m-instruct/gguf-q8_0/weights.json",
+        "resources/models/smollm2-135m-instruct/base/weights.json",
+    ]
+    assert judged.scorer("ifeval", "demo") == ["resources/tools/nltk/manifest.json"]
+    code = alone.judging("humaneval", "demo")["code"]
+    assert code["limits"] == catalogue.sandbox["limits"]
+    assert isinstance(code["confined"], bool)
+    assert alone.judging("gsm8k", "demo")["code"] is None
+
+
+def test_answers_may_be_another_task_s(catalogue: Catalogue) -> None:
+    names = Names(plan(catalogue))
+    place = ("tiny", "base", "local", "demo")
+    folder = "runs/tiny/base/local/demo"
+    assert names.answers(*place, "gsm8k") == f"{folder}/gsm8k.answers.json"
+    assert names.answers(*place, "mt_bench_reference") == f"{folder}/mt_bench.answers.json"
+    with pytest.raises(UserError, match="did you mean 'gsm8k'"):
+        names.answers(*place, "gsm8")
+
+
+def test_every_task_has_the_rules_of_its_kind_alone(catalogue: Catalogue) -> None:
+    names = Names(plan(catalogue))
+    likelihoods = names.task_pattern("loglikelihood").split("|")
+    texts = names.task_pattern("generate").split("|")
+    assert sorted([*likelihoods, *texts]) == sorted(catalogue.tasks)
+    assert "arc_challenge" in likelihoods
+    assert "gsm8k" in texts
+
+
+def test_the_leaderboard_follows_every_file_with_facts(catalogue: Catalogue) -> None:
+    files = set(Names(plan(catalogue)).catalogue_files())
+    assert {"config/tasks.yaml", "config/checks.yaml", "custom/synthetic/benchmark.yaml"} <= files
+
+
+def test_bounds_of_warnings_are_the_default_s_but_for_exceptions(folder: Path) -> None:
+    edit(folder, "checks", lambda d: d.update(tasks={"gsm8k": {"unparsed": 0.4}}))
+    catalogue = load_catalogue(config=folder)
+    default = catalogue.checks["default"]
+    assert catalogue.bounds("arc_challenge") == default
+    assert default["unparsed"] != 0.4
+    assert catalogue.bounds("gsm8k") == {**default, "unparsed": 0.4}
 
 
 def test_a_card_without_a_variant_gets_no_cell_of_it(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -228,12 +396,32 @@ def test_documents_follow_the_protocol(catalogue: Catalogue) -> None:
     assert catalogue.documents("hellaswag", "full") is None
 
 
-@pytest.mark.parametrize("key", ["title", "note", "category", "state"])
-def test_what_readers_see_is_not_measured(catalogue: Catalogue, key: str) -> None:
-    entry = catalogue.tasks["gsm8k"]
+@pytest.mark.parametrize(
+    ("task", "key"),
+    [
+        ("gsm8k", "title"),
+        ("gsm8k", "note"),
+        ("gsm8k", "category"),
+        ("gsm8k", "state"),
+        ("gsm8k", "columns"),
+        ("codexglue_beam10", "benchmark"),
+        ("codexglue_beam10", "default"),
+        ("codexglue_beam10", "best"),
+        ("bold", "higher_is_better"),
+    ],
+)
+def test_what_readers_see_is_not_measured(catalogue: Catalogue, task: str, key: str) -> None:
+    entry = catalogue.tasks[task]
     assert key in entry
     assert measured({**entry, key: "changed"}) == measured(entry)
     assert measured({**entry, "num_fewshot": 4}) != measured(entry)
+
+
+@pytest.mark.parametrize("key", ["parts", "combine", "generation", "metric", "harness_task"])
+def test_what_decides_a_score_is_measured(catalogue: Catalogue, key: str) -> None:
+    entry = catalogue.tasks["codexglue"]
+    assert key in entry
+    assert measured({**entry, key: "changed"}) != measured(entry)
 
 
 def test_the_shipped_choices_are_valid(catalogue: Catalogue) -> None:
@@ -243,10 +431,14 @@ def test_the_shipped_choices_are_valid(catalogue: Catalogue) -> None:
 
 
 def test_seventeen_benchmarks_in_seven_categories(catalogue: Catalogue) -> None:
-    assert len(catalogue.tasks) == 17
     by_category: dict[str, list[str]] = {}
     for task, entry in catalogue.tasks.items():
-        by_category.setdefault(entry["category"], []).append(task)
+        benchmark = entry.get("benchmark", task)
+        listed = by_category.setdefault(entry["category"], [])
+        if entry["category"] != "custom" and benchmark not in listed:
+            listed.append(benchmark)
+        assert entry["state"] == "ready", task
+    assert by_category.pop("custom") == []
     assert by_category == {
         "knowledge": ["mmlu_pro", "arc_challenge", "hellaswag"],
         "reasoning": ["bbh", "gpqa_diamond", "gsm8k"],
@@ -256,8 +448,43 @@ def test_seventeen_benchmarks_in_seven_categories(catalogue: Catalogue) -> None:
         "truthfulness": ["truthfulqa_mc1"],
         "safety": ["toxigen", "bold"],
     }
+    # A benchmark has one form by default; MT-Bench has a part that needs no judge beside it.
+    default = [e.get("benchmark", t) for t, e in catalogue.tasks.items() if e.get("default", True)]
+    listed = [benchmark for group in by_category.values() for benchmark in group]
+    assert (len(listed), sorted(default)) == (17, sorted([*listed, "mt_bench"]))
+
+
+def test_forms_of_a_benchmark_are_told_apart(catalogue: Catalogue) -> None:
+    forms: dict[str, list[str]] = {}
     for task, entry in catalogue.tasks.items():
-        assert entry["state"] == "ready" or entry["note"], task
+        if "benchmark" in entry:
+            forms.setdefault(entry["benchmark"], []).append(task)
+    several = {benchmark: tasks for benchmark, tasks in forms.items() if len(tasks) > 1}
+    assert several == {
+        "mmlu_pro": ["mmlu_pro", "mmlu_pro_cot"],
+        "bbh": ["bbh", "bbh_cot"],
+        "humaneval_plus": ["humaneval_plus", "humaneval"],
+        "codexglue": ["codexglue", "codexglue_beam10"],
+        "belebele": ["belebele", "belebele_all"],
+        "mt_bench": ["mt_bench", "mt_bench_reference"],
+    }
+    for benchmark, tasks in several.items():
+        entries = [catalogue.tasks[task] for task in tasks]
+        assert len({entry["title"] for entry in entries}) == len(tasks), benchmark
+        assert all(entry["note"] for entry in entries), benchmark
+        assert len({entry["category"] for entry in entries}) == 1, benchmark
+
+
+def test_scales_of_scores_make_sense(catalogue: Catalogue) -> None:
+    for task, entry in catalogue.tasks.items():
+        best, chance = entry.get("best", 1), entry["chance"]
+        more = entry.get("higher_is_better", True)
+        assert best > 0 if more else best == 0, task
+        assert (entry.get("unit", "share") == "points") == (best > 1), task
+        if isinstance(chance, int | float):
+            assert 0 <= chance < best, task
+        elif chance == "options":
+            assert entry["kind"] == "loglikelihood", task
 
 
 def test_every_dataset_is_read_by_a_task_or_by_calibration_alone(catalogue: Catalogue) -> None:
@@ -265,10 +492,19 @@ def test_every_dataset_is_read_by_a_task_or_by_calibration_alone(catalogue: Cata
     quantization = read_yaml(CONFIG / "config.yaml")["quantization"]
     calibration = quantization["calibration"]["dataset"]
     assert calibration not in read, "quantization must not see documents that are scored"
-    assert {*read, calibration} == set(catalogue.datasets)
+    assert {*read, calibration, JUDGE_PROMPTS} == set(catalogue.datasets)
     for task, entry in catalogue.tasks.items():
         for source, dataset in entry["datasets"].items():
-            assert catalogue.datasets[dataset]["source"] == source, task
+            found = catalogue.datasets[dataset]["source"]
+            assert found == ("generated" if source == "own" else source), task
+
+
+def test_translations_stay_among_the_languages_of_their_dataset(catalogue: Catalogue) -> None:
+    known = set(catalogue.datasets["flores_plus"]["parts"])
+    for direction, languages in catalogue.tasks["flores_200"]["parts"].items():
+        source, target = direction.split("-")
+        assert {source, target} <= known, direction
+        assert len(set(languages)) == 2, direction
 
 
 def test_few_shot_examples_are_not_scored(catalogue: Catalogue) -> None:
@@ -279,6 +515,68 @@ def test_few_shot_examples_are_not_scored(catalogue: Catalogue) -> None:
     assert len(test) >= (catalogue.documents("gsm8k", "demo") or 0)
 
 
+def harness_tasks(catalogue: Catalogue) -> list[tuple[str, str, Path]]:
+    """Column, part and file of every task that the harness itself defines."""
+    root = Path(lm_eval.tasks.__file__).parent
+    found = []
+    for task, entry in catalogue.tasks.items():
+        for part in entry.get("parts", [""]):
+            file = definitions()[entry["harness_task"].replace("{part}", part)]
+            if file.is_relative_to(root):
+                found.append((task, part, file))
+    return found
+
+
+def test_every_task_is_defined(catalogue: Catalogue) -> None:
+    stock = {task for task, _, _ in harness_tasks(catalogue)}
+    assert all("group" not in _resolved(file) for _, _, file in harness_tasks(catalogue))
+    own = {task for task, e in catalogue.tasks.items() if e["category"] != "custom"} - stock
+    assert own == {"flores_200", "mt_bench", "mt_bench_reference", "bold"}
+
+
+def test_tasks_agree_with_the_harness(catalogue: Catalogue) -> None:
+    for task, part, file in harness_tasks(catalogue):
+        entry = catalogue.tasks[task]
+        stock = _resolved(file)
+        named = f"{task} {part}"
+        dataset = catalogue.datasets[entry["datasets"]["hub"]]
+        assert dataset["repo"].replace("{part}", part) == stock["dataset_path"], named
+        config = dataset.get("config")
+        config = None if config is None else config.replace("{part}", part)
+        assert config == stock.get("dataset_name"), named
+        assert "parts" not in dataset or part in dataset["parts"], named
+        scored = stock.get("test_split") or stock["validation_split"]
+        few_shot = {stock["fewshot_split"]} if "fewshot_split" in stock else set()
+        assert set(dataset["splits"]) == {scored, *few_shot}, named
+        examples = stock.get("fewshot_config", {})
+        assert few_shot or not entry["num_fewshot"] or "samples" in examples, named
+        kind = "generate" if stock["output_type"] == "generate_until" else "loglikelihood"
+        assert entry["kind"] == kind, named
+        assert entry["num_fewshot"] == (stock.get("num_fewshot") or 0), named
+        assert entry["runs_code"] == stock.get("unsafe_code", False), named
+        metrics = {metric["metric"].split(".")[-1]: metric for metric in stock["metric_list"]}
+        # The harness spells out k in the name under which it reports pass_at_k.
+        metric = metrics[entry["metric"].replace("pass@1", "pass_at_k")]
+        better = entry.get("higher_is_better", True)
+        assert metric.get("higher_is_better", True) == better, named
+        filters = [each["name"] for each in stock.get("filter_list", [{"name": "none"}])]
+        assert entry.get("filter", "none") in filters, named
+    compared = {task for task, _, _ in harness_tasks(catalogue)}
+    assert len(compared) == 19
+    assert {"mmlu_pro_cot", "bbh", "gsm8k", "codexglue", "xnli", "belebele_all"} <= compared
+
+
+def test_greedy_decoding_replaces_ten_beams_in_one_form_alone(catalogue: Catalogue) -> None:
+    assert catalogue.tasks["codexglue"]["generation"] == {"num_beams": 1}
+    assert "generation" not in catalogue.tasks["codexglue_beam10"]
+    beams = {
+        _resolved(file)["generation_kwargs"]["num_beams"]
+        for task, _, file in harness_tasks(catalogue)
+        if task == "codexglue_beam10"
+    }
+    assert beams == {10}
+
+
 class _TaskLoader(yaml.SafeLoader):
     """YAML of the harness, its functions left as names."""
 
@@ -286,75 +584,7 @@ class _TaskLoader(yaml.SafeLoader):
 _TaskLoader.add_constructor("!function", lambda _, node: node.value)
 
 
-@pytest.fixture(scope="module")
-def harness() -> Callable[[str], dict[str, Any]]:
-    """The definition of a task of the installed harness, includes resolved, nothing imported."""
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    root = Path(spec.submodule_search_locations[0]) / "tasks"
-    defined: dict[str, Path] = {}
-    for folder in ("mmlu_pro", "arc", "hellaswag", "bbh", "gpqa", "gsm8k", "humaneval", "mbpp"):
-        defined |= _definitions(root / folder)
-    for folder in ("code_x_glue", "xnli", "belebele", "ifeval", "truthfulqa", "toxigen"):
-        defined |= _definitions(root / folder)
-
-    def definition(task: str) -> dict[str, Any]:
-        return _resolved(defined[task])
-
-    return definition
-
-
-def _definitions(folder: Path) -> dict[str, Path]:
-    name = re.compile(r"^(?:task|group): *['\"]?([\w-]+)", re.MULTILINE)
-    return {
-        found: path
-        for path in sorted(folder.rglob("*.yaml"))
-        for found in name.findall(path.read_text(encoding="utf-8"))
-    }
-
-
 def _resolved(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_TaskLoader)
     included = data.pop("include", None)
     return {**_resolved(path.parent / included), **data} if included else data
-
-
-def test_every_task_is_defined_by_the_harness(
-    catalogue: Catalogue, harness: Callable[[str], dict[str, Any]]
-) -> None:
-    named = {task: entry["harness_task"] for task, entry in catalogue.tasks.items()}
-    assert [task for task, name in named.items() if name is None] == [
-        "flores_200",
-        "mt_bench",
-        "bold",
-    ]
-    for name in filter(None, named.values()):
-        assert harness(name)
-
-
-def test_single_tasks_agree_with_the_harness(
-    catalogue: Catalogue, harness: Callable[[str], dict[str, Any]]
-) -> None:
-    compared = []
-    for task, entry in catalogue.tasks.items():
-        if entry["harness_task"] is None or "group" in (stock := harness(entry["harness_task"])):
-            continue
-        compared.append(task)
-        dataset = catalogue.datasets[entry["datasets"]["hub"]]
-        assert dataset["repo"] == stock["dataset_path"], task
-        assert dataset["config"] == stock.get("dataset_name"), task
-        scored = stock.get("test_split") or stock["validation_split"]
-        few_shot = {stock["fewshot_split"]} if "fewshot_split" in stock else set()
-        assert set(dataset["splits"]) == {scored, *few_shot}, task
-        assert few_shot or not entry["num_fewshot"] or "samples" in stock["fewshot_config"], task
-        kind = "generate" if stock["output_type"] == "generate_until" else "loglikelihood"
-        assert entry["kind"] == kind, task
-        assert entry["num_fewshot"] == stock.get("num_fewshot", 0), task
-        assert entry["runs_code"] == stock.get("unsafe_code", False), task
-        metrics = [metric["metric"].split(".")[-1] for metric in stock["metric_list"]]
-        # The harness spells out k in the name under which it reports pass_at_k.
-        assert entry["metric"].replace("pass@1", "pass_at_k") in metrics, task
-        filters = [each["name"] for each in stock.get("filter_list", [{"name": "none"}])]
-        assert entry.get("filter", "none") in filters, task
-    assert {"arc_challenge", "hellaswag", "gsm8k", "truthfulqa_mc1"} <= set(compared)

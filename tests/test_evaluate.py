@@ -17,25 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.model import LM
 
+from slm_benchmark import generate as generating
+from slm_benchmark.asking import Folders, raise_if_environment
 from slm_benchmark.config import Catalogue, Cell, load_catalogue
 from slm_benchmark.errors import EnvironmentFault, UserError
-from slm_benchmark.evaluate import (
-    Folders,
-    Measurement,
-    Outputs,
-    evaluate,
-    raise_if_environment,
-    run_harness,
-    sanity_checks,
-    summarise,
-)
+from slm_benchmark.evaluate import Outputs, evaluate
 from slm_benchmark.files import canonical_json, digest, read_json
 from slm_benchmark.manifest import write_manifest
 from slm_benchmark.provenance import result_digest
 from slm_benchmark.registry import load_model
 from slm_benchmark.schemas import read_record, schema
+from slm_benchmark.score import score
+from slm_benchmark.scoring import Given, Measurement, sanity_checks, summarise
+from slm_benchmark.tasks import requests
 from slm_benchmark.tasks.datasets import prepare_dataset
-from slm_benchmark.tasks.harness import document_subset, load_task, task_digest
+from slm_benchmark.tasks.harness import TaskPart, load_task, task_digest
+from slm_benchmark.tasks.subset import document_subset
 from tests.test_aggregate import performance_record, score_record
 
 Row = dict[str, Any]
@@ -168,18 +165,24 @@ def measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Measure:
     """Evaluates the tiny model and returns the record."""
-    monkeypatch.setattr("slm_benchmark.evaluate.SEQUENCE_COUNTER", tmp_path / ".sequence")
+    monkeypatch.setattr("slm_benchmark.asking.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
     def run(task: str, catalogue: Catalogue = catalogue) -> dict[str, Any]:
-        return evaluate(
-            Cell("tiny", "base", "local", "demo", task),
-            catalogue,
-            Folders(weights=base, base=base, dataset=datasets / task),
-            outputs(tmp_path, task),
-            threads=1,
-        )
+        cell = Cell("tiny", "base", "local", "demo", task)
+        folders = Folders(weights=base, base=base, dataset=datasets / task)
+        if catalogue.tasks[task]["kind"] == "loglikelihood":
+            return evaluate(cell, catalogue, folders, outputs(tmp_path, task), threads=1)
+        kept = answers(tmp_path, task)
+        generating.generate(cell, catalogue, folders, kept, threads=1)
+        return score(task, catalogue, kept.record, folders.dataset, outputs(tmp_path, task), None)
 
     return run
+
+
+def answers(folder: Path, task: str) -> generating.Outputs:
+    return generating.Outputs(
+        record=folder / f"{task}.answers.json", answers=folder / f"{task}.answers.parquet"
+    )
 
 
 def outputs(folder: Path, task: str) -> Outputs:
@@ -400,7 +403,9 @@ class Oracle(LM):  # type: ignore[misc]
 def measured(task_id: str, catalogue: Catalogue, datasets: Path, lm: Oracle) -> Measurement:
     entry, protocol = catalogue.tasks[task_id], catalogue.protocols["demo"]
     task = load_task(task_id, entry, datasets / task_id, protocol["fewshot_sampler"])
-    return summarise(run_harness(lm, task, protocol, range(N), chat=False), entry, lm)
+    parts = [TaskPart("", task)]
+    samples = requests.measure(lm, parts, {"": range(N)}, protocol["seed"], chat=False)
+    return summarise(samples, entry, parts, Given(len(lm.truncated), len(lm.unfinished)))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -499,10 +504,8 @@ def sample(arguments: list[tuple[Any, Any]], response: Any = None, filtered: Any
 
 
 def checks(samples: list[Row], kind: str, ci95: list[float] | None = None) -> Row:
-    lm = Oracle(True)
-    lm.truncated, lm.unfinished = {1}, {1, 2}
-    scores = [{"headline": True, "ci95": ci95}]
-    return sanity_checks(samples, scores, {"kind": kind, "chance": 0.25}, lm)
+    headline = {"ci95": ci95, "chance": 0.25}
+    return sanity_checks(samples, headline, {"kind": kind}, Given(1, 2))
 
 
 def test_checks_of_generated_answers() -> None:

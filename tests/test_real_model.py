@@ -18,7 +18,8 @@ from slm_benchmark.config import load_catalogue
 from slm_benchmark.engines import Name, Settings, load_engine
 from slm_benchmark.engines.harness import BenchmarkLM
 from slm_benchmark.paths import ROOT
-from slm_benchmark.tasks.harness import document_subset, load_task
+from slm_benchmark.tasks.harness import load_task
+from slm_benchmark.tasks.subset import document_subset
 from slm_benchmark.wheels import fetch_wheel
 
 pytestmark = pytest.mark.slow

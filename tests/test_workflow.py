@@ -28,12 +28,14 @@ from tests.hub import serve
 
 ARC = "runs/tiny/base/local/demo/arc_challenge.json"
 GSM8K = "runs/tiny/base/local/demo/gsm8k.json"
+ANSWERS = "runs/tiny/base/local/demo/gsm8k.answers.json"
 SPEED = "runs/tiny/base/local/performance.json"
 LOCAL_ARC = "runs/tiny-local/base/local/demo/arc_challenge.json"
 RUN = ("--config", 'models=["tiny"]', 'variants=["base"]')
 
 EVALUATE_ARC = "Evaluate tiny base on arc_challenge (demo)"
-EVALUATE_GSM8K = "Evaluate tiny base on gsm8k (demo)"
+GENERATE_GSM8K = "Generate tiny base on gsm8k (demo)"
+SCORE_GSM8K = "Score tiny base on gsm8k (demo)"
 PROFILE = "Profile tiny base on local"
 
 Card = dict[str, Any]
@@ -326,17 +328,17 @@ def test_changed_rows_rerun_the_cells_of_their_dataset(copy: Checkout) -> None:
 def test_another_number_of_documents_reruns_its_task(copy: Checkout) -> None:
     demo = {"default": 12, "gsm8k": 5}
     copy.edit("config/protocols.yaml", lambda data: data["demo"].update(documents=demo))
-    assert copy.plan(*RUN).measurements() == [EVALUATE_GSM8K]
+    assert copy.plan(*RUN).measurements() == [GENERATE_GSM8K, SCORE_GSM8K]
 
 
 def test_another_number_of_examples_reruns_its_task(copy: Checkout) -> None:
     copy.edit("config/tasks.yaml", lambda data: data["gsm8k"].update(num_fewshot=1))
-    assert copy.plan(*RUN).measurements() == [EVALUATE_GSM8K]
+    assert copy.plan(*RUN).measurements() == [GENERATE_GSM8K, SCORE_GSM8K]
 
 
 @pytest.mark.parametrize(
     ("engine", "expected"),
-    [("transformers", [EVALUATE_ARC, EVALUATE_GSM8K, PROFILE]), ("llama.cpp", [])],
+    [("transformers", [EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K]), ("llama.cpp", [])],
 )
 def test_a_new_version_of_an_engine_reruns_what_it_ran(
     copy: Checkout, engine: str, expected: list[str]
@@ -345,9 +347,15 @@ def test_a_new_version_of_an_engine_reruns_what_it_ran(
     assert copy.plan(*RUN).measurements() == expected
 
 
+def test_a_changed_way_of_scoring_asks_no_model_again(copy: Checkout) -> None:
+    """Kept answers are scored anew; what another metric needs of the model is the same."""
+    copy.path(GSM8K).unlink()
+    assert copy.plan(*RUN).measurements() == [SCORE_GSM8K]
+
+
 def test_another_wheel_reruns_all_cells_of_its_model(copy: Checkout) -> None:
     copy.edit("models/tiny.yaml", lambda model: model["source"].update(sha256="0" * 64))
-    expected = ["Download tiny", EVALUATE_ARC, EVALUATE_GSM8K, PROFILE]
+    expected = ["Download tiny", EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K]
     assert copy.plan("all", LOCAL_ARC, *RUN).measurements() == expected
 
 
@@ -369,8 +377,8 @@ def test_a_new_card_is_valid_and_planned(copy: Checkout) -> None:
     jobs = copy.plan().measurements()
     for variant in ("base", "gguf-q8_0"):
         assert f"Profile new {variant} on local" in jobs
-        for task in ("arc_challenge", "gsm8k"):
-            assert f"Evaluate new {variant} on {task} (demo)" in jobs
+        for job in ("Evaluate {} on arc_challenge", "Generate {} on gsm8k", "Score {} on gsm8k"):
+            assert f"{job.format(f'new {variant}')} (demo)" in jobs
     assert "Download new" in jobs
     assert EVALUATE_ARC not in jobs
 
@@ -441,7 +449,7 @@ class Interrupted:
 @pytest.fixture(scope="module")
 def interrupted(published: Measured) -> Interrupted:
     checkout = published.checkout.copy(published.checkout.root.with_name("interrupted"))
-    command = (*RUN, "--force", GSM8K)
+    command = (*RUN, "--force", ANSWERS, GSM8K)
     held = checkout.hold("demo/gsm8k.json", *command)
     second = checkout.snakemake(*RUN)
     jobs = held.jobs()
@@ -464,7 +472,7 @@ def test_jobs_end_with_their_killed_run(interrupted: Interrupted) -> None:
 
 def test_a_measured_again_cell_is_compared_with_the_published_one(interrupted: Interrupted) -> None:
     assert interrupted.again.code == 0, interrupted.again.output
-    assert interrupted.again.measurements() == [EVALUATE_GSM8K]
+    assert interrupted.again.measurements() == [GENERATE_GSM8K, SCORE_GSM8K]
     (published,) = interrupted.checkout.path("results/tiny/base/local/demo/gsm8k").glob(
         "*Z-*[0-9a-f].json"
     )

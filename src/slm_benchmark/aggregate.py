@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def build_leaderboard(
     """
     scores: dict[Key, dict[str, tuple[Path, Record]]] = defaultdict(dict)
     speeds: dict[Key, Record] = {}
+    measured: dict[str, set[str]] = defaultdict(set)
     for path, record in records:
         key = _key(record)
         kinds: tuple[Collection[str], ...] = (
@@ -135,10 +136,14 @@ def build_leaderboard(
             continue
         if record["kind"] == "score":
             scores[key][record["task"]["id"]] = (path, record)
+            measured[key[3]].add(record["task"]["id"])
         else:
             speeds[key] = record
     keys = sorted({*scores, *speeds}, key=lambda k: (k[3], k[2], k[0], VARIANTS.index(k[1])))
-    rows = [build_row(catalogue, key, scores.get(key, {}), speeds.get(key)) for key in keys]
+    rows = []
+    for key in keys:
+        tasks = protocol_columns(catalogue, key[3], measured[key[3]])
+        rows.append(build_row(catalogue, key, tasks, scores.get(key, {}), speeds.get(key)))
     return {
         "schema_version": 1,
         "edition": edition,
@@ -149,9 +154,13 @@ def build_leaderboard(
                 "id": task,
                 "title": entry["title"],
                 "category": entry["category"],
+                "benchmark": entry.get("benchmark", task),
                 "metric": entry["metric"],
                 "filter": entry.get("filter", "none"),
                 "chance": entry["chance"],
+                "best": entry.get("best", 1),
+                "unit": entry.get("unit", "share"),
+                "higher_is_better": entry.get("higher_is_better", True),
                 "num_fewshot": entry["num_fewshot"],
                 "note": entry.get("note", ""),
             }
@@ -169,17 +178,26 @@ def build_leaderboard(
     }
 
 
+def protocol_columns(catalogue: Catalogue, protocol: str, measured: Collection[str]) -> list[str]:
+    """The tasks that all rows of a protocol show: its own, then others that were measured.
+
+    A second form of a benchmark, or a task of custom/, is a column where some row has it.
+    """
+    own = catalogue.protocol_tasks(protocol)
+    return own + [task for task in catalogue.tasks if task in measured and task not in own]
+
+
 def build_row(
     catalogue: Catalogue,
     key: Key,
+    tasks: Sequence[str],
     scores: dict[str, tuple[Path, Record]],
     speed: Record | None,
 ) -> Record:
     """One row of the leaderboard: a variant of a model on one machine under one protocol."""
     model, variant, hardware, protocol = key
     entry = catalogue.protocols[protocol]
-    tasks = list(catalogue.tasks) if entry["tasks"] == "all" else entry["tasks"]
-    cells = {task: build_score(catalogue, task, scores.get(task)) for task in tasks}
+    cells = {task: build_score(catalogue, task, model, scores.get(task)) for task in tasks}
     known = [speed, *(record for _, record in scores.values())]
     block = next(record["variant"] for record in known if record is not None)
     missing = {"value": None, "ci95": None, "n": 0, "reason": NOT_RUN}
@@ -193,13 +211,17 @@ def build_row(
         "ranked": entry["ranked"] and not catalogue.models[model].reference,
         "size_bytes": block["size_bytes"],
         "effective_bits_per_weight": block["effective_bits_per_weight"],
-        "average": average(cells),
+        "average": average(
+            {task: cells[task] for task in catalogue.protocol_tasks(protocol)}, catalogue
+        ),
         "scores": cells,
         "performance": speed["metrics"] if speed else dict.fromkeys(metric_names(), missing),
     }
 
 
-def build_score(catalogue: Catalogue, task: str, found: tuple[Path, Record] | None) -> Record:
+def build_score(
+    catalogue: Catalogue, task: str, model: str, found: tuple[Path, Record] | None
+) -> Record:
     """One cell of a row, with its state."""
     entry = catalogue.tasks[task]
     cell: Record = {
@@ -211,20 +233,24 @@ def build_score(catalogue: Catalogue, task: str, found: tuple[Path, Record] | No
         "n": None,
         "metric": entry["metric"],
         "filter": entry.get("filter", "none"),
-        "chance": entry["chance"],
+        "chance": entry["chance"] if entry["chance"] != "options" else None,
+        "unit": entry.get("unit", "share"),
+        "parts": [],
         "dataset": None,
         "dataset_sha256": None,
         "record": None,
         "warnings": [],
     }
     if found is None:
+        if not catalogue.parts(task, model):
+            cell |= {"state": "not_applicable", "reason": "not in a language of the model"}
         return cell
     path, record = found
+    error = record["error"]
     cell |= {
         "state": record["state"],
-        "reason": f"{record['error']['type']}: {record['error']['message']}"
-        if record["error"]
-        else None,
+        "reason": f"{error['type']}: {error['message']}" if error else record.get("reason"),
+        "parts": record["task"].get("parts", []),
         "dataset": record["dataset"]["id"],
         "dataset_sha256": record["dataset"]["sha256"],
         "record": relative(path),
@@ -233,12 +259,19 @@ def build_score(catalogue: Catalogue, task: str, found: tuple[Path, Record] | No
     if headline is not None:
         kept = ("value", "stderr", "ci95", "n", "metric", "filter", "chance")
         cell |= {name: headline[name] for name in kept}
-        cell["warnings"] = warnings(record)
+        cell["warnings"] = warnings(record, catalogue.bounds(task))
+        if headline["value"] is None:
+            cell |= {"state": "not_run", "reason": "no document has a value", "chance": None}
     return cell
 
 
-def warnings(record: Record) -> list[str]:
-    """Sentences about what a reader should know beside a score."""
+def warnings(record: Record, bounds: Mapping[str, float]) -> list[str]:
+    """Sentences about what a reader should know beside a score.
+
+    Args:
+        record: A cell's record.
+        bounds: Check → the share of documents that passes without a word (config/checks.yaml).
+    """
     checks = record["checks"]
     n = record["dataset"]["documents"]
     texts = {
@@ -247,23 +280,30 @@ def warnings(record: Record) -> list[str]:
         "empty_generations": "answers were empty",
         "unparsed": "answers could not be read",
     }
-    found = [f"{checks[name]} of {n} {text}" for name, text in texts.items() if checks[name]]
+    found = [
+        f"{checks[name]} of {n} {text}"
+        for name, text in texts.items()
+        if checks[name] and checks[name] / n > bounds[name]
+    ]
     return found + (["not told apart from guessing"] if checks["at_chance"] else [])
 
 
-def average(cells: dict[str, Record]) -> Record:
-    """Mean over tasks of the score's share of the way from chance to the maximum.
+def average(cells: dict[str, Record], catalogue: Catalogue) -> Record:
+    """Mean over tasks of the score's share of the way from chance to a perfect answer.
 
-    A score below chance counts as negative, so that guessing averages to zero. The interval takes
-    the tasks as independent: the root of the summed squared standard errors. It is missing until
-    every task of the protocol has a score, because means over unlike sets of tasks mislead.
+    A score below chance counts as negative, so that guessing averages to zero. Tasks without a
+    level of chance have no such share and are left out. The interval takes the tasks as
+    independent: the root of the summed squared standard errors. It is missing until every other
+    task of the protocol has a score, because means over unlike sets of tasks mislead.
     """
+    entries = catalogue.tasks
+    cells = {task: cell for task, cell in cells.items() if entries[task]["chance"] is not None}
     missing = [task for task, cell in cells.items() if cell["value"] is None]
     scored = len(cells) - len(missing)
-    if missing:
-        reason = f"no score for {', '.join(missing)}"
+    if missing or not cells:
+        reason = f"no score for {', '.join(missing) or 'any task with a level of chance'}"
         return {"value": None, "ci95": None, "tasks": scored, "reason": reason}
-    spans = [1 - cell["chance"] for cell in cells.values()]
+    spans = [entries[task].get("best", 1) - cell["chance"] for task, cell in cells.items()]
     shares = [
         (cell["value"] - cell["chance"]) / span
         for cell, span in zip(cells.values(), spans, strict=True)
@@ -371,9 +411,11 @@ def show_score(cell: Record) -> str:
     """A score in per cent with its 95 % interval and number of documents, or its state."""
     if cell["value"] is None:
         return str(cell["state"]).replace("_", " ")
-    text = f"{100 * cell['value']:.1f}"
+    factor = 100 if cell["unit"] == "share" else 1
+    text = f"{factor * cell['value']:.1f}"
     if cell["ci95"]:
-        text += f" [{100 * cell['ci95'][0]:.1f}, {100 * cell['ci95'][1]:.1f}]"
+        low, high = (factor * bound for bound in cell["ci95"])
+        text += f" [{low:.1f}, {high:.1f}]"
     return f"{text} (n = {cell['n']})"
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from slm_benchmark.asking import engine_environment
 from slm_benchmark.config import VARIANTS
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.errors import EnvironmentFault, UserError
-from slm_benchmark.evaluate import engine_environment
 from slm_benchmark.paths import MODELS, ROOT, relative
 from slm_benchmark.quantize.gguf import weight_file
 from slm_benchmark.registry import load_registry

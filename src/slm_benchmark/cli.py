@@ -46,6 +46,12 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--label", help="name of the unranked protocol, such as demo")
     publish.set_defaults(run=_publish)
 
+    score = commands.add_parser("score", help="score kept answers, on this machine")
+    score.add_argument("answers", nargs="+", type=Path, help="*.answers.json, or folders of them")
+    score.add_argument("--judge", help="id in config/judges.yaml, for tasks that ask one")
+    score.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a local judge")
+    score.set_defaults(run=_score)
+
     check = commands.add_parser(
         "check-engine",
         help="test the engines on a model: same numbers in any company, and as a plain forward's",
@@ -94,16 +100,38 @@ def _pin(options: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     from slm_benchmark.config import load_catalogue
-    from slm_benchmark.publish import publish
+    from slm_benchmark.publish import is_record, publish
 
     records: list[Path] = []
     for path in options.records:
         found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        records += [p for p in found if not p.name.endswith(".documents.json")]
+        records += [file for file in found if is_record(file)]
     if not records:
         raise UserError("no records here", file=options.records[0], fix="measure something first")
     for line in publish(load_catalogue(), records, options.label):
         print(line)
+    return 0
+
+
+def _score(options: argparse.Namespace) -> int:
+    import logging
+
+    # What the harness says while it loads tasks is for its own users.
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+    from slm_benchmark.config import load_catalogue
+    from slm_benchmark.score import score_kept
+
+    found: list[Path] = []
+    for path in options.answers:
+        found += sorted(path.rglob("*.answers.json")) if path.is_dir() else [path]
+    if not found:
+        raise UserError("no answers here", file=options.answers[0], fix="generate some first")
+    catalogue = load_catalogue()
+    for answers in found:
+        for line in score_kept(catalogue, answers, options.judge, options.threads):
+            print(line, flush=True)
     return 0
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.errors import UserError
-from slm_benchmark.paths import CONFIG, MODELS, relative
+from slm_benchmark.paths import CONFIG, CUSTOM, MODELS, relative
 from slm_benchmark.registry import Model, load_registry
 from slm_benchmark.schemas import read_config, suggestion, validate
+from slm_benchmark.tasks.custom import read_custom
 
 VARIANTS = ("base", "gptq-4bit", "awq-4bit", "gguf-f16", "gguf-q8_0", "gguf-q4_k_m")
 """Every weight format, in the order in which tables show them."""
@@ -25,6 +26,12 @@ _UNMEASURED = (
     "state",
     "gated",
     "ranked",
+    "benchmark",
+    "default",
+    "best",
+    "unit",
+    "columns",
+    "higher_is_better",
 )
 
 
@@ -37,7 +44,9 @@ def measured(entry: Mapping[str, Any]) -> dict[str, Any]:
 class Catalogue:
     """Everything that exists: models, tasks, datasets, protocols, hardware, each by id.
 
-    ``equivalence`` is config/equivalence.yaml, the documents and bounds of the gate.
+    ``equivalence`` is config/equivalence.yaml, the documents and bounds of the gate; ``sandbox``
+    the limits of generated code; ``judges`` what may judge texts; ``checks`` the bounds beyond
+    which a score is shown with a warning. Tasks and datasets of custom/ are among the others.
     """
 
     models: dict[str, Model]
@@ -46,12 +55,46 @@ class Catalogue:
     protocols: dict[str, dict[str, Any]]
     hardware: dict[str, dict[str, Any]]
     equivalence: dict[str, Any]
+    sandbox: dict[str, Any]
+    judges: dict[str, dict[str, Any]]
+    checks: dict[str, Any]
 
     def dataset_id(self, task: str, protocol: str) -> str | None:
         """The dataset that ``task`` reads under ``protocol``; None when that source has none."""
-        source = self.protocols[protocol]["dataset_source"]
-        found = self.tasks[task]["datasets"].get(source)
+        datasets = self.tasks[task]["datasets"]
+        found = datasets.get(self.protocols[protocol]["dataset_source"], datasets.get("own"))
         return None if found is None else str(found)
+
+    def parts(self, task: str, model: str) -> list[str]:
+        """The parts of ``task`` that ``model`` is asked; a task without parts has one, unnamed.
+
+        Parts with languages are asked where the model's card names them all: none, where the task
+        does not apply to the model.
+        """
+        parts = self.tasks[task].get("parts", ("",))
+        if not isinstance(parts, Mapping):
+            return list(parts)
+        known = set(self.models[model].languages)
+        return [
+            part
+            for part, languages in parts.items()
+            if known.issuperset([languages] if isinstance(languages, str) else languages)
+        ]
+
+    def protocol_tasks(self, protocol: str) -> list[str]:
+        """The columns of a protocol, in order; ``all`` leaves out second forms of a benchmark."""
+        listed = self.protocols[protocol]["tasks"]
+        if listed == "all":
+            return [task for task, entry in self.tasks.items() if entry.get("default", True)]
+        return list(listed)
+
+    def bounds(self, task: str) -> dict[str, float]:
+        """Check → the share of documents of ``task`` that it may find without a warning."""
+        return {**self.checks["default"], **self.checks["tasks"].get(task, {})}
+
+    def answers_of(self, task: str) -> str:
+        """The task whose kept answers are scored for ``task``: itself, in most cases."""
+        return str(self.tasks[task].get("answers_of", task))
 
     def scoring_choices(self, task: str, protocol: str) -> dict[str, Any]:
         """What a protocol decides about the scores of one task."""
@@ -65,11 +108,11 @@ class Catalogue:
                     "seed",
                     "fewshot_sampler",
                     "chat_template",
-                    "max_gen_toks",
                     "max_context_tokens",
                     "dtype",
                 )
             },
+            "max_gen_toks": self.max_gen_toks(task, protocol),
             "engine": self.engine(protocol),
         }
 
@@ -95,12 +138,21 @@ class Catalogue:
         found: int | None = documents.get(task, documents["default"])
         return found
 
+    def max_gen_toks(self, task: str, protocol: str) -> int | None:
+        """Most tokens of an answer under the protocol; None = as many as the task allows."""
+        limit = self.protocols[protocol].get("max_gen_toks")
+        if isinstance(limit, Mapping):
+            limit = limit.get(self.answers_of(task), limit["default"])
+        return None if limit is None else int(limit)
+
     def _task_choices(self, task: str) -> dict[str, Any]:
         """The measured part of a task's entry, without its datasets, which are files."""
         return {k: v for k, v in measured(self.tasks[task]).items() if k != "datasets"}
 
 
-def load_catalogue(config: Path = CONFIG, models: Path = MODELS) -> Catalogue:
+def load_catalogue(
+    config: Path = CONFIG, models: Path = MODELS, custom: Path = CUSTOM
+) -> Catalogue:
     """Read and validate the registry and all catalogue files.
 
     Raises:
@@ -110,8 +162,18 @@ def load_catalogue(config: Path = CONFIG, models: Path = MODELS) -> Catalogue:
         name: read_config(config / f"{name}.yaml", name)
         for name in ("tasks", "datasets", "protocols", "hardware")
     }
-    equivalence = read_config(config / "equivalence.yaml", "equivalence_config")
-    catalogue = Catalogue(models=load_registry(models), equivalence=equivalence, **read)
+    tasks, datasets = read_custom(custom, read["tasks"], read["datasets"])
+    read["tasks"] |= tasks
+    read["datasets"] |= datasets
+    catalogue = Catalogue(
+        models=load_registry(models),
+        equivalence=read_config(config / "equivalence.yaml", "equivalence_config"),
+        **{
+            name: read_config(config / f"{name}.yaml", name)
+            for name in ("sandbox", "judges", "checks")
+        },
+        **read,
+    )
     for task, entry in catalogue.tasks.items():
         for source, dataset in entry["datasets"].items():
             _known(
@@ -121,11 +183,17 @@ def load_catalogue(config: Path = CONFIG, models: Path = MODELS) -> Catalogue:
                 config / "tasks.yaml",
                 f"{task}.datasets.{source}",
             )
+        asked = catalogue.answers_of(task)
+        _known("task", asked, catalogue.tasks, config / "tasks.yaml", f"{task}.answers_of")
+    for task in catalogue.checks["tasks"]:
+        _known("task", task, catalogue.tasks, config / "checks.yaml", "tasks")
     for protocol, entry in catalogue.protocols.items():
         file = config / "protocols.yaml"
-        for task in entry["documents"]:
-            if task != "default":
-                _known("task", task, catalogue.tasks, file, f"{protocol}.documents")
+        limits = entry.get("max_gen_toks")
+        for field, by_task in (("documents", entry["documents"]), ("max_gen_toks", limits)):
+            for task in by_task if isinstance(by_task, Mapping) else ():
+                if task != "default":
+                    _known("task", task, catalogue.tasks, file, f"{protocol}.{field}")
         for task in [] if entry["tasks"] == "all" else entry["tasks"]:
             _known("task", task, catalogue.tasks, file, f"{protocol}.tasks")
             if catalogue.dataset_id(task, protocol) is None:
@@ -190,6 +258,7 @@ class Plan:
     hardware: str
     protocol: str
     quantization: dict[str, Any]
+    judge: str | None
 
     @classmethod
     def from_config(
@@ -206,6 +275,9 @@ class Plan:
         _known("hardware", config["hardware"], catalogue.hardware, file, "hardware")
         quantization = config["quantization"]
         calibration = quantization["calibration"]["dataset"]
+        judge = config.get("judge")
+        if judge is not None:
+            _known("judge", judge, catalogue.judges, file, "judge")
         field = "quantization.calibration.dataset"
         _known("dataset", calibration, catalogue.datasets, file, field)
         return cls(
@@ -221,6 +293,7 @@ class Plan:
                 "group_size": quantization.get("group_size", "auto"),
                 "calibration": quantization["calibration"],
             },
+            judge=judge,
         )
 
     def model_variants(self) -> list[tuple[str, str]]:
@@ -233,11 +306,12 @@ class Plan:
         ]
 
     def cells(self) -> list[Cell]:
-        """All planned measurements, in evaluation order."""
+        """All planned measurements, in evaluation order, where the task applies to the model."""
         return [
             Cell(model, variant, self.hardware, self.protocol, task)
             for model, variant in self.model_variants()
             for task in self.tasks
+            if self.catalogue.parts(task, model)
         ]
 
 
@@ -289,16 +363,21 @@ def _models(chosen: str | list[str], catalogue: Catalogue, file: str) -> list[st
 
 
 def _tasks(chosen: str | list[str], protocol: str, catalogue: Catalogue, file: str) -> list[str]:
-    """Ids in the given order; a choice by group leaves out what cannot run yet."""
-    listed = catalogue.protocols[protocol]["tasks"]
-    offered = [
-        task
-        for task in (catalogue.tasks if listed == "all" else listed)
-        if catalogue.tasks[task]["state"] == "ready"
-        and catalogue.dataset_id(task, protocol) is not None
-    ]
+    """Ids in the given order; a choice by group leaves out what cannot run yet.
+
+    Beside the protocol's own columns a second form of a benchmark, or a task of custom/, may be
+    named: they are columns of their own.
+    """
+
+    def runs(task: str) -> bool:
+        ready = catalogue.tasks[task]["state"] == "ready"
+        return ready and catalogue.dataset_id(task, protocol) is not None
+
+    own = [task for task in catalogue.protocol_tasks(protocol) if runs(task)]
     if isinstance(chosen, str):
-        return offered
+        return own
+    more = [task for task, e in catalogue.tasks.items() if not e.get("default", True)]
+    offered = own + [task for task in more if task not in own and runs(task)]
     for task in chosen:
         _known("task", task, catalogue.tasks, file, "tasks")
         if task not in offered:

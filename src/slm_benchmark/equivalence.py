@@ -18,16 +18,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slm_benchmark import progress
-from slm_benchmark.config import Catalogue
-from slm_benchmark.engines.identity import unknown_engine
-from slm_benchmark.errors import UserError
-from slm_benchmark.evaluate import (
+from slm_benchmark.asking import (
     SEQUENCE_COUNTER,
     describe_error,
     engine_environment,
     raise_if_environment,
-    run_harness,
 )
+from slm_benchmark.config import Catalogue
+from slm_benchmark.engines.identity import unknown_engine
+from slm_benchmark.errors import UserError
 from slm_benchmark.files import digest, read_json
 from slm_benchmark.hardware import identity as hardware_identity
 from slm_benchmark.manifest import read_manifest, verify_files
@@ -210,7 +209,7 @@ def check_equivalence(
         "sequence": sequence,
         "started": started,
         "duration_s": round(time.monotonic() - began, 3),
-        "command": command_for(output, None, hardware_id),
+        "command": command_for([output], None, hardware_id),
     }
     record["result_sha256"] = result_digest(record)
     write_record(output, record, "equivalence")
@@ -246,7 +245,9 @@ def ask(
         EnvironmentFault: when memory, the disk or the network gave out.
     """
     from slm_benchmark.engines import load_engine
-    from slm_benchmark.tasks.harness import document_subset
+    from slm_benchmark.tasks.harness import TaskPart
+    from slm_benchmark.tasks.requests import measure
+    from slm_benchmark.tasks.subset import document_subset
 
     config = catalogue.equivalence
     side = Side(unknown_engine(variant, settings.threads))
@@ -262,8 +263,9 @@ def ask(
             for task_id, task in tasks.items():
                 wanted = config["tasks"][task_id]["documents"]
                 chosen = document_subset(len(task.eval_docs), wanted, config["seed"])
-                choices = {"max_gen_toks": None, "chat_template": "never", "seed": config["seed"]}
-                samples = run_harness(engine.lm, task, choices, chosen, chat=False)
+                samples = measure(
+                    engine.lm, [TaskPart("", task)], {"": chosen}, config["seed"], chat=False
+                )
                 entry = catalogue.tasks[task_id]
                 side.answers[task_id] = [
                     answer(sample, entry, task, engine.lm)

@@ -36,3 +36,11 @@ class UserError(Exception):
 
 class EnvironmentFault(UserError):
     """A fault of the surroundings (memory, disk, network): retried, never recorded as a score."""
+
+
+class NotRun(UserError):
+    """A measurement that this machine or configuration cannot make; recorded as not_run."""
+
+
+class NotApplicable(UserError):
+    """A measurement that the model does not allow for; recorded as not_applicable."""

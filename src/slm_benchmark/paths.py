@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "workflow" / "schemas"
 MODELS = ROOT / "models"
 CONFIG = ROOT / "config"
+CUSTOM = ROOT / "custom"
 RESULTS = ROOT / "results"
 DOWNLOADS = ROOT / "resources" / "downloads"
 

@@ -66,10 +66,18 @@ def pin_datasets(path: Path) -> str:
     )
     text, lines = path.read_text(encoding="utf-8"), []
     for name, entry in of_hub.items():
-        repository = Repository(
-            entry["repo"], entry["revision"], "dataset", shown, f"{name}.repo", f"{name}.revision"
-        )
-        text, done = _pin(text, (name, "revision"), repository)
+        if "{part}" in entry.get("repo", ""):
+            text, done = _pin_parts(text, name, entry, shown)
+        else:
+            repository = Repository(
+                entry["repo"],
+                entry["revision"],
+                "dataset",
+                shown,
+                f"{name}.repo",
+                f"{name}.revision",
+            )
+            text, done = _pin(text, (name, "revision"), repository)
         lines.append(f"{shown}: {name}: {done}")
     _write(path, text, "datasets")
     return "\n".join(lines) or f"{shown}: nothing to pin, no dataset comes from the hub"
@@ -80,28 +88,54 @@ def _pin(text: str, keys: tuple[str, ...], repository: Repository) -> tuple[str,
     if revision is not None and _COMMIT.fullmatch(revision):
         return text, f"already pinned to {revision}"
     commit: str = repository_info(repository).sha
-    node = _scalar(yaml.compose(text), keys)
-    if node is None:
-        raise UserError(
-            "required key is missing",
-            file=repository.file,
-            field=repository.revision_field,
-            fix="add it as: revision: null",
-        )
-    start, end = node.start_mark.index, node.end_mark.index
-    # Quoted, as a commit of digits alone would be read as a number.
-    written = f'"{commit}"' if _is_number(commit) else commit
-    before = " " if start and text[start - 1] == ":" else ""
-    return text[:start] + before + written + text[end:], f"{revision or 'main'} is now {commit}"
+    changed = _replace(text, keys, _written(commit), repository.file, repository.revision_field)
+    return changed, f"{revision or 'main'} is now {commit}"
 
 
-def _scalar(node: Any, keys: tuple[str, ...]) -> yaml.ScalarNode | None:
-    """The value under nested ``keys``, with its place in the text."""
+def _pin_parts(text: str, name: str, entry: dict[str, Any], file: str) -> tuple[str, str]:
+    """Pin a dataset whose parts lie in repositories of their own: a mapping part → commit."""
+    revision = entry["revision"]
+    known = revision if isinstance(revision, dict) else dict.fromkeys(entry["parts"], revision)
+    commits: dict[str, str] = {}
+    open_: list[str] = []
+    for part in entry["parts"]:
+        if known.get(part) is not None and _COMMIT.fullmatch(known[part]):
+            commits[part] = known[part]
+        else:
+            repository = Repository(
+                entry["repo"].replace("{part}", part),
+                known.get(part),
+                "dataset",
+                file,
+                f"{name}.repo",
+                f"{name}.revision.{part}",
+            )
+            commits[part] = repository_info(repository).sha
+            open_.append(part)
+    if not open_ and isinstance(revision, dict):
+        return text, "already pinned, each part by itself"
+    written = "{" + ", ".join(f"{part}: {_written(commits[part])}" for part in commits) + "}"
+    changed = _replace(text, (name, "revision"), written, file, f"{name}.revision")
+    return changed, f"pinned {', '.join(open_ or commits)}"
+
+
+def _written(commit: str) -> str:
+    """A commit as YAML; quoted where it would be read as a number."""
+    return f'"{commit}"' if _is_number(commit) else commit
+
+
+def _replace(text: str, keys: tuple[str, ...], written: str, file: str, field: str) -> str:
+    """``text`` with another value under nested ``keys``; all else stays as it is."""
+    node: Any = yaml.compose(text)
     for key in keys:
         node = next((value for name, value in node.value if name.value == key), None)
         if node is None:
-            return None
-    return node if isinstance(node, yaml.ScalarNode) else None
+            raise UserError(
+                "required key is missing", file=file, field=field, fix="add it as: revision: null"
+            )
+    start, end = node.start_mark.index, node.end_mark.index
+    before = " " if start and text[start - 1] == ":" else ""
+    return text[:start] + before + written + text[end:]
 
 
 def _is_number(commit: str) -> bool:

@@ -13,10 +13,12 @@ from typing import Any
 from slm_benchmark.config import Plan, measured
 from slm_benchmark.engines.identity import VERSIONS, engine_name, engine_packages
 from slm_benchmark.errors import UserError
-from slm_benchmark.paths import CONFIG, MODELS, ROOT, relative
+from slm_benchmark.paths import CONFIG, CUSTOM, MODELS, ROOT, relative
 from slm_benchmark.provenance import locked_versions
 from slm_benchmark.publish import published_records
 from slm_benchmark.schemas import suggestion
+from slm_benchmark.tasks.custom import DESCRIPTION
+from slm_benchmark.tools import JUDGE_PROMPTS
 
 BYTES_PER_WEIGHT = 4
 """Of the widest format that a job holds in memory."""
@@ -75,14 +77,45 @@ class Names:
             )
         return f"resources/datasets/{found}/manifest.json"
 
+    def answers(self, model: str, variant: str, hardware: str, protocol: str, task: str) -> str:
+        """Record of the kept answers that a score is made from."""
+        self._known("task", task, self.catalogue.tasks, "config/tasks.yaml")
+        asked = self.catalogue.answers_of(task)
+        return f"runs/{model}/{variant}/{hardware}/{protocol}/{asked}.answers.json"
+
+    def resources(self, task: str) -> list[str]:
+        """Manifests of the pinned inputs that a task has beside its dataset."""
+        self._known("task", task, self.catalogue.tasks, "config/tasks.yaml")
+        wanted = self.catalogue.tasks[task].get("resources", ())
+        return [f"resources/tools/{name}/manifest.json" for name in wanted]
+
+    def scorer(self, task: str, protocol: str) -> list[str]:
+        """What scoring a task's answers reads beside them: pinned inputs, prompts of the judge."""
+        found = self.resources(task)
+        if self.plan.judge is not None and self.catalogue.tasks[task].get("judged"):
+            judge = self.catalogue.judges[self.plan.judge]
+            found.append(f"resources/datasets/{JUDGE_PROMPTS}/manifest.json")
+            # A judge on this machine may be a variant that the workflow makes.
+            places = (judge[key] for key in ("weights", "tokenizer") if key in judge)
+            made = (place for place in places if place.startswith("resources/models/"))
+            found += [f"{place}/weights.json" for place in made]
+        return found
+
+    def task_pattern(self, kind: str) -> str:
+        """Pattern of the tasks of a kind, loglikelihood or generate, for a wildcard."""
+        tasks = [task for task, entry in self.catalogue.tasks.items() if entry["kind"] == kind]
+        return "|".join(tasks)
+
     def local_source(self, model: str) -> list[str]:
         """Files of a model or dataset that lies on this machine; none for other sources."""
         source = self.model(model).source
         return _files(source["path"]) if source["type"] == "local" else []
 
     def local_dataset(self, dataset: str) -> list[str]:
-        """Files of a dataset that lies on this machine; none for other sources."""
+        """Files of a dataset that lies, or is made, on this machine; none for other sources."""
         entry = self.entry("dataset", dataset)
+        if entry["source"] == "generated":
+            return [str(entry["script"])]
         return sorted(entry["files"].values()) if entry["source"] == "local" else []
 
     def calibration(self) -> str:
@@ -98,7 +131,8 @@ class Names:
 
     def catalogue_files(self) -> list[str]:
         """Files with the facts that the leaderboard shows beside the records."""
-        return [relative(p) for folder in (CONFIG, MODELS) for p in sorted(folder.glob("*.yaml"))]
+        found = [path for folder in (CONFIG, MODELS) for path in sorted(folder.glob("*.yaml"))]
+        return [relative(path) for path in [*found, *sorted(CUSTOM.glob(f"*/{DESCRIPTION}"))]]
 
     def page_files(self) -> list[str]:
         """Hand-written pages and what the generated ones are made with."""
@@ -161,13 +195,40 @@ class Names:
                 value=variant,
                 fix="choose another protocol",
             )
+        parts = self.catalogue.parts(task, model)
+        if not parts:
+            raise UserError(
+                f"the task {task} has no part in the languages of this model",
+                file=card.file,
+                field="languages",
+                value=card.languages,
+                fix="ask for another task, or name the languages that the model was made for",
+            )
         return {
             "choices": self.catalogue.scoring_choices(task, protocol),
+            **({} if parts == [""] else {"parts": parts}),
             "context_length": card.context_length,
             "chat": card.chat,
             "remote_code": card.trust_remote_code,
             "engine": _engine(variant, self.catalogue.engine(protocol)),
         }
+
+    def judging(self, task: str, protocol: str) -> dict[str, Any]:
+        """Everything but files that the score of kept answers depends on."""
+        entry = self.catalogue.tasks[task]
+        judge = self.plan.judge if entry.get("judged") else None
+        return {
+            "choices": self.catalogue.scoring_choices(task, protocol),
+            "judge": None if judge is None else measured(self.catalogue.judges[judge]),
+            "code": self._code() if entry["runs_code"] else None,
+        }
+
+    def _code(self) -> dict[str, Any]:
+        """How generated code runs here; what could not be confined is tried again when it can."""
+        from slm_benchmark.sandbox import Refusal, confinement
+
+        confined = not isinstance(confinement(), Refusal)
+        return {"limits": self.catalogue.sandbox["limits"], "confined": confined}
 
     def comparison(self, model: str) -> dict[str, Any]:
         """Everything but files that the equivalence of a model's formats depends on."""

@@ -10,7 +10,7 @@ import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ RECORDED_PACKAGES = (
 
 _NOT_A_RESULT = (
     "label",
+    "scored",
     "environment",
     "hardware",
     "host",
@@ -60,8 +61,8 @@ def now() -> str:
 def result_digest(record: Mapping[str, Any]) -> str:
     """Digest of what was measured: equal when a rerun gives the same result.
 
-    Left out: times, host, environment, commit and command; and the text of an error, which can
-    hold addresses.
+    Left out: times, host, environment, commit and command, of a scoring of its own too; and the
+    text of an error, which can hold addresses.
     """
     result = {key: value for key, value in record.items() if key not in _NOT_A_RESULT}
     if result.get("error"):
@@ -198,14 +199,14 @@ def protocol_block(protocol_id: str, version: int, choices: dict[str, Any]) -> d
     return {"id": protocol_id, "version": version, "sha256": digest(choices)}
 
 
-def command_for(record: Path, protocol: str | None, hardware: str) -> str:
+def command_for(records: Sequence[Path], protocol: str | None, hardware: str) -> str:
     """The command that measures a record again, from the repository's root.
 
     Args:
-        record: File of the record.
+        records: Its files, of each step one.
         protocol: Id of its protocol; None where it has none.
         hardware: Id of the machine.
     """
     chosen = [] if protocol is None else [f"protocol={protocol}"]
-    command = ["snakemake", "--profile", "local", "--force", str(record)]
+    command = ["snakemake", "--profile", "local", "--force", *map(str, records)]
     return shlex.join([*command, "--config", *chosen, f"hardware={hardware}"])

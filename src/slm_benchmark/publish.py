@@ -20,15 +20,14 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_bytes, digest, read_json
 from slm_benchmark.paths import RESULTS, relative
 from slm_benchmark.schemas import write_record
+from slm_benchmark.tasks.datasets import hub_revision, is_pinned
 
 Record = dict[str, Any]
 
 
 def published_records(results: Path = RESULTS) -> list[Path]:
     """All records of results/, of every kind; summaries and per-document values are none."""
-    return sorted(
-        path for path in results.glob("*/*/**/*.json") if not path.name.endswith(".documents.json")
-    )
+    return sorted(path for path in results.glob("*/*/**/*.json") if is_record(path))
 
 
 def publish(
@@ -104,20 +103,22 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
         )
     if record["kind"] != "equivalence":
         _check_protocol(catalogue, record["protocol"]["id"], label, refuse)
-    if record["environment"]["locked"] is not True:
-        raise refuse(
-            "the environment differs from requirements.lock",
-            "environment.locked",
-            False,
-            "run `. ./activate`, then measure again",
-        )
-    if record["workflow"]["dirty"] is not False:
-        raise refuse(
-            "the files that decide the measurement were not committed",
-            "workflow.dirty",
-            record["workflow"]["dirty"],
-            "commit workflow/, src/, config/, envs/ and the card, then measure again",
-        )
+    # Kept answers are scored by a step of its own, which has its own surroundings.
+    for step, where in (("", record), ("scored.", record.get("scored", record))):
+        if where["environment"]["locked"] is not True:
+            raise refuse(
+                "the environment differs from requirements.lock",
+                f"{step}environment.locked",
+                False,
+                "run `. ./activate`, then measure again",
+            )
+        if where["workflow"]["dirty"] is not False:
+            raise refuse(
+                "the files that decide the measurement were not committed",
+                f"{step}workflow.dirty",
+                where["workflow"]["dirty"],
+                "commit workflow/, src/, config/, envs/ and the card, then measure again",
+            )
     if record["kind"] == "score":
         _check_dataset(catalogue, record["dataset"], "dataset", refuse)
         _check_documents(path, record, refuse)
@@ -130,7 +131,7 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
 def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
     """Let numbers of a GGUF file pass only where the model's F16 file was shown to equal its base.
 
-    A failed record passes: it holds no numbers.
+    A record without numbers, such as a failed one, passes.
 
     Args:
         path: File of the record.
@@ -143,7 +144,7 @@ def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
     """
     if (
         record["kind"] == "equivalence"
-        or record["state"] == "failed"
+        or record["state"] != "ok"
         or engine_name(record["variant"]["id"]) != "llama.cpp"
     ):
         return
@@ -217,7 +218,12 @@ def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refu
 def _check_dataset(catalogue: Catalogue, dataset: Record, field: str, refuse: Any) -> None:
     entry = catalogue.datasets.get(dataset["id"], {"source": "local"})
     kind = dataset["source"]
-    pinned = kind == "package" or (kind == "hub" and entry.get("revision") == dataset["revision"])
+    pinned = kind == "package" or (
+        kind == entry["source"]
+        and is_pinned(entry)
+        and (kind != "hub" or hub_revision(entry) == dataset["revision"])
+        and (kind != "generated" or entry["sha256"] == dataset["sha256"])
+    )
     if not pinned:
         raise refuse(
             "the dataset is not pinned",
@@ -237,6 +243,11 @@ def _check_documents(path: Path, record: Record, refuse: Any) -> None:
             record["documents_sha256"],
             "measure again",
         )
+
+
+def is_record(path: Path) -> bool:
+    """Whether a JSON file holds a measurement's record, not its documents or kept answers."""
+    return not path.name.endswith((".documents.json", ".answers.json"))
 
 
 def documents_file(record: Path) -> Path:
@@ -274,15 +285,15 @@ def compare_with_published(record: Record, results: Path = RESULTS) -> str:
     """A sentence about how a new score compares with the published one of its cell."""
     cell = f"{record['model']['id']} {record['variant']['id']} {record['task']['id']}"
     folder = cell_folder(record, results)
-    paths = [p for p in folder.glob("*.json") if not p.name.endswith(".documents.json")]
+    paths = [path for path in folder.glob("*.json") if is_record(path)]
     if not paths:
-        return f"{cell}: {_headline(record)}; no published record to compare with"
+        return f"{cell}: {headline(record)}; no published record to compare with"
     ((path, published),) = current_records(sorted(paths))
     where = relative(path)
     if published["result_sha256"] == record["result_sha256"]:
-        return f"{cell}: {_headline(record)}; identical to the published result {where}"
+        return f"{cell}: {headline(record)}; identical to the published result {where}"
     if published["dataset"]["sha256"] != record["dataset"]["sha256"]:
-        return f"{cell}: {_headline(record)}; not comparable: {where} read another dataset"
+        return f"{cell}: {headline(record)}; not comparable: {where} read another dataset"
     differing = [
         name
         for name in ("model", "variant", "dataset", "task", "protocol", "engine")
@@ -290,16 +301,17 @@ def compare_with_published(record: Record, results: Path = RESULTS) -> str:
     ]
     because = f" (differs in {', '.join(differing)})" if differing else ""
     flips = _flips(published, path, record)
-    return (
-        f"{cell}: {_headline(record)}; published {_headline(published)} in {where}{because}{flips}"
-    )
+    return f"{cell}: {headline(record)}; published {headline(published)} in {where}{because}{flips}"
 
 
-def _headline(record: Record) -> str:
+def headline(record: Record) -> str:
+    """A cell's main score in words, or its state."""
     for score in record["scores"]:
-        if score["headline"]:
-            return f"{score['metric']} {100 * score['value']:.1f} % (n = {score['n']})"
-    return str(record["state"])
+        if score["headline"] and score["value"] is not None:
+            points = record["task"].get("unit") == "points"
+            shown = f"{score['value']:.1f}" if points else f"{100 * score['value']:.1f} %"
+            return f"{score['metric']} {shown} (n = {score['n']})"
+    return f"{record['state']}: {record['reason']}" if "reason" in record else str(record["state"])
 
 
 def _flips(published: Record, path: Path, record: Record) -> str:
@@ -316,9 +328,9 @@ def _flips(published: Record, path: Path, record: Record) -> str:
         return ""
     metric, chosen = record["task"]["metric"], record["task"]["filter"]
 
-    def values(file: Path) -> dict[str, float]:
+    def values(file: Path) -> dict[tuple[str, str], Any]:
         return {
-            row["document"]: row["values"][metric]
+            (row.get("part", ""), row["document"]): row["values"].get(metric)
             for row in read_json(file)
             if row["filter"] == chosen
         }

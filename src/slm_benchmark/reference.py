@@ -13,7 +13,18 @@ from slm_benchmark.files import atomic_write_text
 from slm_benchmark.paths import CONFIG, SCHEMAS, relative
 from slm_benchmark.schemas import schema
 
-FILES = ("config", "protocols", "tasks", "datasets", "equivalence_config", "hardware", "model")
+FILES = (
+    "config",
+    "protocols",
+    "tasks",
+    "datasets",
+    "checks",
+    "sandbox",
+    "judges",
+    "equivalence_config",
+    "hardware",
+    "model",
+)
 """Schemas of the files that a person writes, in the order of the tables."""
 
 START, END = "<!-- reference:start -->", "<!-- reference:end -->"
@@ -125,9 +136,10 @@ def _rows(
             required = f"no; `{_spell(child['default'])}`"
         row = Row(path, kind, required, _values(child, root), child["description"].strip())
         yield row
-        for below in _rows(child, root, f"{path}.", "", file):
+        for below in _rows(child.get("items", child), root, f"{path}.", "", file):
             yield replace(below, kind=below.kind or kind)
     entry = node.get("additionalProperties")
+    entry = _resolve(entry, root) if isinstance(entry, dict) else entry
     if isinstance(entry, dict) and ("properties" in entry or "oneOf" in entry):
         yield from _rows(entry, root, f"{prefix}<id>.", kind, file)
 

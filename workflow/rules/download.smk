@@ -35,3 +35,17 @@ rule prepare_dataset:
         "Prepare the dataset {wildcards.dataset}"
     script:
         "../scripts/prepare_dataset.py"
+
+
+# NLTK's sentence models, which IFEval's checks read.
+rule prepare_nltk:
+    output:
+        "resources/tools/nltk/manifest.json",
+    log:
+        "logs/prepare_nltk.log",
+    conda:
+        "../../envs/download.yaml"
+    message:
+        "Prepare NLTK's sentence models"
+    script:
+        "../scripts/prepare_nltk.py"

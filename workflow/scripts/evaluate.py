@@ -11,8 +11,9 @@ with job(snakemake.log[0]):
     from pathlib import Path
 
     from slm_benchmark import progress
+    from slm_benchmark.asking import Folders
     from slm_benchmark.config import Cell
-    from slm_benchmark.evaluate import Folders, Outputs, evaluate
+    from slm_benchmark.evaluate import Outputs, evaluate
     from slm_benchmark.publish import compare_with_published
 
     catalogue, _ = configured(snakemake)

@@ -100,7 +100,7 @@ def write_performance(
         "result_sha256": "",
         "started": started,
         "duration_s": round(time.monotonic() - began, 3),
-        "command": command_for(output, protocol_id, hardware_id),
+        "command": command_for([output], protocol_id, hardware_id),
     }
     record["result_sha256"] = result_digest(record)
     write_record(output, record, "performance")

@@ -124,8 +124,16 @@ def scatter(points: Sequence[Point], caption: str) -> Figure:
     return _figure(alt.layer(*layers).properties(width=620, height=360), caption)
 
 
-def bars(scores: Sequence[Bar], chance: float, caption: str) -> Figure:
-    """Scores of one task by variant from 0 to 1, with 95 % intervals and a rule at chance."""
+def bars(scores: Sequence[Bar], chance: float | None, caption: str, scale: float = 1.0) -> Figure:
+    """Scores of one task by variant, with 95 % intervals and a rule at chance.
+
+    Args:
+        scores: The bars, from 0 to ``scale``.
+        chance: Score of a guesser; None where there is no such level.
+        caption: What the figure shows.
+        scale: Right end of the axis; 1 for shares, which are shown as percentages.
+    """
+    number, axis = (".1%", "%") if scale == 1.0 else (".1f", "g")
     values = [
         {
             "variant": bar.variant,
@@ -145,17 +153,17 @@ def bars(scores: Sequence[Bar], chance: float, caption: str) -> Figure:
         ),
         tooltip=[
             alt.Tooltip("variant:N", title="Variant"),
-            alt.Tooltip("value:Q", title="Score", format=".1%"),
-            alt.Tooltip("value_low:Q", title="Lower bound", format=".1%"),
-            alt.Tooltip("value_high:Q", title="Upper bound", format=".1%"),
+            alt.Tooltip("value:Q", title="Score", format=number),
+            alt.Tooltip("value_low:Q", title="Lower bound", format=number),
+            alt.Tooltip("value_high:Q", title="Upper bound", format=number),
             alt.Tooltip("n:Q", title="Documents"),
         ],
     )
     x = alt.X(
         "value:Q",
         title=None,
-        axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1]),
-        scale=alt.Scale(domain=[0, 1]),
+        axis=alt.Axis(format=axis, values=[scale * step / 4 for step in range(5)]),
+        scale=alt.Scale(domain=[0, scale]),
     )
     layers: list[alt.Chart] = [
         base.mark_bar(size=14, opacity=0.75).encode(x=x, color=_color(legend=False)),
@@ -163,7 +171,7 @@ def bars(scores: Sequence[Bar], chance: float, caption: str) -> Figure:
             x=alt.X("value_low:Q"), x2="value_high:Q"
         ),
     ]
-    if chance > 0:
+    if chance:
         layers.append(
             alt.Chart(alt.Data(values=[{"chance": chance}]))
             .mark_rule(strokeDash=[3, 3], color="currentColor", opacity=0.7)

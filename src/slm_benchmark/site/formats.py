@@ -11,6 +11,11 @@ def percent(share: float) -> str:
     return _minus(f"{100 * share:.1f}")
 
 
+def scored(value: float, unit: str) -> str:
+    """A score: a share as `percent`, points with one decimal as they are."""
+    return percent(value) if unit == "share" else _minus(f"{value:.1f}")
+
+
 def significant(value: float, digits: int = 3) -> str:
     """``value`` rounded to ``digits`` significant digits, never in exponent form."""
     if value == 0:

@@ -81,6 +81,7 @@ def render_pages(leaderboard: Record, file: Path) -> dict[str, str]:
     )
     environment.filters.update(
         percent=formats.percent,
+        scored=formats.scored,
         significant=formats.significant,
         megabytes=formats.megabytes,
         count=formats.count,
@@ -278,7 +279,8 @@ def _with_bars(section: dict[str, Any]) -> dict[str, Any]:
             if drawn:
                 where = f" on {machine}" if len(section["machines"]) > 1 else ""
                 caption = f"{task['title']}{where}, {task['metric']}"
-                figures.append(bars(drawn, task["chance"], caption))
+                scale = 1.0 if task["unit"] == "share" else float(task["best"])
+                figures.append(bars(drawn, task["chance"], caption, scale))
     return {**section, "figures": figures}
 
 

@@ -1,0 +1,25 @@
+"""Generated programs are executed here and nowhere else: confined, or not at all."""
+
+from slm_benchmark.sandbox.limits import Limits, read_limits
+from slm_benchmark.sandbox.run import (
+    CannotConfine,
+    Refusal,
+    confinement,
+    find_confinement,
+    require_confinement,
+    run_program,
+)
+from slm_benchmark.sandbox.supervise import Outcome, State
+
+__all__ = [
+    "CannotConfine",
+    "Limits",
+    "Outcome",
+    "Refusal",
+    "State",
+    "confinement",
+    "find_confinement",
+    "read_limits",
+    "require_confinement",
+    "run_program",
+]

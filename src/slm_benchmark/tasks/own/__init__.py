@@ -1,0 +1,26 @@
+"""Tasks that the harness lacks, written as it would define them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def _bold(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    from slm_benchmark.tasks.own.bold.bold import group_scores
+
+    return group_scores(samples)
+
+
+def _mt_bench(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    from slm_benchmark.tasks.own.mt_bench.mt_bench import category_scores
+
+    return category_scores(samples)
+
+
+GROUP_SCORES: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]] = {
+    "bold": _bold,
+    "mt_bench": _mt_bench,
+    "mt_bench_reference": _mt_bench,
+}
+"""Harness task → rows of the cell schema's ``scores`` about groups of its documents."""

@@ -1,0 +1,1 @@
+"""Translation of FLORES+, one task for every direction."""

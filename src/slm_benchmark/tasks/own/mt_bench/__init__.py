@@ -1,0 +1,1 @@
+"""MT-Bench: two-turn conversations, judged or compared with references."""

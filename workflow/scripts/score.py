@@ -1,0 +1,27 @@
+"""Score the kept answers of one cell and say how it compares with the published record."""
+
+from typing import TYPE_CHECKING
+
+from slm_benchmark.adapter import configured, job
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+with job(snakemake.log[0]):
+    from pathlib import Path
+
+    from slm_benchmark import progress
+    from slm_benchmark.evaluate import Outputs
+    from slm_benchmark.publish import compare_with_published
+    from slm_benchmark.score import score
+
+    catalogue, plan = configured(snakemake)
+    record = score(
+        snakemake.wildcards.task,
+        catalogue,
+        Path(snakemake.input.answers),
+        Path(snakemake.input.dataset).parent,
+        Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
+        judge=plan.judge,
+    )
+    progress.say(compare_with_published(record))
