@@ -402,6 +402,9 @@ class StandInJudge:
     def identity(self) -> dict[str, Any]:
         return {"name": "stand-in"}
 
+    def close(self) -> None:
+        """It holds nothing."""
+
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Verdict]]:
         """The grades, at once."""
         for index, chat in enumerate(chats):

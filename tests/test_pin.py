@@ -156,3 +156,123 @@ def test_one_missing_dataset_leaves_the_file_as_it_was(repositories: Hub, tmp_pa
     with pytest.raises(UserError, match=r"other\.repo: there is no such dataset"):
         pin_datasets(path)
     assert path.read_bytes() == before
+
+
+PARTED = """\
+sums: # of three languages
+  source: hub
+  repo: owner/sums_{{part}}
+  parts: [en, de, fr]
+  revision: {revision} # one for each
+  splits: [test]
+  license: MIT
+"""
+
+
+@pytest.fixture
+def parted(hub: Hub, tmp_path: Path) -> Path:
+    """A catalogue with a dataset of three repositories, which the stand-in has."""
+    for part in ("en", "de", "fr"):
+        (hub.root / f"owner/sums_{part}").mkdir(parents=True)
+        (hub.root / f"owner/sums_{part}" / "README.md").write_text(part)
+    path = tmp_path / "datasets.yaml"
+    path.write_text(PARTED.format(revision="null"))
+    return path
+
+
+def commits(hub: Hub) -> dict[str, str]:
+    found = {part: hub.commit(f"owner/sums_{part}") for part in ("en", "de", "fr")}
+    assert len(set(found.values())) == 3
+    return found
+
+
+def flow(commits: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{part}: {commit}" for part, commit in commits.items()) + "}"
+
+
+@pytest.mark.parametrize("revision", ["null", "main", "~", ""])
+def test_parts_in_repositories_of_their_own_get_a_commit_each(
+    hub: Hub, parted: Path, revision: str
+) -> None:
+    parted.write_text(PARTED.format(revision=revision))
+    assert pin_datasets(parted) == f"{parted}: sums: pinned en, de, fr"
+    space = "" if revision else " "
+    assert parted.read_text() == PARTED.format(revision=flow(commits(hub)) + space)
+    assert read_yaml(parted)["sums"]["revision"] == commits(hub)
+    before, asked = parted.read_bytes(), len(hub.requests)
+    assert "already pinned" in pin_datasets(parted)
+    assert (parted.read_bytes(), len(hub.requests)) == (before, asked)
+
+
+BLOCK = """revision:
+    en: EN   # pinned last year
+    # German is moving.
+    de: DE
+    fr: FR"""
+
+
+@pytest.mark.parametrize("open_", ["null", "main", "~"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "revision: {en: EN, de: DE, fr: FR} # one for each",
+        "revision: {en: EN,\n    de: DE, fr: FR}",
+        BLOCK,
+        f"{BLOCK}\n\n  # Next.",
+    ],
+)
+def test_only_the_parts_that_are_open_change(
+    hub: Hub, parted: Path, layout: str, open_: str
+) -> None:
+    whole = PARTED.replace("{{part}}", "{part}").replace(
+        "revision: {revision} # one for each", layout
+    )
+
+    def written(german: str) -> str:
+        # What is pinned stays, though the hub has something newer.
+        return whole.replace("EN", "1a" * 20).replace("DE", german).replace("FR", "2b" * 20)
+
+    parted.write_text(written(open_))
+    assert pin_datasets(parted) == f"{parted}: sums: pinned de"
+    assert parted.read_text() == written(commits(hub)["de"])
+    assert read_yaml(parted)["sums"]["revision"]["de"] == commits(hub)["de"]
+
+
+def test_a_part_without_a_line_is_named(hub: Hub, parted: Path) -> None:
+    parted.write_text(PARTED.format(revision="{en: null, fr: null}"))
+    before = parted.read_bytes()
+    with pytest.raises(UserError, match=r"sums\.revision\.de: required key is missing.*de: null"):
+        pin_datasets(parted)
+    assert parted.read_bytes() == before
+
+
+def test_a_part_that_the_hub_lacks_is_named_and_changes_nothing(hub: Hub, parted: Path) -> None:
+    parted.write_text(PARTED.format(revision="null").replace("[en, de, fr]", "[en, it]"))
+    before = parted.read_bytes()
+    with pytest.raises(UserError, match=r"sums\.repo: there is no such dataset.*owner/sums_it"):
+        pin_datasets(parted)
+    assert parted.read_bytes() == before
+    parted.write_text(PARTED.format(revision="{en: null, de: gone, fr: null}"))
+    with pytest.raises(UserError, match=r"sums\.revision\.de: .*no such revision.*'gone'"):
+        pin_datasets(parted)
+
+
+def test_commits_of_digits_alone_are_quoted_in_a_mapping(
+    parted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits = {"en": "1" * 40, "de": "12345e" + "0" * 34, "fr": "ab" * 20}
+    monkeypatch.setattr(Hub, "commit", lambda self, repo: digits[repo[-2:]])
+    for revision in ("null", "{en: null, de: null, fr: null}"):
+        parted.write_text(PARTED.format(revision=revision))
+        pin_datasets(parted)
+        assert read_yaml(parted)["sums"]["revision"] == digits
+        assert f'en: "{digits["en"]}", de' in parted.read_text()
+
+
+@pytest.mark.parametrize("repo", ["owner/sums", "owner/sums_{part}"])
+def test_parts_that_are_not_named_are_refused(hub: Hub, parted: Path, repo: str) -> None:
+    text = PARTED.format(revision="{en: null}").replace("  parts: [en, de, fr]\n", "")
+    parted.write_text(text.replace("owner/sums_{part}", repo))
+    with pytest.raises(UserError, match=r"sums\.parts: required key is missing"):
+        pin_datasets(parted)
+    assert hub.requests == []

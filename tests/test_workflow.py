@@ -257,6 +257,14 @@ def test_records_are_valid_and_match_their_samples(finished: Measured) -> None:
         assert headline["n"] == n
         low, high = headline["ci95"]
         assert low <= headline["value"] <= high
+    kept = read_record(finished.checkout.path(ANSWERS), "answers")
+    assert kept["result_sha256"] == result_digest(kept)
+    table = pyarrow.parquet.read_table(finished.checkout.path(ANSWERS).with_suffix(".parquet"))
+    answers = [json.loads(text) for text in table["sample"].to_pylist()]
+    assert len(answers) == 6
+    scored = finished.checkout.record(GSM8K)
+    assert digest(answers) == kept["answers_sha256"] == scored["answers_sha256"]
+    assert "answers_sha256" not in finished.checkout.record(ARC)
     assert read_record(finished.checkout.path(SPEED), "performance")["state"] == "ok"
     read_record(finished.checkout.path("build/preview/leaderboard.json"), "leaderboard")
     for kind in ("metadata", "accuracy", "performance"):
@@ -275,9 +283,16 @@ def test_records_name_the_code_of_their_own_checkout(finished: Measured) -> None
     )
     identity = json.loads(told.output)
     assert identity["commit"] == checkout.run("git", "rev-parse", "HEAD").output.strip()
-    for name in (ARC, GSM8K, SPEED):
+    for name in (ARC, GSM8K, ANSWERS, SPEED):
         assert checkout.record(name)["workflow"] == identity
         assert identity["dirty"] is False
+    assert checkout.record(GSM8K)["scored"]["workflow"] == identity
+
+
+def test_what_was_kept_for_a_kill_is_gone_at_the_end(finished: Measured) -> None:
+    left = {path.name for path in finished.checkout.path("runs").rglob("*") if path.is_file()}
+    assert "gsm8k.answers.parquet" in left
+    assert not [name for name in left if name.endswith(".jsonl")]
 
 
 # ── what reruns ──
@@ -306,7 +321,24 @@ def test_words_for_readers_rerun_the_pages_alone(copy: Checkout) -> None:
 
     copy.edit("models/tiny.yaml", reword)
     copy.edit("config/tasks.yaml", lambda tasks: tasks["gsm8k"].update(note="Another note."))
+    copy.edit("config/tasks.yaml", lambda tasks: tasks["gsm8k"].update(benchmark="sums"))
     copy.edit("config/protocols.yaml", lambda p: p["demo"].update(title="Another title"))
+    aggregate, build = "Aggregate the preview records", "Build the preview pages"
+    assert copy.plan(*RUN).jobs() == [aggregate, build]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config/checks.yaml", lambda checks: checks["default"].update(unparsed=0.5)),
+        (
+            "custom/synthetic/benchmark.yaml",
+            lambda custom: custom["tasks"]["synthetic_retrieval"].update(title="Another title"),
+        ),
+    ],
+)
+def test_bounds_and_titles_rerun_the_pages_alone(copy: Checkout, name: str, change: Any) -> None:
+    copy.edit(name, change)
     aggregate, build = "Aggregate the preview records", "Build the preview pages"
     assert copy.plan(*RUN).jobs() == [aggregate, build]
 
@@ -353,6 +385,93 @@ def test_a_changed_way_of_scoring_asks_no_model_again(copy: Checkout) -> None:
     assert copy.plan(*RUN).measurements() == [SCORE_GSM8K]
 
 
+def test_kept_answers_are_scored_where_there_is_no_model(copy: Checkout) -> None:
+    before = copy.record(GSM8K)
+    for name in ("resources/models", "resources/datasets", ".snakemake"):
+        shutil.rmtree(copy.path(name))
+    copy.path(GSM8K).unlink()
+    done = copy.benchmark("score", "runs")
+    assert done.code == 0, done.output
+    after = copy.record(GSM8K)
+    assert after["result_sha256"] == before["result_sha256"]
+    assert after["scored"]["started"] > before["scored"]["started"]
+    (headline,) = [score for score in after["scores"] if score["headline"]]
+    shown = f"exact_match {100 * headline['value']:.1f} % (n = 6)"
+    assert done.output.splitlines()[-1] == f"{GSM8K}: {shown}"
+
+    answers = copy.record(ANSWERS)
+    copy.write(ANSWERS, json.dumps({**answers, "truncated_contexts": 1}))
+    refused = copy.benchmark("score", ANSWERS)
+    assert refused.code == 1
+    assert f"{ANSWERS}: result_sha256: " in one_error(refused, "the record was edited")
+
+
+@pytest.mark.parametrize(
+    ("task", "choices", "expected"),
+    [
+        (
+            "ifeval",
+            (),
+            [
+                "Generate tiny base on ifeval (demo)",
+                "Prepare NLTK's sentence models",
+                "Prepare the dataset ifeval-benchkit",
+                "Score tiny base on ifeval (demo)",
+            ],
+        ),
+        (
+            "mt_bench",
+            (),
+            [
+                "Generate tiny base on mt_bench (demo)",
+                "Prepare the dataset mt_bench-nvidia",
+                "Score tiny base on mt_bench (demo)",
+            ],
+        ),
+        (
+            "mt_bench",
+            ("judge=local-server",),
+            [
+                "Generate tiny base on mt_bench (demo)",
+                "Prepare the dataset mt_bench-nvidia",
+                "Prepare the dataset mt_bench_judge_prompts",
+                "Score tiny base on mt_bench (demo)",
+            ],
+        ),
+        (
+            "mt_bench_reference",
+            ("judge=local-server",),
+            [
+                "Generate tiny base on mt_bench (demo)",
+                "Prepare the dataset mt_bench-nvidia",
+                "Score tiny base on mt_bench_reference (demo)",
+            ],
+        ),
+        (
+            "synthetic_retrieval",
+            (),
+            [
+                "Evaluate tiny base on synthetic_retrieval (demo)",
+                "Prepare the dataset synthetic_retrieval",
+            ],
+        ),
+    ],
+)
+def test_a_task_brings_what_it_needs(
+    copy: Checkout, task: str, choices: tuple[str, ...], expected: list[str]
+) -> None:
+    target = f"runs/tiny/base/local/demo/{task}.json"
+    assert copy.plan(target, *RUN, *choices).measurements() == expected
+
+
+def test_a_task_in_no_language_of_the_model_is_one_error(copy: Checkout) -> None:
+    target = "runs/tiny/base/local/quick/flores_200.json"
+    done = copy.snakemake(target, "--dry-run", *RUN)
+    assert done.code != 0
+    line = one_error(done, "the task flores_200 has no part in the languages of this model")
+    assert line.startswith("error: models/tiny.yaml: languages: ")
+
+
 def test_another_wheel_reruns_all_cells_of_its_model(copy: Checkout) -> None:
     copy.edit("models/tiny.yaml", lambda model: model["source"].update(sha256="0" * 64))
     expected = ["Download tiny", EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K]
@@ -397,6 +516,7 @@ def resumed(fresh: Checkout) -> Measured:
         stream.write("# not committed\n")
     for moment, left in (
         ("resources/models/tiny/base", "resources/models/tiny/.base.part"),
+        ("demo/gsm8k.answers.json", "runs/tiny/base/local/demo/gsm8k.answers.parquet"),
         ("demo/gsm8k.json", "runs/tiny/base/local/demo/gsm8k.samples.parquet"),
         ("preview/leaderboard.json", "build/preview/leaderboard.csv"),
     ):
@@ -411,7 +531,7 @@ def test_killed_runs_end_with_the_results_of_an_undisturbed_one(
     resumed: Measured, finished: Measured
 ) -> None:
     assert resumed.done.code == 0, resumed.done.output
-    for name in (ARC, GSM8K):
+    for name in (ARC, ANSWERS, GSM8K):
         ours, theirs = resumed.checkout.record(name), finished.checkout.record(name)
         assert ours["result_sha256"] == theirs["result_sha256"]
         assert ours["workflow"]["sha256"] != theirs["workflow"]["sha256"]

@@ -66,13 +66,15 @@ def current_records(paths: Iterable[Path]) -> list[tuple[Path, Record]]:
 
     Equivalence records are left out: they belong to a model, not to a cell.
     """
-    chosen: dict[tuple[str, ...], tuple[tuple[bool, str], Path, Record]] = {}
+    chosen: dict[tuple[str, ...], tuple[tuple[bool, str, str], Path, Record]] = {}
     for path in paths:
         record = read_run(path)
         if record["kind"] == "equivalence":
             continue
         cell = (*_key(record), record["task"]["id"] if record["kind"] == "score" else "")
-        age = (relative(path).startswith("runs/"), record["started"])
+        # Kept answers may be scored again: then the later scoring stands.
+        scored = record.get("scored", {}).get("started", "")
+        age = (relative(path).startswith("runs/"), record["started"], scored)
         if cell not in chosen or age > chosen[cell][0]:
             chosen[cell] = (age, path, record)
     return [(path, record) for _, path, record in (chosen[cell] for cell in sorted(chosen))]
@@ -292,12 +294,16 @@ def average(cells: dict[str, Record], catalogue: Catalogue) -> Record:
     """Mean over tasks of the score's share of the way from chance to a perfect answer.
 
     A score below chance counts as negative, so that guessing averages to zero. Tasks without a
-    level of chance have no such share and are left out. The interval takes the tasks as
-    independent: the root of the summed squared standard errors. It is missing until every other
-    task of the protocol has a score, because means over unlike sets of tasks mislead.
+    level of chance have no such share and are left out, as are tasks of custom/. The interval takes
+    the tasks as independent: the root of the summed squared standard errors. It is missing until
+    every other task of the protocol has a score, because means over unlike sets of tasks mislead.
     """
     entries = catalogue.tasks
-    cells = {task: cell for task, cell in cells.items() if entries[task]["chance"] is not None}
+    cells = {
+        task: cell
+        for task, cell in cells.items()
+        if entries[task]["chance"] is not None and entries[task]["category"] != "custom"
+    }
     missing = [task for task, cell in cells.items() if cell["value"] is None]
     scored = len(cells) - len(missing)
     if missing or not cells:

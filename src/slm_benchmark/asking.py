@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 import time
 import traceback
@@ -191,11 +190,17 @@ class Asking:
             journal=lambda engine: Journal(self.journal, {**decisive, "engine": engine}),
         )
         lm = tried.engine.lm
-        chat = model.chat and protocol["chat_template"] == "chat_models"
+        # A conversation is put into the template turn by turn.
+        chat = self._templated and not self.entry.get("conversation")
         build_requests(tried.parts, tried.chosen, protocol["seed"], lm if chat else None)
         ask(ConversationLM(lm) if self.entry.get("conversation") else lm, tried.parts)
         tried.truncated_contexts = len(lm.truncated)
         tried.unfinished = lm.unfinished
+
+    @property
+    def _templated(self) -> bool:
+        """Whether the protocol wraps prompts in the model's chat template."""
+        return self.model.chat and self.protocol["chat_template"] == "chat_models"
 
     @property
     def name(self) -> str:
@@ -233,14 +238,12 @@ class Asking:
         }
 
     def _task_block(self, tried: Attempt) -> Record:
-        chat = self.entry.get("conversation") or (
-            self.model.chat and self.protocol["chat_template"] == "chat_models"
-        )
-        template = digest(tried.engine.lm.chat_template(True)) if chat and tried.engine else None
+        chat = self.entry.get("conversation") or self._templated
+        template = tried.engine.lm.chat_template(True) if chat and tried.engine else None
         return {
             **task_block(self.cell.task, self.entry, tried.parts),
             "fewshot_sampler": self.protocol["fewshot_sampler"],
-            "chat_template_sha256": template,
+            "chat_template_sha256": digest(template) if template else None,
         }
 
     def closing(self, *targets: Path) -> Record:
@@ -270,14 +273,19 @@ def limit_answers(parts: Sequence[Any], limit: int | None, window: int) -> None:
         limit: The protocol's limit; None where it has none.
         window: Longest prompt and answer together, in tokens.
     """
+    from lm_eval.models.utils import normalize_gen_kwargs
+
     from slm_benchmark.engines.harness import DEFAULT_MAX_GEN_TOKS
 
     for part in parts:
         if part.task.get_config("output_type") != "generate_until":
             continue
-        own = part.task.config.generation_kwargs.get("max_gen_toks", DEFAULT_MAX_GEN_TOKS)
-        allowed = min(own if limit is None else limit, window // 2)
-        if limit is not None or allowed < own:
+        settings = normalize_gen_kwargs(
+            dict(part.task.config.generation_kwargs), DEFAULT_MAX_GEN_TOKS
+        )
+        own = int(settings["max_gen_toks"])
+        allowed = min(own, own if limit is None else limit, window // 2)
+        if allowed < own:
             part.task.set_config("generation_kwargs", {"max_gen_toks": allowed}, update=True)
 
 
@@ -286,7 +294,7 @@ def choose(
 ) -> dict[str, list[int]]:
     """The documents to score of each part, as ascending indices.
 
-    Every part gives the same number of documents, and at least one.
+    Every part gives the same number of documents, at least one, and together no more than asked.
 
     Args:
         parts: The loaded parts.
@@ -296,7 +304,7 @@ def choose(
     """
     from slm_benchmark.tasks.subset import document_subset, stratified_subset
 
-    share = None if wanted is None else math.ceil(wanted / len(parts))
+    share = None if wanted is None else max(1, wanted // len(parts))
     chosen = {}
     for part in parts:
         documents = part.task.eval_docs

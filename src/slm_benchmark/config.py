@@ -29,7 +29,6 @@ _UNMEASURED = (
     "benchmark",
     "default",
     "best",
-    "unit",
     "columns",
     "higher_is_better",
 )
@@ -135,7 +134,7 @@ class Catalogue:
     def documents(self, task: str, protocol: str) -> int | None:
         """How many documents of ``task`` the protocol asks for; None = all."""
         documents = self.protocols[protocol]["documents"]
-        found: int | None = documents.get(task, documents["default"])
+        found: int | None = documents.get(self.answers_of(task), documents["default"])
         return found
 
     def max_gen_toks(self, task: str, protocol: str) -> int | None:
@@ -185,6 +184,14 @@ def load_catalogue(
             )
         asked = catalogue.answers_of(task)
         _known("task", asked, catalogue.tasks, config / "tasks.yaml", f"{task}.answers_of")
+        if entry["chance"] == entry.get("best", 1):
+            raise UserError(
+                "a guesser cannot be as good as a perfect answer",
+                file=relative(config / "tasks.yaml"),
+                field=f"{task}.chance",
+                value=entry["chance"],
+                fix="write null where there is no level of chance",
+            )
     for task in catalogue.checks["tasks"]:
         _known("task", task, catalogue.tasks, config / "checks.yaml", "tasks")
     for protocol, entry in catalogue.protocols.items():

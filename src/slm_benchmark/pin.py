@@ -59,14 +59,11 @@ def pin_datasets(path: Path) -> str:
         for name, entry in entries.items()
         if isinstance(entry, dict) and entry.get("source") == "hub"
     }
-    validate(
-        {**entries, **{name: {**entry, "revision": None} for name, entry in of_hub.items()}},
-        "datasets",
-        shown,
-    )
+    unpinned = {name: {**entry, "revision": _unpinned(entry)} for name, entry in of_hub.items()}
+    validate({**entries, **unpinned}, "datasets", shown)
     text, lines = path.read_text(encoding="utf-8"), []
     for name, entry in of_hub.items():
-        if "{part}" in entry.get("repo", ""):
+        if "{part}" in entry["repo"] or isinstance(entry["revision"], dict):
             text, done = _pin_parts(text, name, entry, shown)
         else:
             repository = Repository(
@@ -83,6 +80,12 @@ def pin_datasets(path: Path) -> str:
     return "\n".join(lines) or f"{shown}: nothing to pin, no dataset comes from the hub"
 
 
+def _unpinned(entry: dict[str, Any]) -> dict[str, None] | None:
+    """The entry's revision with nothing pinned: a branch is no valid one, and is to be mended."""
+    revision = entry.get("revision")
+    return dict.fromkeys(revision) if isinstance(revision, dict) else None
+
+
 def _pin(text: str, keys: tuple[str, ...], repository: Repository) -> tuple[str, str]:
     revision = repository.revision
     if revision is not None and _COMMIT.fullmatch(revision):
@@ -95,28 +98,28 @@ def _pin(text: str, keys: tuple[str, ...], repository: Repository) -> tuple[str,
 def _pin_parts(text: str, name: str, entry: dict[str, Any], file: str) -> tuple[str, str]:
     """Pin a dataset whose parts lie in repositories of their own: a mapping part → commit."""
     revision = entry["revision"]
-    known = revision if isinstance(revision, dict) else dict.fromkeys(entry["parts"], revision)
-    commits: dict[str, str] = {}
-    open_: list[str] = []
-    for part in entry["parts"]:
-        if known.get(part) is not None and _COMMIT.fullmatch(known[part]):
-            commits[part] = known[part]
-        else:
-            repository = Repository(
-                entry["repo"].replace("{part}", part),
-                known.get(part),
-                "dataset",
-                file,
-                f"{name}.repo",
-                f"{name}.revision.{part}",
-            )
-            commits[part] = repository_info(repository).sha
-            open_.append(part)
-    if not open_ and isinstance(revision, dict):
-        return text, "already pinned, each part by itself"
-    written = "{" + ", ".join(f"{part}: {_written(commits[part])}" for part in commits) + "}"
-    changed = _replace(text, (name, "revision"), written, file, f"{name}.revision")
-    return changed, f"pinned {', '.join(open_ or commits)}"
+    repositories = {
+        part: Repository(
+            entry["repo"].replace("{part}", part),
+            revision.get(part) if isinstance(revision, dict) else revision,
+            "dataset",
+            file,
+            f"{name}.repo",
+            f"{name}.revision.{part}",
+        )
+        for part in entry["parts"]
+    }
+    if not isinstance(revision, dict):
+        commits = {part: _written(repository_info(repositories[part]).sha) for part in repositories}
+        written = "{" + ", ".join(f"{part}: {commit}" for part, commit in commits.items()) + "}"
+        changed = _replace(text, (name, "revision"), written, file, f"{name}.revision")
+        return changed, f"pinned {', '.join(commits)}"
+    pinned = []
+    for part, repository in repositories.items():
+        before = text
+        text, _ = _pin(text, (name, "revision", part), repository)
+        pinned += [part] if text != before else []
+    return text, f"pinned {', '.join(pinned)}" if pinned else "already pinned, each part by itself"
 
 
 def _written(commit: str) -> str:
@@ -131,7 +134,7 @@ def _replace(text: str, keys: tuple[str, ...], written: str, file: str, field: s
         node = next((value for name, value in node.value if name.value == key), None)
         if node is None:
             raise UserError(
-                "required key is missing", file=file, field=field, fix="add it as: revision: null"
+                "required key is missing", file=file, field=field, fix=f"add it as: {key}: null"
             )
     start, end = node.start_mark.index, node.end_mark.index
     before = " " if start and text[start - 1] == ":" else ""

@@ -83,6 +83,10 @@ class Names:
         asked = self.catalogue.answers_of(task)
         return f"runs/{model}/{variant}/{hardware}/{protocol}/{asked}.answers.json"
 
+    def texts(self, *cell: str) -> str:
+        """The kept answers themselves, beside their record."""
+        return self.answers(*cell).removesuffix(".json") + ".parquet"
+
     def resources(self, task: str) -> list[str]:
         """Manifests of the pinned inputs that a task has beside its dataset."""
         self._known("task", task, self.catalogue.tasks, "config/tasks.yaml")
@@ -96,10 +100,18 @@ class Names:
             judge = self.catalogue.judges[self.plan.judge]
             found.append(f"resources/datasets/{JUDGE_PROMPTS}/manifest.json")
             # A judge on this machine may be a variant that the workflow makes.
-            places = (judge[key] for key in ("weights", "tokenizer") if key in judge)
-            made = (place for place in places if place.startswith("resources/models/"))
-            found += [f"{place}/weights.json" for place in made]
+            places = [Path(judge[key]) for key in ("weights", "tokenizer") if key in judge]
+            folders = [place.parent if place.suffix == ".gguf" else place for place in places]
+            made = [folder for folder in folders if folder.is_relative_to("resources/models")]
+            found += [str(folder / "weights.json") for folder in made]
         return found
+
+    def judge_threads(self, task: str, hardware: str) -> int:
+        """Threads of one scoring: those of an evaluation for a judge on this machine, else one."""
+        if self.plan.judge is None or not self.catalogue.tasks[task].get("judged"):
+            return 1
+        local = self.catalogue.judges[self.plan.judge]["kind"] == "gguf"
+        return self.threads(hardware) if local else 1
 
     def task_pattern(self, kind: str) -> str:
         """Pattern of the tasks of a kind, loglikelihood or generate, for a wildcard."""

@@ -19,7 +19,7 @@ from slm_benchmark.paths import ROOT, relative
 
 LOCK = ROOT / "requirements.lock"
 
-MEASURED_PATHS = ("workflow", "src", "config", "envs")
+MEASURED_PATHS = ("workflow", "src", "config", "custom", "envs")
 """Folders whose files can change a measurement; prose and caches inside them cannot."""
 
 _UNMEASURED_SUFFIXES = (".md", ".pyc")
@@ -199,14 +199,18 @@ def protocol_block(protocol_id: str, version: int, choices: dict[str, Any]) -> d
     return {"id": protocol_id, "version": version, "sha256": digest(choices)}
 
 
-def command_for(records: Sequence[Path], protocol: str | None, hardware: str) -> str:
+def command_for(
+    records: Sequence[Path], protocol: str | None, hardware: str, judge: str | None = None
+) -> str:
     """The command that measures a record again, from the repository's root.
 
     Args:
         records: Its files, of each step one.
         protocol: Id of its protocol; None where it has none.
         hardware: Id of the machine.
+        judge: Id of the judge; None where it has none.
     """
     chosen = [] if protocol is None else [f"protocol={protocol}"]
-    command = ["snakemake", "--profile", "local", "--force", *map(str, records)]
-    return shlex.join([*command, "--config", *chosen, f"hardware={hardware}"])
+    judged = [] if judge is None else [f"judge={judge}"]
+    command = ["snakemake", "--profile", "local", "--force", *map(relative, records)]
+    return shlex.join([*command, "--config", *chosen, f"hardware={hardware}", *judged])

@@ -296,8 +296,8 @@ def compare_with_published(record: Record, results: Path = RESULTS) -> str:
         return f"{cell}: {headline(record)}; not comparable: {where} read another dataset"
     differing = [
         name
-        for name in ("model", "variant", "dataset", "task", "protocol", "engine")
-        if published[name] != record[name]
+        for name in ("model", "variant", "dataset", "task", "protocol", "engine", "scoring")
+        if published.get(name) != record.get(name)
     ]
     because = f" (differs in {', '.join(differing)})" if differing else ""
     flips = _flips(published, path, record)

@@ -80,6 +80,7 @@ def score(
     """
     began, started = time.monotonic(), now()
     kept = read_answers(answers)
+    check_known(kept, answers, catalogue)
     rows = read_rows(answers, kept)
     entry = catalogue.tasks[task_id]
     manifest = read_json(dataset / "manifest.json")
@@ -122,8 +123,10 @@ def score(
         "scoring": used.decisive,
         **results(measurement),
         "result_sha256": "",
-        "command": command_for([outputs.record, answers], protocol, kept["hardware"]["id"]),
+        "command": command_for([outputs.record, answers], protocol, kept["hardware"]["id"], judge),
     }
+    if tried.state != "ok":
+        record["dataset"] = {**kept["dataset"], "documents": 0}
     record["scored"] = {
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": describe(),
@@ -133,7 +136,8 @@ def score(
         **used.seen,
     }
     write_cell(record, measurement, outputs)
-    verdicts.unlink(missing_ok=True)
+    if tried.state == "ok":
+        verdicts.unlink(missing_ok=True)
     return record
 
 
@@ -157,14 +161,19 @@ def score_kept(
         UserError: as `score`.
     """
     from slm_benchmark.publish import headline
-    from slm_benchmark.tools import prepare_tools
+    from slm_benchmark.tools import can_score, prepare_tools
 
     kept = read_answers(answers)
+    check_known(kept, answers, catalogue)
     protocol = kept["protocol"]["id"]
     for task in catalogue.tasks:
         if catalogue.answers_of(task) != kept["task"]["id"]:
             continue
         entry = catalogue.tasks[task]
+        path = answers.with_name(f"{task}.json")
+        if not can_score(entry, judge) and _is_scored(path, kept):
+            yield f"{relative(path)}: kept as it is, since this machine cannot score it"
+            continue
         dataset = prepare_tools(catalogue, task, protocol, judged=judge is not None)
         record = score(
             task,
@@ -172,14 +181,52 @@ def score_kept(
             answers,
             dataset,
             Outputs(
-                record=answers.with_name(f"{task}.json"),
+                record=path,
                 documents=answers.with_name(f"{task}.documents.json"),
                 samples=answers.with_name(f"{task}.samples.parquet"),
             ),
             judge if entry.get("judged") else None,
             threads,
         )
-        yield f"{relative(answers.with_name(f'{task}.json'))}: {headline(record)}"
+        yield f"{relative(path)}: {headline(record)}"
+
+
+def _is_scored(path: Path, kept: Mapping[str, Any]) -> bool:
+    """Whether there is a score of these very answers already."""
+    if not path.exists():
+        return False
+    record = read_record(path, "cell")
+    return bool(record["state"] == "ok" and record["answers_sha256"] == kept["answers_sha256"])
+
+
+def check_known(kept: Mapping[str, Any], answers: Path, catalogue: Catalogue) -> None:
+    """Refuse answers of a model, task or protocol that this checkout does not have as it was.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    for block, known, place in (
+        ("model", catalogue.models, "models/"),
+        ("task", catalogue.tasks, "config/tasks.yaml"),
+        ("protocol", catalogue.protocols, "config/protocols.yaml"),
+    ):
+        if kept[block]["id"] not in known:
+            raise UserError(
+                f"the answers belong to a {block} that this checkout does not have",
+                file=relative(answers),
+                field=f"{block}.id",
+                value=kept[block]["id"],
+                fix=f"add its entry to {place}, as it was when they were given",
+            )
+    choices = catalogue.scoring_choices(kept["task"]["id"], kept["protocol"]["id"])
+    if digest(choices) != kept["protocol"]["sha256"]:
+        raise UserError(
+            "the answers were given under other choices than the protocol and the task have now",
+            file=relative(answers),
+            field="protocol.sha256",
+            value=kept["protocol"]["sha256"],
+            fix="use the configuration of then, or generate again",
+        )
 
 
 def read_answers(path: Path) -> Record:
@@ -232,7 +279,12 @@ def replay(
 ) -> None:
     """Build the requests of the answered documents anew, give them the answers, and score."""
     from slm_benchmark.tasks.harness import load_parts
-    from slm_benchmark.tasks.requests import build_requests, documents, score_documents
+    from slm_benchmark.tasks.requests import (
+        build_requests,
+        document_digest,
+        documents,
+        score_documents,
+    )
 
     protocol = catalogue.protocols[kept["protocol"]["id"]]
     names = list(dict.fromkeys(row["part"] for row in rows))
@@ -256,6 +308,14 @@ def replay(
     for part in tried.parts:
         for index, requests in documents(part, tried.chosen):
             row = by_place[part.name, index]
+            if document_digest(requests[0].doc) != row["document"]:
+                raise UserError(
+                    f"document {index} is another one than the one that was answered",
+                    file=relative(answers),
+                    field="dataset.sha256",
+                    value=kept["dataset"]["sha256"],
+                    fix="generate again",
+                )
             for request, prompt, responses in zip(
                 requests, row["prompts"], row["responses"], strict=True
             ):

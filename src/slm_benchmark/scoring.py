@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,9 @@ def summarise(
         UserError: when the task does not give the entry's metric.
     """
     scores = score_rows(samples, entry, parts)
+    if not scores:
+        # No document of a subset has the metric, such as a reference to be compared with.
+        scores = [_empty_row(entry, len(samples))]
     headline = next((score for score in scores if score["headline"]), None)
     if headline is None:
         named = f"{entry['metric']!r} after the filter {entry.get('filter', 'none')!r}"
@@ -135,6 +139,13 @@ def score_rows(
         whole |= {"headline": named, "chance": _chance(samples, entry) if named else None}
         rows += [whole, *of_parts]
     return rows
+
+
+def _empty_row(entry: Mapping[str, Any], missing: int) -> dict[str, Any]:
+    """The column's score where no document has a value."""
+    nothing = dict.fromkeys(("value", "stderr", "ci95", "ci_method", "chance"))
+    named = {"metric": entry["metric"], "filter": entry.get("filter", "none")}
+    return {**named, **nothing, "n": 0, "missing": missing, "headline": True}
 
 
 def _row(values: _Values, parts: Sequence[str], combine: str, name: str | None) -> dict[str, Any]:
@@ -257,7 +268,8 @@ def compact(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """
     margin = None
     target = sample["target"]
-    if kind == "loglikelihood" and str(target).isdigit():
+    options = len(sample["filtered_resps"])
+    if kind == "loglikelihood" and isinstance(target, Integral) and 0 <= int(target) < options:
         sums = [float(response[0]) for response in sample["filtered_resps"]]
         right = sums.pop(int(target))
         margin = round(right - max(sums), 6) if sums else None
@@ -294,8 +306,20 @@ def _plain_value(value: Any) -> Value:
     if value is None:
         return None
     if isinstance(value, list | tuple):
-        return [float(item) for item in value]
-    return float(value)
+        return [_finite(item) for item in value]
+    return _finite(value)
+
+
+def _finite(value: Any) -> float:
+    """A number that JSON has.
+
+    Raises:
+        ValueError: for NaN and infinity.
+    """
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"the model or the task gave {number} where a number is needed")
+    return number
 
 
 def plain_response(response: Any) -> Any:
@@ -304,7 +328,7 @@ def plain_response(response: Any) -> Any:
         return [plain_response(part) for part in response]
     if isinstance(response, str | bool):
         return response
-    return float(response)
+    return _finite(response)
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> None:

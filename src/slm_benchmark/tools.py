@@ -142,9 +142,22 @@ def _judge(
         )
     asked = load_judge(judge, catalogue.judges[judge], threads)
     grader = Grader(asked, templates, verdicts)
-    with use_judge(grader):
-        yield
+    try:
+        with use_judge(grader):
+            yield
+    finally:
+        asked.close()
     used.decisive["judge"] = grader.identity
+
+
+def can_score(entry: Mapping[str, Any], judge: str | None) -> bool:
+    """Whether this machine has what scoring a task needs."""
+    if entry["runs_code"]:
+        from slm_benchmark.sandbox import Refusal, confinement
+
+        if isinstance(confinement(), Refusal):
+            return False
+    return not (entry.get("judged") and judge is None)
 
 
 def prepare_tools(catalogue: Catalogue, task: str, protocol: str, judged: bool) -> Path:
@@ -162,6 +175,11 @@ def prepare_tools(catalogue: Catalogue, task: str, protocol: str, judged: bool) 
     Raises:
         UserError: when the protocol has no dataset for the task, or one cannot be prepared.
     """
+    # Scoring is offline. What these libraries find in the environment when they are imported holds
+    # for the whole process, and the next answers may need another dataset.
+    import datasets  # noqa: F401
+    import huggingface_hub  # noqa: F401
+
     from slm_benchmark.tasks.datasets import prepare_dataset
     from slm_benchmark.tasks.nltk_data import prepare_punkt
 

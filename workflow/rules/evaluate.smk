@@ -83,6 +83,7 @@ rule score:
             names.answers, "model", "variant", "hardware", "protocol", "task"
         ),
         dataset=asking(names.dataset, "task", "protocol"),
+        texts=asking(names.texts, "model", "variant", "hardware", "protocol", "task"),
         tools=asking(names.scorer, "task", "protocol"),
     output:
         record="runs/{model}/{variant}/{hardware}/{protocol}/{task}.json",
@@ -95,6 +96,7 @@ rule score:
     priority: asking(names.priority, "model")
     conda:
         "../../envs/score.yaml"
+    threads: asking(names.judge_threads, "task", "hardware")
     resources:
         mem_mb=4000,
     params:

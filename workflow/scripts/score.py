@@ -22,6 +22,7 @@ with job(snakemake.log[0]):
         Path(snakemake.input.answers),
         Path(snakemake.input.dataset).parent,
         Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
-        judge=plan.judge,
+        judge=plan.judge if catalogue.tasks[snakemake.wildcards.task].get("judged") else None,
+        threads=snakemake.threads,
     )
     progress.say(compare_with_published(record))

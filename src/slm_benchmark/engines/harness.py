@@ -177,7 +177,11 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             has_prefix = tokens[:1] == [self.prefix_token_id]
             pair = (tokens[:1], tokens[1:]) if has_prefix else ([self.prefix_token_id], tokens)
         if not all(pair):
-            raise ValueError(f"no tokens to score in {continuation!r} after {context[-80:]!r}")
+            # Lengths, not texts: records of errors are published.
+            raise ValueError(
+                f"no tokens to score in a continuation of {len(continuation)} characters after a "
+                f"context of {len(context)}"
+            )
         return pair
 
     def _loglikelihood_tokens(

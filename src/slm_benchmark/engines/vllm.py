@@ -15,7 +15,7 @@ from typing import Any
 from slm_benchmark.engines import Engine
 from slm_benchmark.engines.identity import VERSIONS
 from slm_benchmark.engines.settings import Settings
-from slm_benchmark.errors import UserError
+from slm_benchmark.errors import NotApplicable, UserError
 from slm_benchmark.files import read_json
 
 MEMORY_SHARE = 0.9
@@ -112,6 +112,14 @@ def _backend_class() -> Any:
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
             for request in requests:
                 prompt, asked = request.args
+                if asked.get("num_beams", 1) != 1:
+                    raise NotApplicable(
+                        "vLLM's backend has no beams",
+                        field="generation_kwargs.num_beams",
+                        value=asked["num_beams"],
+                        fix="choose a protocol with another engine",
+                    )
+                asked.pop("num_beams", None)
                 limit = normalize_gen_kwargs(dict(asked), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"]
                 self._note(request, len(self.tok_encode(prompt)) + int(limit))
             return super().generate_until(requests, disable_tqdm)

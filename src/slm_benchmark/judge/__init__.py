@@ -39,6 +39,9 @@ class Judge(Protocol):
     def identity(self) -> dict[str, Any]:
         """What decides its answers, as JSON values: part of the record's ``judge`` block."""
 
+    def close(self) -> None:
+        """Give back what it holds."""
+
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Verdict]]:
         """Answer chats.
 

@@ -79,6 +79,10 @@ class EndpointJudge:
             "max_context_tokens": None,
         }
 
+    def close(self) -> None:
+        """End its connections."""
+        self._session.close()
+
     def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Verdict]]:
         """See `Judge.ask`; as many at once as ``parallel`` says.
 

@@ -124,16 +124,19 @@ def scatter(points: Sequence[Point], caption: str) -> Figure:
     return _figure(alt.layer(*layers).properties(width=620, height=360), caption)
 
 
-def bars(scores: Sequence[Bar], chance: float | None, caption: str, scale: float = 1.0) -> Figure:
+def bars(
+    scores: Sequence[Bar], chance: float | None, caption: str, best: float | None = None
+) -> Figure:
     """Scores of one task by variant, with 95 % intervals and a rule at chance.
 
     Args:
-        scores: The bars, from 0 to ``scale``.
+        scores: The bars.
         chance: Score of a guesser; None where there is no such level.
         caption: What the figure shows.
-        scale: Right end of the axis; 1 for shares, which are shown as percentages.
+        best: Score of a perfect answer in points, to which the axis goes or beyond; None for
+            shares, which are shown as percentages.
     """
-    number, axis = (".1%", "%") if scale == 1.0 else (".1f", "g")
+    number, axis = (".1%", "%") if best is None else (".1f", ".3~r")
     values = [
         {
             "variant": bar.variant,
@@ -144,6 +147,9 @@ def bars(scores: Sequence[Bar], chance: float | None, caption: str, scale: float
         }
         for bar in scores
     ]
+    # Where less is better, the best score is at the left.
+    highest = max(bar.ci95[1] if bar.ci95 else bar.value for bar in scores)
+    end = 1.0 if best is None else max(best, highest)
     base = alt.Chart(alt.Data(values=values)).encode(
         y=alt.Y(
             "variant:N",
@@ -162,8 +168,8 @@ def bars(scores: Sequence[Bar], chance: float | None, caption: str, scale: float
     x = alt.X(
         "value:Q",
         title=None,
-        axis=alt.Axis(format=axis, values=[scale * step / 4 for step in range(5)]),
-        scale=alt.Scale(domain=[0, scale]),
+        axis=alt.Axis(format=axis, values=[(best or end) * step / 4 for step in range(5)]),
+        scale=alt.Scale(domain=[0, end]),
     )
     layers: list[alt.Chart] = [
         base.mark_bar(size=14, opacity=0.75).encode(x=x, color=_color(legend=False)),

@@ -11,8 +11,13 @@ def percent(share: float) -> str:
     return _minus(f"{100 * share:.1f}")
 
 
+def scaled(value: float, unit: str) -> float:
+    """A score as the number that is shown: per cent of a share, points as they are."""
+    return round(100 * value, 9) if unit == "share" else value
+
+
 def scored(value: float, unit: str) -> str:
-    """A score: a share as `percent`, points with one decimal as they are."""
+    """A score with one decimal: a share as `percent`, points as they are."""
     return percent(value) if unit == "share" else _minus(f"{value:.1f}")
 
 

@@ -81,6 +81,7 @@ def render_pages(leaderboard: Record, file: Path) -> dict[str, str]:
     )
     environment.filters.update(
         percent=formats.percent,
+        scaled=formats.scaled,
         scored=formats.scored,
         significant=formats.significant,
         megabytes=formats.megabytes,
@@ -220,7 +221,8 @@ def _commands(rows: Iterable[Record]) -> Iterator[str]:
     for row in rows:
         profile = "demo" if row["protocol"] == "demo" else "local"
         folder = f"runs/{row['model']}/{row['variant']}/{row['hardware']}"
-        targets = [f"{row['protocol']}/{task}" for task in row["scores"]]
+        asked = [task for task, s in row["scores"].items() if s["state"] != "not_applicable"]
+        targets = [f"{row['protocol']}/{task}" for task in asked]
         for target in [*targets, "performance"]:
             yield f"snakemake --profile {profile} {folder}/{target}.json"
 
@@ -262,11 +264,13 @@ def _with_bars(section: dict[str, Any]) -> dict[str, Any]:
     figures: list[Figure] = []
     for machine in section["machines"]:
         for task in section["tasks"]:
+            chance = None
             drawn = []
             for row in section["rows"]:
-                score = row["scores"].get(task["id"])
-                if row["machine"] != machine or not score or score["state"] != "ok":
+                score = row["scores"][task["id"]]
+                if row["machine"] != machine or score["state"] != "ok":
                     continue
+                chance = score["chance"]
                 drawn.append(
                     Bar(
                         variant=row["variant"],
@@ -278,9 +282,10 @@ def _with_bars(section: dict[str, Any]) -> dict[str, Any]:
                 )
             if drawn:
                 where = f" on {machine}" if len(section["machines"]) > 1 else ""
-                caption = f"{task['title']}{where}, {task['metric']}"
-                scale = 1.0 if task["unit"] == "share" else float(task["best"])
-                figures.append(bars(drawn, task["chance"], caption, scale))
+                less = "" if task["higher_is_better"] else ", less is better"
+                caption = f"{task['title']}{where}, {task['metric']}{less}"
+                best = task["best"] if task["unit"] == "points" else None
+                figures.append(bars(drawn, chance, caption, best))
     return {**section, "figures": figures}
 
 

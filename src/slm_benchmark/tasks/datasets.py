@@ -320,9 +320,8 @@ def hub_revision(entry: Mapping[str, Any]) -> str | None:
     revision = entry["revision"]
     if not isinstance(revision, Mapping):
         return None if revision is None else str(revision)
-    if None in revision.values():
-        return None
-    return _joined({part: str(commit) for part, commit in revision.items()})
+    commits = {part: revision[part] for part in entry["parts"] if revision.get(part)}
+    return _joined(commits) if len(commits) == len(entry["parts"]) else None
 
 
 def _joined(commits: Mapping[str, str]) -> str:

@@ -123,7 +123,8 @@ def _load(
     else:
         if splits.absent is None or not entry["num_fewshot"]:
             _read_documents_once(task, seed)
-            if part and part not in name:
+            _check_kind(task_id, entry, task)
+            if part and "{part}" not in entry["harness_task"]:
                 # One definition for all parts; requests are known by the task's name.
                 task.config.task = f"{name}_{part}"
             if "generation" in entry:
@@ -136,6 +137,20 @@ def _load(
         value=sorted(splits),
         fix=f"add the split {splits.absent}",
     )
+
+
+def _check_kind(task_id: str, entry: Mapping[str, Any], task: Any) -> None:
+    """Refuse an entry that says of its task that it answers otherwise than it does."""
+    output = task.get_config("output_type")
+    kind = "generate" if output == "generate_until" else "loglikelihood"
+    if "kind" in entry and entry["kind"] != kind:
+        raise UserError(
+            f"the harness task has the output type {output}",
+            file="config/tasks.yaml, or custom/*/benchmark.yaml",
+            field=f"{task_id}.kind",
+            value=entry["kind"],
+            fix=f"write kind: {kind}",
+        )
 
 
 def _check_columns(
@@ -191,6 +206,9 @@ def definitions() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in (OWN_TASKS, CUSTOM, Path(lm_eval.tasks.__file__).parent):
         for file in sorted(root.rglob("*.yaml")):
+            inside = file.relative_to(root).parts
+            if root == CUSTOM and any(name.startswith((".", "__")) for name in inside):
+                continue
             named = _TASK_LINE.search(file.read_text(encoding="utf-8"))
             if named:
                 found.setdefault(named[1], file)
