@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from slm_benchmark.config import load_catalogue
+from slm_benchmark.sandbox import Refusal, confinement
 from slm_benchmark.tasks.nltk_data import prepare_punkt
 from tests.benchmark_data import write_hub
 from tests.checkout import Checkout, Done, make_checkout
@@ -18,6 +19,7 @@ from tests.test_workflow import add_card, card, small_demo
 
 pytestmark = pytest.mark.slow
 
+CONFINES = not isinstance(confinement(), Refusal)
 TASKS = load_catalogue().protocol_tasks("quick")
 FOLDER = "runs/tiny/base/local/quick"
 RUN = ("--config", 'models=["tiny"]', 'variants=["base"]', "protocol=quick", "tasks=all")
@@ -71,7 +73,8 @@ def test_every_benchmark_has_a_record(measured: tuple[Checkout, Done]) -> None:
     assert done.code == 0, done.output
     records = {task: checkout.record(f"{FOLDER}/{task}.json") for task in TASKS}
     states = {task: record["state"] for task, record in records.items()}
-    assert states == {**dict.fromkeys(TASKS, "ok"), "mt_bench": "not_run"}, {
+    lacking = {"mt_bench"} if CONFINES else {"mt_bench", "humaneval_plus", "mbpp"}
+    assert states == dict.fromkeys(TASKS, "ok") | dict.fromkeys(lacking, "not_run"), {
         task: record["error"] for task, record in records.items() if record["error"]
     }
     assert "no judge" in records["mt_bench"]["reason"]
@@ -95,6 +98,7 @@ def test_records_say_which_parts_were_asked(measured: tuple[Checkout, Done]) -> 
         assert {score.get("part") for score in record["scores"]} == {None, *parts}
 
 
+@pytest.mark.skipif(not CONFINES, reason="this machine cannot confine code")
 def test_code_ran_confined_and_the_record_says_how(measured: tuple[Checkout, Done]) -> None:
     checkout, _ = measured
     for task in ("humaneval_plus", "mbpp"):
@@ -138,6 +142,6 @@ def test_the_pages_show_all_columns(measured: tuple[Checkout, Done]) -> None:
     assert done.code == 0, done.output
     board = checkout.record("build/preview/leaderboard.json")
     (row,) = [row for row in board["rows"] if row["protocol"] == "quick"]
-    assert {task for task, cell in row["scores"].items() if cell["state"] == "ok"} == (
-        set(TASKS) - {"mt_bench"}
-    )
+    lacking = {"mt_bench"} if CONFINES else {"mt_bench", "humaneval_plus", "mbpp"}
+    measured_here = {task for task, cell in row["scores"].items() if cell["state"] == "ok"}
+    assert measured_here == set(TASKS) - lacking
