@@ -97,22 +97,25 @@ class Catalogue:
 
     def scoring_choices(self, task: str, protocol: str) -> dict[str, Any]:
         """What a protocol decides about the scores of one task."""
-        entry = self.protocols[protocol]
+        entry = {
+            **self.protocols[protocol],
+            "max_gen_toks": self.max_gen_toks(task, protocol),
+            "engine": self.engine(protocol),
+        }
+        # In this order: Snakemake compares parameters as texts.
+        keys = (
+            "seed",
+            "fewshot_sampler",
+            "chat_template",
+            "max_gen_toks",
+            "max_context_tokens",
+            "dtype",
+            "engine",
+        )
         return {
             "documents": self.documents(task, protocol),
             "task": self._task_choices(task),
-            **{
-                key: entry[key]
-                for key in (
-                    "seed",
-                    "fewshot_sampler",
-                    "chat_template",
-                    "max_context_tokens",
-                    "dtype",
-                )
-            },
-            "max_gen_toks": self.max_gen_toks(task, protocol),
-            "engine": self.engine(protocol),
+            **{key: entry[key] for key in keys},
         }
 
     def profiling_choices(self, protocol: str) -> dict[str, Any]:
