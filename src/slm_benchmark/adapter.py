@@ -119,6 +119,20 @@ def warn(lines: list[str]) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
+def asked(snakemake: Any) -> tuple[Any, Any]:
+    """The cell that a job asks its model for, and the folders of its inputs."""
+    from slm_benchmark.asking import Folders
+    from slm_benchmark.config import Cell
+
+    inputs = {name: Path(snakemake.input[name]).parent for name in ("weights", "base", "dataset")}
+    return Cell(**snakemake.wildcards), Folders(**inputs)
+
+
+def output_paths(snakemake: Any) -> dict[str, Path]:
+    """The named outputs of a job."""
+    return {name: Path(path) for name, path in snakemake.output.items()}
+
+
 def configured(snakemake: Any) -> tuple[Any, Any]:
     """The catalogue and the plan that a job belongs to."""
     from slm_benchmark.config import Plan, load_catalogue

@@ -246,20 +246,14 @@ class Asking:
             "chat_template_sha256": digest(template) if template else None,
         }
 
-    def closing(self, *targets: Path) -> Record:
-        """What a record says after its results.
-
-        Args:
-            targets: The files that the command makes again; none = the record alone.
-        """
+    def closing(self) -> Record:
+        """What a record says after its results."""
         return {
             "result_sha256": "",
             "sequence": self._sequence,
             "started": self._started,
             "duration_s": round(time.monotonic() - self._began, 3),
-            "command": command_for(
-                targets or (self.target,), self.cell.protocol, self.cell.hardware
-            ),
+            "command": command_for([self.target], self.cell.protocol, self.cell.hardware),
         }
 
 

@@ -4,35 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from slm_benchmark.tasks.readers import IFEVAL_ARGUMENTS
 from tests.benchmark_data.types import Configs, Row
-
-_ARGUMENTS = (
-    "num_highlights",
-    "relation",
-    "num_words",
-    "num_placeholders",
-    "prompt_to_repeat",
-    "num_bullets",
-    "section_spliter",
-    "num_sections",
-    "capital_relation",
-    "capital_frequency",
-    "keywords",
-    "num_paragraphs",
-    "language",
-    "let_relation",
-    "letter",
-    "let_frequency",
-    "end_phrase",
-    "forbidden_words",
-    "keyword",
-    "frequency",
-    "num_sentences",
-    "postscript_marker",
-    "first_word",
-    "nth_paragraph",
-)
-"""The keys of every element of ``kwargs``, None where the instruction does not take them."""
 
 
 class _Prompt(NamedTuple):
@@ -279,7 +252,8 @@ def _ifeval(i: int) -> Row:
         "prompt": prompt.text,
         "instruction_id_list": list(prompt.instructions),
         "kwargs": [
-            {name: given.get(name) for name in _ARGUMENTS} for given in prompt.instructions.values()
+            {name: given.get(name) for name in IFEVAL_ARGUMENTS}
+            for given in prompt.instructions.values()
         ],
     }
 

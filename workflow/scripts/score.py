@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.adapter import configured, job, output_paths
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -21,7 +21,7 @@ with job(snakemake.log[0]):
         catalogue,
         Path(snakemake.input.answers),
         Path(snakemake.input.dataset).parent,
-        Outputs(**{name: Path(path) for name, path in snakemake.output.items()}),
+        Outputs(**output_paths(snakemake)),
         judge=plan.judge if catalogue.tasks[snakemake.wildcards.task].get("judged") else None,
         threads=snakemake.threads,
     )

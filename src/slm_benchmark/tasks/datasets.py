@@ -150,6 +150,12 @@ def load_splits(folder: Path, part: str = "") -> dict[str, Dataset]:
     return splits
 
 
+def is_divided(folder: Path) -> bool:
+    """Whether a prepared dataset has splits for each of its parts, not one table for all."""
+    manifest = read_record(Path(folder) / "manifest.json", "dataset_manifest")
+    return any("/" in name for name in manifest["splits"])
+
+
 def _splits_of(manifest: Mapping[str, Any], part: str, folder: Path) -> dict[str, Any]:
     """The manifest's splits of a part; those of a dataset without parts are named as they are."""
     splits: dict[str, Any] = manifest["splits"]

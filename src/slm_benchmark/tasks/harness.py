@@ -14,7 +14,7 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.files import digest
 from slm_benchmark.paths import CUSTOM
 from slm_benchmark.tasks.custom import class_task
-from slm_benchmark.tasks.datasets import load_splits
+from slm_benchmark.tasks.datasets import is_divided, load_splits
 
 OWN_TASKS = Path(__file__).parent / "own"
 """Tasks that the harness lacks, as it would define them."""
@@ -75,20 +75,36 @@ def load_parts(
     Raises:
         UserError: when the harness does not know the task, or the dataset lacks its split.
     """
-    return [TaskPart(part, _load(task_id, entry, dataset, sampler, part, seed)) for part in parts]
+    # Parts that share one table share its reading and hashing too.
+    read = functools.cache(functools.partial(load_splits, dataset))
+    divided = is_divided(dataset)
+    return [
+        TaskPart(
+            part,
+            _load(task_id, entry, dataset, read(part if divided else ""), sampler, part, seed),
+        )
+        for part in parts
+    ]
 
 
 def load_task(task_id: str, entry: Mapping[str, Any], dataset: Path, sampler: str) -> Any:
     """The only task of a column without parts; see `load_parts`."""
-    return _load(task_id, entry, dataset, sampler, "", 0)
+    (part,) = load_parts(task_id, entry, dataset, sampler)
+    return part.task
 
 
 def _load(
-    task_id: str, entry: Mapping[str, Any], dataset: Path, sampler: str, part: str, seed: int
+    task_id: str,
+    entry: Mapping[str, Any],
+    dataset: Path,
+    read: Mapping[str, Any],
+    sampler: str,
+    part: str,
+    seed: int,
 ) -> Any:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    splits = _Splits(load_splits(dataset, part))
+    splits = _Splits(read)
     name = entry["harness_task"].replace("{part}", part)
     file = definitions().get(name)
     if file is None:

@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 _WIKIHOW_MARKS = ("[header]", "[title]", "[step]")
 _LAST_SENTENCE = re.compile(r"(?P<a>.*[.!?\"')\]]) +(?P<b>[a-z][^.!?]*)", re.DOTALL)
-_IFEVAL_ARGUMENTS = (
+IFEVAL_ARGUMENTS = (
     "num_highlights",
     "relation",
     "num_words",
@@ -43,6 +43,7 @@ _IFEVAL_ARGUMENTS = (
     "first_word",
     "nth_paragraph",
 )
+"""The keys of every element of ``kwargs`` in the hub's rows of IFEval, in their order."""
 
 
 def benchkit_arc(row: Row) -> Row:
@@ -163,16 +164,14 @@ def benchkit_ifeval(row: Row) -> Row:
     Raises:
         ValueError: when an argument is none of the 24, or an instruction has none or two sets.
     """
-    unknown = {name for given in row["kwargs"] for name in given}.difference(_IFEVAL_ARGUMENTS)
+    unknown = {name for given in row["kwargs"] for name in given}.difference(IFEVAL_ARGUMENTS)
     if unknown or len(row["kwargs"]) != len(row["instruction_id_list"]):
         raise ValueError(f"{row['task_id']}: the arguments {sorted(unknown)} fit no instruction")
     return {
         "key": _number(row),
         "prompt": row["prompt"],
         "instruction_id_list": row["instruction_id_list"],
-        "kwargs": [
-            {name: given.get(name) for name in _IFEVAL_ARGUMENTS} for given in row["kwargs"]
-        ],
+        "kwargs": [{name: given.get(name) for name in IFEVAL_ARGUMENTS} for given in row["kwargs"]],
     }
 
 
