@@ -21,7 +21,9 @@ import pytest
 from slm_benchmark.config import load_catalogue
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import digest, read_json, sha256_file
+from slm_benchmark.sandbox import Outcome
 from slm_benchmark.tasks import nltk_data
+from slm_benchmark.tasks.code_eval import CodeEval, code_eval_metric
 from slm_benchmark.tasks.datasets import prepare_dataset
 from slm_benchmark.tasks.harness import TaskPart, load_parts
 from slm_benchmark.tasks.nltk_data import nltk_environment, prepare_punkt
@@ -193,38 +195,32 @@ def test_gpqa_oracle_twin_and_guesser(folders: dict[str, Path]) -> None:
     assert answers != other
 
 
-class NotRun:
-    """Keeps what a code metric would run, and runs nothing."""
+class Asked:
+    """Keeps what the code tasks would run, and runs nothing."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str]] = []
+        self.programs: list[tuple[str, str]] = []
 
-    def compute(
-        self, references: list[str], predictions: list[list[str]], **_: Any
-    ) -> tuple[dict[str, float], None]:
-        self.asked.append((references[0], predictions[0][0]))
-        return {"pass@1": 1.0}, None
+    def run(self, candidate: str, tests: str) -> Outcome:
+        self.programs.append((tests, candidate))
+        return Outcome("passed", None, wall_s=0.0, cpu_s=0.0)
 
 
 @contextmanager
-def code_metric() -> Iterator[NotRun]:
-    """The harness's code tasks, loaded afresh over a metric that runs nothing."""
-    import evaluate
-
-    metric = NotRun()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "load", lambda *_, **__: metric)
-        yield metric
+def code_metric() -> Iterator[Asked]:
+    """The harness's code tasks over a metric that runs nothing."""
+    asked = Asked()
+    with code_eval_metric(CodeEval(asked.run)):
+        yield asked
 
 
 @pytest.mark.slow
 def test_humaneval_would_run_its_programs(folders: dict[str, Path]) -> None:
-    with code_metric() as metric:
+    with code_metric() as asked:
         part = load("humaneval", folders)
-        metric.asked.clear()  # of the harness's own trial
         scores(part, lambda doc, requests: [doc["canonical_solution"]])
-    assert len(metric.asked) == len(part.task.eval_docs) == 164
-    for (test, program), doc in zip(metric.asked, part.task.eval_docs, strict=True):
+    assert len(asked.programs) == len(part.task.eval_docs) == 164
+    for (test, program), doc in zip(asked.programs, part.task.eval_docs, strict=True):
         assert program == doc["prompt"] + doc["canonical_solution"]
         assert test.endswith(f"\ncheck({doc['entry_point']})")
         assert f"def {doc['entry_point']}(" in program
@@ -233,13 +229,12 @@ def test_humaneval_would_run_its_programs(folders: dict[str, Path]) -> None:
 
 @pytest.mark.slow
 def test_mbpp_would_run_its_programs(folders: dict[str, Path]) -> None:
-    with code_metric() as metric:
+    with code_metric() as asked:
         part = load("mbpp", folders)
-        metric.asked.clear()
         scores(part, lambda doc, requests: ["def nothing():\n    pass\n"])
         prompt = part.task.instances[0].args[0]
-    assert len(metric.asked) == len(part.task.eval_docs) == 500
-    for (test, program), doc in zip(metric.asked, part.task.eval_docs, strict=True):
+    assert len(asked.programs) == len(part.task.eval_docs) == 500
+    for (test, program), doc in zip(asked.programs, part.task.eval_docs, strict=True):
         assert program == "def nothing():\n    pass\n"
         assert test == "\n".join(doc["test_list"])
         ast.parse(test)
@@ -435,7 +430,9 @@ def refuse(*_):
 
 socket.socket.connect = socket.getaddrinfo = refuse
 
+from slm_benchmark.sandbox import Outcome
 from slm_benchmark.tasks import nltk_data
+from slm_benchmark.tasks.code_eval import CodeEval, code_eval_metric
 
 nltk_data.SHA256 = sys.argv[2]
 with nltk_data.nltk_environment(Path(sys.argv[1]), seed=5):
