@@ -25,7 +25,7 @@ def markdown(results: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
     rows = results["rows"]
     scored = [row for row in rows if row["unique_tokens"] is not None]
     written = [row for row in rows if row["unique_tokens"] is None]
-    parts = [_conditions(results)]
+    parts = [conditions(results)]
     if scored:
         parts += ["### Scoring", _ratios(scored, baselines), _tokens(scored), _agreement(scored)]
     if written:
@@ -46,7 +46,8 @@ def write_page(path: Path, results: Mapping[str, Any], baselines: Mapping[str, s
     return fill_between(path, START, END, markdown(results, baselines))
 
 
-def _conditions(results: Mapping[str, Any]) -> str:
+def conditions(results: Mapping[str, Any]) -> str:
+    """When and where a measurement was made, and its command."""
     machine, named = results["machine"], results["versions"]
     cpu = machine["cpu"]
     software = ", ".join(f"{name} {version}" for name, version in named.items())
@@ -60,7 +61,7 @@ def _conditions(results: Mapping[str, Any]) -> str:
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, str]) -> str:
-    return _table(
+    return table(
         ("Work", "Engine", "Against", "Ours, s", "Theirs, s", "Ratio", "Wanted", "Notes"),
         [
             (
@@ -101,7 +102,7 @@ def _tokens(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         "Tokens. A unique token is a node of the trie of all requests. Chunk rounding, what is "
         "forwarded again because a cached prefix is reused in whole chunks, is stated apart.\n\n"
-        + _table((*head, "and chunk rounding", "Theirs forwards"), lines)
+        + table((*head, "and chunk rounding", "Theirs forwards"), lines)
     )
 
 
@@ -110,7 +111,7 @@ def _agreement(rows: Sequence[Mapping[str, Any]]) -> str:
         "Agreement of the answers: the largest difference of a log-probability, in all and per "
         "token of its continuation, and the documents for which the likeliest choice is the "
         "same. The last column says whether all of our own runs gave identical numbers.\n\n"
-        + _table(
+        + table(
             ("Work", "Engine", "Against", "nats", "nats per token", "Decisions", "Repeatable"),
             [
                 (
@@ -154,14 +155,14 @@ def _generation(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         "Generated tokens per second, prompts included. With one document nothing is shared and "
         "nothing runs beside it: that line shows what rows of padding cost.\n\n"
-        + _table((*head, "Same answers"), lines)
+        + table((*head, "Same answers"), lines)
     )
 
 
 def _profiles(rows: Sequence[Mapping[str, Any]]) -> str:
     # Rows of one group hold the same profile.
     unique = {(_work(row), row["engine"]): row["profile"] for row in rows}
-    return _table(
+    return table(
         ("Work", "Engine", *(f"{phase[0].upper()}{phase[1:]}" for phase in PHASES)),
         [
             (work, engine, *(f"{100 * profile.get(phase, 0.0):.1f} %" for phase in PHASES))
@@ -181,6 +182,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
     return f"{found['median']:.2f}{spread}"
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -88,17 +88,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_gguf(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_model` as a GGUF file, linear layers in Q4_1, embeddings in Q8_0, norms in F32."""
     path = tmp_path_factory.mktemp("tiny_gguf") / "tiny.Q4_1.gguf"
-    return _write_gguf(path, tiny_model, linear="Q4_1", embedding="Q8_0")
+    return write_gguf(path, tiny_model, linear="Q4_1", embedding="Q8_0")
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf_f16(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_model` as a GGUF file in F16, norms in F32, as llama.cpp's converter writes it."""
     path = tmp_path_factory.mktemp("tiny_gguf") / "tiny.F16.gguf"
-    return _write_gguf(path, tiny_model, linear="F16", embedding="F16")
+    return write_gguf(path, tiny_model, linear="F16", embedding="F16")
 
 
-def _write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Path:
+def write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Path:
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize

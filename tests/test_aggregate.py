@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -221,25 +222,88 @@ def scored_from_answers(record: Record) -> Record:
     )
 
 
+FIRST_METRICS = (
+    "prompt_throughput_tokens_per_s",
+    "generation_throughput_tokens_per_s",
+    "ttft_ms",
+    "inter_token_latency_ms",
+    "inter_token_latency_p99_ms",
+    "peak_memory_bytes",
+    "load_time_s",
+    "size_bytes",
+    "energy_mwh_per_token",
+)
+"""All quantities of the records of schema version 1."""
+
+
+def first_performance_record(variant: str = "gguf-q8_0", started: str = EARLY) -> Record:
+    """A performance record of schema version 1, with values such as no other has."""
+    metrics: Record = {
+        name: {"value": i + 1.25, "ci95": [i + 1.0, i + 1.5], "n": 5, "reason": None}
+        for i, name in enumerate(FIRST_METRICS)
+    }
+    metrics["energy_mwh_per_token"] = {"value": None, "ci95": None, "n": 0, "reason": "no counter"}
+    return sealed(
+        {
+            **common("performance", MODEL, variant, "demo", started),
+            "host": {"warnings": ["the warm-up ended before the times had settled"]},
+            "metrics": metrics,
+            "raw": {"prompt_tokens": 128, "output_tokens": 32, "energy_source": None},
+        }
+    )
+
+
+def quantity(value: float | None, reason: str | None = None) -> Record:
+    """A quantity of three processes."""
+    spread = {
+        name: None if value is None else [value - half, value + half]
+        for name, half in (("ci95", 0.5), ("pi95", 2.0))
+    }
+    return {"value": value, **spread, "n": 0 if value is None else 3, "reason": reason}
+
+
 def performance_record(
     model: str = MODEL,
     variant: str = "gguf-q8_0",
     protocol: str = "demo",
     started: str = EARLY,
     reason: str = "no counter",
+    warnings: tuple[str, ...] = (),
 ) -> Record:
     """A performance record whose n-th metric is n + 1, but for energy, which has a reason."""
-    metrics: Record = {
-        name: {"value": i + 1.0, "ci95": [i + 0.5, i + 1.5], "n": 5, "reason": None}
-        for i, name in enumerate(metric_names())
-    }
-    metrics["energy_mwh_per_token"] = {"value": None, "ci95": None, "n": 0, "reason": reason}
+    metrics = {name: quantity(i + 1.0) for i, name in enumerate(metric_names())}
+    metrics["energy_mwh_per_token"] = quantity(None, reason)
+    points = [
+        {"prompt_tokens": prompt, "output_tokens": 16, "sequences": sequences}
+        for prompt, sequences in ((128, 1), (32, 1), (32, 4))
+    ]
+    measured = [{**p, "warmups": [], "settled": True, "repetitions": []} for p in points]
     return sealed(
         {
             **common("performance", model, variant, protocol, started),
-            "host": {"load": 0.1},
+            "schema_version": 2,
+            "host": {"before": {}, "processes": [{}] * 3, "warnings": list(warnings)},
+            "limits": {"affinity": [0, 1]},
+            "session": {
+                "id": "s",
+                "variants": [variant],
+                "order": [[variant]] * 3,
+                "processes": 3,
+            },
+            "roofline": {
+                "bandwidth_bytes_per_s": 2e10,
+                "matrix_flops_per_s": 9e10,
+                "reason": None,
+                "bandwidth_method": "reads",
+            },
+            "energy": {"label": "unavailable", "source": None, "reason": reason, "idle": []},
             "metrics": metrics,
-            "raw": {"ttft_ms": [1, 2, 3]},
+            "grid": [
+                {**point, "metrics": {"ttft_ms": quantity(7.0 + i)}}
+                for i, point in enumerate(points[1:])
+            ],
+            "latency_distribution_ms": {"p50": 4.0},
+            "raw": {"processes": [{"points": measured}] * 3},
         }
     )
 
@@ -318,7 +382,7 @@ def put(checkout: Path, record: Record, store: str = "runs", name: str = "a") ->
     elif score:
         path = folder / record["protocol"]["id"] / f"{record['task']['id']}.json"
     else:
-        path = folder / "performance.json"
+        path = folder / record["protocol"]["id"] / "performance.json"
     write_record(path, record, "cell" if score else "performance")
     return path
 
@@ -621,7 +685,8 @@ def test_a_report_has_every_column_of_its_rows(checkout: Path, catalogue: Catalo
         score_record(catalogue, "bbh_cot", variant="gguf-q8_0"),
     ]
     board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
-    lines = render_report(MODEL, board, board["rows"]).splitlines()
+    scores, _ = render_report(MODEL, board, board["rows"]).split("### Performance")
+    lines = scores.splitlines()
     (head,) = [line for line in lines if line.startswith("| Variant")]
     place = head.split(" | ").index("BIG-Bench Hard (written reasoning)")
     base, q8 = (line.split(" | ") for line in lines if line.startswith(("| base", "| gguf")))
@@ -739,11 +804,107 @@ def test_a_record_of_something_retired_is_left_out(
     assert row["scores"]["hellaswag"]["state"] == "ok"
 
 
+def test_a_first_record_says_what_it_could_not_measure(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    """Old and new records stand side by side."""
+    old = put(checkout, first_performance_record("gguf-f16"), "results")
+    new = put(checkout, performance_record(warnings=("other work used 1.4 cores",)))
+    first, second = board_of(checkout, catalogue, [old, new])["rows"]
+    assert (first["variant"], second["variant"]) == ("gguf-f16", "gguf-q8_0")
+    for name, value in first["performance"].items():
+        if name in FIRST_METRICS and name != "energy_mwh_per_token":
+            assert value["value"] == FIRST_METRICS.index(name) + 1.25
+            assert (value["n"], value["pi95"]) == (5, None)
+        elif name not in FIRST_METRICS:
+            reason = "measured before this quantity was defined"
+            assert value == quantity(None, reason)
+    assert list(first["performance"]) == list(second["performance"]) == metric_names()
+    measured = first["measurement"]
+    assert measured["record"] == old.relative_to(checkout).as_posix()
+    assert measured["reference"] == {"prompt_tokens": 128, "output_tokens": 32}
+    assert (measured["processes"], measured["grid"]) == (1, [])
+    assert measured["energy"] == {"label": "unavailable", "source": None, "reason": "no counter"}
+    assert measured["roofline"]["bandwidth_bytes_per_s"] is None
+    assert measured["warnings"] == [
+        "the warm-up ended before the times had settled",
+        "measured in one process, by the first version of the method",
+    ]
+
+
+def test_a_row_says_how_its_performance_was_measured(checkout: Path, catalogue: Catalogue) -> None:
+    record = performance_record(warnings=("other work used 1.4 cores",))
+    (row,) = board_of(checkout, catalogue, [put(checkout, record)])["rows"]
+    assert row["measurement"] == {
+        "record": f"runs/{MODEL}/gguf-q8_0/local/demo/performance.json",
+        "reference": {"prompt_tokens": 128, "output_tokens": 16},
+        "processes": 3,
+        "engine": "llama.cpp 1",
+        "kernel": None,
+        "energy": {"label": "unavailable", "source": None, "reason": "no counter"},
+        "roofline": {
+            "bandwidth_bytes_per_s": 2e10,
+            "matrix_flops_per_s": 9e10,
+            "reason": None,
+        },
+        "warnings": ["other work used 1.4 cores"],
+        "grid": record["grid"],
+    }
+    (scored,) = board_of(checkout, catalogue, [put(checkout, score_record(catalogue))])["rows"]
+    assert scored["measurement"] is None
+
+
+def test_a_profile_that_broke_has_reasons_and_no_point(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    record = performance_record()
+    broken = {"type": "Crash", "message": "died", "traceback": ""}
+    record |= {"state": "failed", "error": broken, "grid": [], "raw": {"processes": []}}
+    record |= {"metrics": dict.fromkeys(metric_names(), quantity(None, "Crash: died"))}
+    record |= {"latency_distribution_ms": None}
+    (row,) = board_of(checkout, catalogue, [put(checkout, sealed(record))])["rows"]
+    assert row["measurement"]["reference"] is None
+    assert {q["reason"] for q in row["performance"].values()} == {"Crash: died"}
+
+
+def test_the_report_tells_performance_with_intervals_labels_and_flags(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    flagged = performance_record(variant="base", warnings=("swapped | out",))
+    flagged["metrics"] |= {
+        "prompt_throughput_tokens_per_s": {**quantity(12345.6), "ci95": [11111.1, 13333.3]},
+        "mbu": quantity(0.634),
+        "peak_memory_bytes": quantity(456.7e6),
+        "energy_mwh_per_token": quantity(0.0123),
+    }
+    flagged["energy"] |= {"label": "sampled", "source": "a board", "reason": None}
+    records = [sealed(flagged), performance_record(), first_performance_record("gguf-f16")]
+    board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
+    _, performance = render_report(MODEL, board, board["rows"]).split("### Performance\n\n")
+    lines = performance.splitlines()
+    assert lines[0] == (
+        "| Variant | Prompt tokens/s | Generated tokens/s | MBU (%) | Peak memory (MB) | "
+        "Energy (mWh/token) |"
+    )
+    assert lines[2] == (
+        "| base† | 12300 [11100, 13300] | 2 [1.5, 2.5] | 63.4 | 457 | 0.0123 (sampled) |"
+    )
+    assert lines[3].startswith("| gguf-f16† | 1.25 [1, 1.5] | 2.25 [2, 2.5] | measured before")
+    assert lines[4].startswith("| gguf-q8_0 | 1 [0.5, 1.5] |")
+    assert lines[4].endswith("| unavailable |")
+    assert lines[6:] == [
+        "- base: † swapped \\| out",
+        "- gguf-f16: † the warm-up ended before the times had settled; "
+        "measured in one process, by the first version of the method",
+        "- gguf-f16, gguf-q8_0: no energy: no counter",
+    ]
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
 def test_the_table_equals_the_json(checkout: Path, catalogue: Catalogue) -> None:
-    records = [*demo_cells(catalogue), performance_record()]
+    records = [*demo_cells(catalogue), performance_record(warnings=("a", "b"))]
     records += [score_record(catalogue, model=OTHER, variant="base", protocol="full")]
     records += [score_record(catalogue, "gsm8k", model=OTHER, error='a, "b"\nc')]
     board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
@@ -767,8 +928,17 @@ def test_the_table_equals_the_json(checkout: Path, catalogue: Catalogue) -> None
         for task, cell in row["scores"].items():
             same(line[f"{task}_n"], cell["n"])
             assert line[f"{task}_state"] == cell["state"]
-        for name, quantity in row["performance"].items():
-            same(line[name], row["size_bytes"] if name == "size_bytes" else quantity["value"])
+        for name, found in row["performance"].items():
+            if name == "size_bytes":
+                continue
+            same(line[name], found["value"])
+            for end, value in zip(("low", "high"), found["ci95"] or (None, None), strict=True):
+                same(line[f"{name}_{end}"], value)
+        measured = row["measurement"]
+        same(line["bandwidth_bytes_per_s"], measured and 2e10)
+        if measured:
+            assert line["energy_label"] == "unavailable"
+            assert line["performance_warnings"] == "a; b"
     assert table.columns.is_unique
     # What the demo does not ask is empty there, without a state.
     demo = table[table["protocol"] == "demo"]
@@ -790,6 +960,7 @@ def test_summaries_nest_by_hardware_protocol_and_variant(
     assert accuracy == {"gguf-q8_0": {"average": row["average"], "scores": row["scores"]}}
     speed = read_json(models / MODEL / "performance.json")["content"]["local"]["demo"]
     assert speed["gguf-q8_0"]["ttft_ms"] == row["performance"]["ttft_ms"]
+    assert speed["gguf-q8_0"]["measurement"] == row["measurement"]
     metadata = read_json(models / MODEL / "metadata.json")["content"]
     assert metadata["id"] == MODEL
     assert metadata["parameters"] == catalogue.models[MODEL].parameters
@@ -813,9 +984,12 @@ def test_the_report_is_a_table_whatever_the_texts_hold(
     hostile = render_report(MODEL, board, board["rows"])
     assert hostile.startswith("# a \\| b c\n")
     assert "no \\| such counter" in hostile
-    table = [line for line in hostile.splitlines() if line.startswith("|")]
-    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert len(table) == 3
+    tables = [text.split("\n\n")[0] for text in hostile.split("\n\n|")[1:]]
+    for table in tables:
+        lines = table.splitlines()
+        assert len({f"|{line}".lstrip("|").replace("\\|", "").count("|") for line in lines}) == 1
+        assert len(lines) == 3
+    assert len(tables) == 2
 
 
 def test_the_same_records_give_the_same_bytes(checkout: Path, catalogue: Catalogue) -> None:
@@ -934,6 +1108,7 @@ def test_every_field_of_the_wrong_kind_or_missing_is_refused(
     good = complete_record(kind, catalogue)
     path = put(checkout, good)
     shown = path.relative_to(checkout).as_posix()
+    required = {*schema(kind)["required"], *schema(kind).get("then", {}).get("required", ())}
     for name in schema(kind)["properties"]:
         # No field may be a list of this, and none of the texts may be one.
         atomic_write_json(path, {**good, name: [["?"]]})
@@ -943,8 +1118,8 @@ def test_every_field_of_the_wrong_kind_or_missing_is_refused(
         if name in good:
             atomic_write_json(path, {k: v for k, v in good.items() if k != name})
             # Not every record has this one; the digest tells that it had.
-            field = name if name in schema(kind)["required"] else "result_sha256"
-            if name in _UNMEASURED - set(schema(kind)["required"]):
+            field = name if name in required else "result_sha256"
+            if name in _UNMEASURED - required:
                 read_run(path)
                 continue
             with pytest.raises(UserError, match=f"^{shown}: {field}"):
@@ -1056,6 +1231,50 @@ def test_what_may_not_be_published(
     assert not (checkout / "results").exists()
 
 
+def unlike_points(record: Record) -> None:
+    first, *others = record["raw"]["processes"]
+    record["raw"]["processes"] = [{"points": first["points"][:2]}, *others]
+
+
+INCOMPLETE: dict[str, Callable[[Record], object]] = {
+    "raw.processes": lambda record: record["raw"]["processes"].pop(),
+    "raw.processes (points)": unlike_points,
+    "grid": lambda record: record["grid"].pop(),
+    "metrics.inter_token_latency_p90_ms": lambda record: record["metrics"].update(
+        inter_token_latency_p90_ms=quantity(None, "lost")
+    ),
+}
+
+
+@pytest.mark.parametrize("field", INCOMPLETE)
+def test_an_incomplete_profile_may_not_be_published(
+    field: str, checkout: Path, catalogue: Catalogue
+) -> None:
+    record = copy.deepcopy(performance_record(variant="base"))
+    INCOMPLETE[field](record)
+    path = put(checkout, sealed(record))
+    with pytest.raises(UserError) as refusal:
+        publish(catalogue, [path], "demo", checkout / "results")
+    assert refusal.value.field == field.split(" ")[0]
+    assert refusal.value.fix
+    assert not (checkout / "results").exists()
+
+
+def test_profiles_are_published_with_their_flags_and_without_a_meter(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    path = put(checkout, performance_record(variant="base", warnings=("swapped",)))
+    with pytest.raises(UserError, match="--label demo"):
+        publish(catalogue, [path], None, checkout / "results")
+    publish(catalogue, [path], "demo", checkout / "results")
+    (published,) = published_records(checkout / "results")
+    assert published.parent == checkout / "results" / MODEL / "base" / "local" / "performance"
+    assert read_run(published)["host"]["warnings"] == ["swapped"]
+    old = put(checkout, first_performance_record("base", LATE))
+    with pytest.raises(UserError, match=r"schema_version: .*first version of the method"):
+        publish(catalogue, [old], "demo", checkout / "results")
+
+
 @pytest.mark.parametrize(
     ("block", "change"), [("environment", {"locked": False}), ("workflow", {"dirty": True})]
 )
@@ -1148,12 +1367,15 @@ def test_what_was_not_run_is_published_without_numbers(
     assert row["scores"]["mt_bench"]["reason"] == "no judge"
 
 
-def test_kept_answers_and_documents_are_no_records(checkout: Path, catalogue: Catalogue) -> None:
+def test_what_lies_beside_records_is_none(checkout: Path, catalogue: Catalogue) -> None:
     path = put(checkout, score_record(catalogue, "gsm8k"), "results")
     for ending in (".documents.json", ".answers.json"):
         path.with_name(f"gsm8k{ending}").write_text("[]")
     assert published_records(checkout / "results") == [path]
     assert [is_record(file) for file in sorted(path.parent.iterdir())] == [True, False, False]
+    session = checkout / "runs" / MODEL / "sessions" / "local" / "demo.json"
+    record = checkout / "runs" / MODEL / "base" / "local" / "demo" / "performance.json"
+    assert (is_record(session), is_record(record)) == (False, True)
 
 
 def test_a_new_score_is_compared_in_words(checkout: Path, catalogue: Catalogue) -> None:

@@ -44,7 +44,15 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     ][-1]
     found = json.loads(done.stderr)
     assert found["code"] == 0
-    for command in ("validate", "pin", "publish", "score", "link-profiles"):
+    for command in (
+        "validate",
+        "pin",
+        "publish",
+        "score",
+        "import-power",
+        "compare-profiles",
+        "link-profiles",
+    ):
         assert command in done.stdout
     assert found["cpu_s"] < 0.5
     assert {name.split(".")[0] for name in found["modules"]}.isdisjoint(HEAVY)

@@ -34,6 +34,7 @@ from slm_benchmark.tasks.datasets import prepare_dataset
 from slm_benchmark.tasks.harness import TaskPart, load_task, task_digest
 from slm_benchmark.tasks.subset import document_subset
 from tests.test_aggregate import performance_record, score_record
+from tests.test_runners import scaled
 
 Row = dict[str, Any]
 
@@ -105,19 +106,24 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tiny_model: Path) -> Path:
     """The tiny model with its manifest, as the download leaves it."""
     if not (tiny_model / "manifest.json").exists():
-        write_manifest(
-            tiny_model,
-            "tiny",
-            "base",
-            source={"type": "local", "path": "tiny"},
-            method="download",
-            nominal_bits_per_weight=16,
-            effective_bits_per_weight=16,
-            tensor_types={"F16": 1.0},
-            libraries={},
-            duration_s=0,
-        )
+        record_manifest(tiny_model)
     return tiny_model
+
+
+def record_manifest(folder: Path) -> None:
+    """Write the manifest of a base model."""
+    write_manifest(
+        folder,
+        "tiny",
+        "base",
+        source={"type": "local", "path": "tiny"},
+        method="download",
+        nominal_bits_per_weight=16,
+        effective_bits_per_weight=16,
+        tensor_types={"F16": 1.0},
+        libraries={},
+        duration_s=0,
+    )
 
 
 CARD = {
@@ -302,6 +308,27 @@ def test_an_error_of_the_model_is_a_failed_record(
     assert set(record["checks"].values()) == {None}
     assert read_json(outputs(tmp_path, "arc_challenge").documents) == []
     assert pq.read_table(outputs(tmp_path, "arc_challenge").samples).num_rows == 0
+
+
+@pytest.mark.parametrize("task", ["arc_challenge", "gsm8k"])
+def test_a_model_that_overflows_float16_fails_and_has_no_score(
+    task: str, datasets: Path, catalogue: Catalogue, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = scaled(tiny_model, tmp_path / "scaled", "up_proj", 20000.0)
+    (folder / "manifest.json").unlink(missing_ok=True)
+    record_manifest(folder)
+    demo = {**catalogue.protocols["demo"], "dtype": "float16"}
+    narrow = dataclasses.replace(catalogue, protocols={**catalogue.protocols, "demo": demo})
+    cell = Cell("tiny", "base", "local", "demo", task)
+    folders = Folders(weights=folder, base=folder, dataset=datasets / task)
+    if task == "gsm8k":
+        generating.generate(cell, narrow, folders, answers(tmp_path, task), threads=1)
+        record = read_json(answers(tmp_path, task).record)
+    else:
+        record = evaluate(cell, narrow, folders, outputs(tmp_path, task), threads=1)
+    assert record["state"] == "failed"
+    assert record["error"]["type"] == "ArithmeticError"
+    assert "a value overflowed in float16" in record["error"]["message"]
 
 
 ENVIRONMENT = [

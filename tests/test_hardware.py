@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from slm_benchmark import hardware
 from slm_benchmark.errors import UserError
-from slm_benchmark.paths import CONFIG
+from slm_benchmark.paths import CONFIG, ROOT
 from slm_benchmark.schemas import read_config, schema
 
 MACHINE: dict[str, Any] = {
@@ -89,6 +91,13 @@ MISMATCHES: list[tuple[str, Any, dict[str, Any], str]] = [
     ("max_cores", 3, {}, "4"),
     ("min_memory_bytes", 9 * 2**30, {}, str(8 * 2**30)),
     ("max_memory_bytes", 7 * 2**30, {}, str(8 * 2**30)),
+    ("cpu_flags", ["avx2", "avx512f"], {}, "avx2"),
+    ("min_driver", "550.54", {}, "550.1"),
+    ("min_driver", "550.1", {"gpus": []}, "[]"),
+    ("virtual", True, {}, "None"),
+    ("virtual", False, {"virtualisation": "QEMU"}, "QEMU"),
+    ("governor", "performance", {"governor": "ondemand"}, "ondemand"),
+    ("governor", "performance", {"governor": None}, "None"),
 ]
 
 
@@ -118,6 +127,10 @@ def test_a_machine_that_fits_passes() -> None:
         "max_cores": 4,
         "min_memory_bytes": 8 * 2**30,
         "max_memory_bytes": 8 * 2**30,
+        "cpu_flags": ["fma", "avx2"],
+        "min_driver": "99.9",
+        "virtual": False,
+        "governor": "performance",
     }
     hardware.check("box", {"requires": fitting}, MACHINE)
 
@@ -137,8 +150,15 @@ def test_the_catalogue_has_the_promised_machines_and_local_fits_anything() -> No
     found = hardware.identity("local", entries["local"])
     assert found["id"] == "local"
     assert found["fingerprint"] == hardware.fingerprint(found["description"])
-    pi = machine(machine="aarch64", cpu_model="Cortex-A76 (Raspberry Pi 5 Model B Rev 1.0)")
+    pi = machine(
+        machine="aarch64",
+        cpu_model="Cortex-A76 (Raspberry Pi 5 Model B Rev 1.0)",
+        cpu_flags=["asimd", "asimddp", "asimdhp"],
+    )
     hardware.check("raspberry_pi_5", entries["raspberry_pi_5"], pi)
+    pi["cpu"]["model"] = "Cortex-A76 (Raspberry Pi 500 Rev 1.0)"
+    with pytest.raises(UserError, match="this machine is not raspberry_pi_5"):
+        hardware.check("raspberry_pi_5", entries["raspberry_pi_5"], pi)
     hardware.check("t4", entries["t4"], MACHINE)
     hardware.check("edge", entries["edge"], MACHINE)
 
@@ -151,11 +171,32 @@ def test_a_raspberry_pi_is_recognised_by_core_and_board(monkeypatch: pytest.Monk
         ),
         "/proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
     }
-    monkeypatch.setattr(hardware, "_read", lambda path: files.get(str(path)))
+    monkeypatch.setattr(hardware, "read_text", lambda path: files.get(str(path)))
     cpu = hardware.describe()["cpu"]
     assert cpu["model"] == "Cortex-A76 (Raspberry Pi 5 Model B Rev 1.0)"
     assert cpu["vendor"] == "ARM"
     assert cpu["flags"] == ["asimd", "asimddp", "asimdhp"]
+    files["/proc/cpuinfo"] += "\nprocessor\t: 1\nCPU part\t: 0xd05\n"
+    del files["/proc/device-tree/model"]
+    assert hardware.describe()["cpu"]["model"] == "Cortex-A76 + Cortex-A55"
+
+
+def test_an_arm_virtual_machine_is_found_by_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its CPU has no flag that says so."""
+    tool = tmp_path / "systemd-detect-virt"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(
+        hardware,
+        "read_text",
+        {"/proc/cpuinfo": "Features : asimd", "/sys/class/dmi/id/sys_vendor": "QEMU"}.get,
+    )
+    for code, maker in ((0, "QEMU"), (1, None)):
+        tool.write_text(f"#!/bin/sh\nexit {code}\n")
+        tool.chmod(0o755)
+        assert hardware.describe()["virtualisation"] == maker
 
 
 def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,5 +207,26 @@ def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.Monke
     assert hardware.describe()["gpus"] == [
         {"name": "Tesla T4", "memory_bytes": 15360 * 2**20, "driver": "550.54.15"}
     ]
+    tool.write_text("#!/bin/sh\necho 'No devices were found'\n")
+    assert hardware.describe()["gpus"] == []
     tool.write_text("#!/bin/sh\necho 'no driver' >&2\nexit 9\n")
     assert hardware.describe()["gpus"] == []
+
+
+def test_the_device_of_the_guide_is_a_valid_entry_and_refuses_as_the_guide_says(
+    tmp_path: Path,
+) -> None:
+    guide = (ROOT / "docs/adding-hardware.md").read_text()
+    (block,) = re.findall(r'```yaml title="config/hardware.yaml"\n(.*?)```', guide, re.DOTALL)
+    (tmp_path / "hardware.yaml").write_text(block)
+    ((name, entry),) = read_config(tmp_path / "hardware.yaml", "hardware").items()
+    assert name not in read_config(CONFIG / "hardware.yaml", "hardware")
+    assert (entry["threads"], entry["memory_limit_bytes"]) == (1, 2 * 2**30)
+    hardware.check(name, entry, MACHINE)
+    (documented,) = re.findall(rf"(?m)^config/hardware\.yaml: {name}\.requires.*$", guide)
+    with pytest.raises(UserError) as caught:
+        hardware.check(name, entry, machine(memory_bytes=2 * 2**30))
+    assert str(caught.value) == documented
+    found = hardware.describe()
+    if found["memory_bytes"] >= entry["requires"]["min_memory_bytes"]:
+        assert hardware.identity(name, entry)["id"] == name

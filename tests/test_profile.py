@@ -1,352 +1,384 @@
-"""Profiling: real counts, intervals that cover, counters that turn over, clear failures."""
+"""Profiling: real work in fresh processes, interleaved, flagged when disturbed, clear failures."""
 
 from __future__ import annotations
 
-import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from slm_benchmark.config import load_catalogue
 from slm_benchmark.errors import EnvironmentFault, UserError
-from slm_benchmark.profile import ProfileFailed, profile
-from slm_benchmark.profile.energy import Domain, EnergyCounter, find_counter, rapl
-from slm_benchmark.profile.runner import Job
-from slm_benchmark.profile.session import Repetition, measure, repeat, settled
-from slm_benchmark.schemas import schema, validate
-from slm_benchmark.statistics.median import median_coverage, median_interval
+from slm_benchmark.profile.energy.meter import Mark, Meter
+from slm_benchmark.profile.job import Job, Point
+from slm_benchmark.profile.launch import ProfileFailed, launch, run
+from slm_benchmark.profile.process import Repetition, overhead_us_per_token, repeat, settled
+from slm_benchmark.profile.prompts import make_prompt
+from slm_benchmark.profile.record import write_performance
+from slm_benchmark.profile.session import points_of, profile, rounds
+from slm_benchmark.schemas import read_record, write_record
+from tests.test_aggregate import performance_record
 
-PERFORMANCE = {"prompt_tokens": 24, "output_tokens": 9, "repetitions": 6, "max_warmups": 2}
-CPU = {"device": "cpu", "memory_limit_bytes": None}
-METRICS = schema("performance")["properties"]["metrics"]["required"]
-
-
-# --- the median and its interval ------------------------------------------------------------
-
-
-@pytest.mark.parametrize("n", [6, 10, 25])
-def test_the_median_interval_covers_as_often_as_it_says(n: int) -> None:
-    draw = random.Random(n)
-    trials = 4000
-    hits = 0
-    for _ in range(trials):
-        low, high = median_interval([draw.expovariate(1) for _ in range(n)])
-        hits += low <= 0.6931471805599453 <= high
-    assert median_coverage(n) >= 0.95
-    assert hits / trials == pytest.approx(median_coverage(n), abs=0.015)
-
-
-def test_the_median_interval_is_the_narrowest_that_covers() -> None:
-    # Tabulated ranks for 95 %: the 2nd and 9th of 10, the 6th and 15th of 20.
-    assert median_interval(list(range(1, 11))) == (2, 9)
-    assert median_interval(list(range(20, 0, -1))) == (6, 15)
+BOUNDS = {
+    **load_catalogue().profiling["demo"]["host"],
+    "before": "flag",
+    "settle_s": 0.2,
+    "wait_s": 0,
+}
+PLAN = {
+    "reference": {"prompt_tokens": 24, "output_tokens": 9},
+    "prompt_tokens": [8, 24],
+    "output_tokens": [9],
+    "batch": {"sequences": 3, "prompt_tokens": 8, "output_tokens": 5},
+    "processes": 3,
+    "repetitions": 10,
+    "min_duration_s": 0,
+    "max_warmups": 5,
+    "warmup_bound": 0.5,
+    "idle_s": 0,
+    "host": BOUNDS,
+}
 
 
-def test_few_values_give_their_range_and_admit_it() -> None:
-    assert median_interval([3.0, 1.0, 2.0]) == (1.0, 3.0)
-    assert median_coverage(3) == 0.75
-    with pytest.raises(ValueError, match="two values"):
-        median_interval([1.0])
-
-
-# --- energy ---------------------------------------------------------------------------------
-
-
-def powercap(folder: Path, *domains: tuple[str, str, int]) -> Path:
-    """A simulated /sys/class/powercap with (folder, name, µJ) domains of range 1000 mJ."""
-    for place, name, value_uj in domains:
-        (folder / place).mkdir()
-        (folder / place / "name").write_text(f"{name}\n")
-        (folder / place / "energy_uj").write_text(f"{value_uj}\n")
-        (folder / place / "max_energy_range_uj").write_text("1000000\n")
-    return folder
-
-
-def test_rapl_counts_packages_once_and_corrects_a_turn(tmp_path: Path) -> None:
-    root = powercap(
-        tmp_path,
-        ("intel-rapl:0", "package-0", 900_000),
-        ("intel-rapl:0:0", "core", 5),
-        ("intel-rapl:1", "package-1", 100),
-        ("intel-rapl:2", "psys", 7),
-    )
-    counter = rapl(root)
-    assert isinstance(counter, EnergyCounter)
-    assert [domain.name for domain in counter.domains] == ["package-0", "package-1"]
-    before = counter.read()
-    (root / "intel-rapl:0" / "energy_uj").write_text("200000\n")  # past its range: 300 000 µJ
-    (root / "intel-rapl:1" / "energy_uj").write_text("50100\n")
-    assert counter.joules(before, counter.read()) == pytest.approx(0.35)
-
-
-def test_no_counter_gives_a_reason(tmp_path: Path) -> None:
-    assert "has no CPU package" in str(rapl(tmp_path))
-    powercap(tmp_path, ("intel-rapl:0", "package-0", 1))
-    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("not a number\n")
-    assert "cannot be read" in str(rapl(tmp_path))
-
-
-def test_a_counter_for_root_only_gives_that_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    powercap(tmp_path, ("intel-rapl:0", "package-0", 1))
-    read_text = Path.read_text
-
-    def refuse(path: Path, *args: Any, **kwargs: Any) -> str:
-        if path.name == "energy_uj":
-            raise PermissionError
-        return read_text(path, *args, **kwargs)
-
-    monkeypatch.setattr(Path, "read_text", refuse)
-    assert "root only" in str(rapl(tmp_path))
-
-
-# --- one repetition, with an engine whose times are known --------------------------------------
-
-
-class SlowRunner:
-    """Takes 20 ms for a prompt and 5 ms for a token; answers with the last token plus one."""
-
-    device = "cpu"
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-        self.last = 0
-
-    def load(self) -> None:
-        self.calls.append(("load", 0))
-
-    def reset(self) -> None:
-        self.calls.append(("reset", 0))
-
-    def prefill(self, tokens: Sequence[int]) -> None:
-        time.sleep(0.02)
-        self.calls.append(("prefill", len(tokens)))
-        self.last = tokens[-1]
-
-    def decode(self, token: int) -> None:
-        time.sleep(0.005)
-        self.calls.append(("decode", token))
-        self.last = token
-
-    def greedy(self) -> int:
-        return self.last + 1
-
-    def engine(self) -> dict[str, Any]:
-        names = ("name", "version", "kernel", "dtype", "schedule")
-        return dict.fromkeys(names, "simulated")
-
-    def device_memory_bytes(self) -> int | None:
-        return None
-
-
-def test_a_repetition_times_each_phase_and_reads_the_counter_around_generation() -> None:
-    readings = iter([1_000_000, 4_600_000])
-    counter = EnergyCounter("simulated", [Domain("x", lambda: next(readings), None)])
-    runner = SlowRunner()
-    done = repeat(runner, [7, 8], 5, counter)
-    assert runner.calls == [
-        ("reset", 0),
-        ("prefill", 2),
-        ("decode", 9),
-        ("decode", 10),
-        ("decode", 11),
-        ("decode", 12),
-    ]
-    assert done.first_token_s >= done.prefill_s >= 0.02
-    assert len(done.latencies_s) == 4
-    assert all(latency >= 0.005 for latency in done.latencies_s)
-    assert done.energy_j == pytest.approx(3.6)
-
-
-def test_quantities_have_their_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.json").write_text('{"vocab_size": 50}')
-    (tmp_path / "model.safetensors").write_bytes(bytes(1234))
-    used_uj = iter(range(0, 10**9, 7_200_000))  # 7.2 J between two readings
-    counter = EnergyCounter("simulated", [Domain("x", lambda: next(used_uj), None)])
-    monkeypatch.setattr("slm_benchmark.profile.session.find_counter", lambda device: counter)
-    job = Job(
-        variant="base",
-        weights=str(tmp_path),
-        base=str(tmp_path),
+def job(variant: str, weights: Path, base: Path, **changes: Any) -> Job:
+    """A job of PLAN on one thread."""
+    made = Job(
+        variant=variant,
+        weights=str(weights),
+        base=str(base),
         device="cpu",
         threads=1,
         dtype="float32",
         trust_remote_code=False,
-        prompt_tokens=40,
-        output_tokens=5,
-        repetitions=3,
-        max_warmups=3,
+        points=points_of(PLAN),
+        repetitions=10,
+        min_duration_s=0,
+        max_warmups=5,
+        warmup_bound=0.5,
+        memory_limit_bytes=None,
     )
+    return replace(made, **changes)
+
+
+@pytest.fixture(scope="module")
+def gguf_folder(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds the tiny GGUF file alone, as a variant's does."""
+    folder = tmp_path_factory.mktemp("gguf")
+    shutil.copy(tiny_gguf, folder)
+    return folder
+
+
+# --- what is measured, and in which order ---------------------------------------------------------
+
+
+def test_a_plan_is_its_reference_point_the_grid_and_the_batch_each_once() -> None:
+    assert points_of(PLAN) == (Point(24, 9), Point(8, 9), Point(8, 5, 3))
+    assert points_of({**PLAN, "batch": None}) == (Point(24, 9), Point(8, 9))
+
+
+def test_each_round_has_every_variant_and_starts_one_further_on() -> None:
+    order = rounds(["a", "b", "c"], 4)
+    assert order == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+
+
+# --- one repetition, with an engine whose times are known -----------------------------------------
+
+
+class SlowRunner:
+    """Takes 20 ms for a prompt and 5 ms for a step; answers with the last token plus one."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any]] = []
+        self.last = [0]
+
+    def reset(self) -> None:
+        self.calls.append(("reset", None))
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        time.sleep(0.02)
+        self.calls.append(("prefill", len(tokens)))
+        self.last = [6]
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        time.sleep(0.005)
+        self.calls.append(("decode", list(tokens)))
+        self.last = list(tokens)
+
+    def greedy(self) -> list[int]:
+        return [token + 1 for token in self.last]
+
+
+def test_a_repetition_times_each_phase(tiny_model: Path) -> None:
     runner = SlowRunner()
-    found = measure(job, runner)
-    metrics = {name: quantity["value"] for name, quantity in found["metrics"].items()}
-    assert sorted(metrics) == sorted(METRICS)
-    # Sleeps overshoot on a busy machine and never fall short: one side of each bound is exact.
-    assert 0 < metrics["prompt_throughput_tokens_per_s"] <= 40 / 0.02
-    assert 0 < metrics["generation_throughput_tokens_per_s"] <= 1 / 0.005
-    assert metrics["ttft_ms"] >= 20
-    assert metrics["inter_token_latency_p99_ms"] >= metrics["inter_token_latency_ms"] >= 5
-    assert metrics["energy_mwh_per_token"] == pytest.approx(7.2 / 3.6 / 4)
-    assert metrics["size_bytes"] == 1234
-    assert [len(r["latencies_s"]) for r in found["raw"]["repetitions"]] == [4, 4, 4]
-    prompts = len(found["raw"]["warmups"]) + 3
-    assert sum(kind == "prefill" and n == 40 for kind, n in runner.calls) == prompts
+    prompt = make_prompt(tiny_model, 24)
+    done = repeat(runner, prompt, Point(24, 5), "no meter")  # type: ignore[arg-type]
+    assert runner.calls == [
+        ("reset", None),
+        ("prefill", 24),
+        ("decode", [7]),
+        ("decode", [8]),
+        ("decode", [9]),
+        ("decode", [10]),
+    ]
+    assert (done.prompt_tokens, done.output_tokens) == (24, 5)
+    assert done.client_first_token_s is not None
+    assert done.client_first_token_s > done.first_token_s >= done.prefill_s >= 0.02
+    assert len(done.latencies_s) == 4
+    assert all(latency >= 0.005 for latency in done.latencies_s)
+    assert done.generation_ended_unix_s - done.generation_started_unix_s >= 0.019
+    assert done.prompt_energy_j is None
+    assert done.generation_energy_j is None
+
+
+class SteppedMeter(Meter):
+    """Each mark is one joule, and the energy of a span the square of its first mark."""
+
+    def __init__(self) -> None:
+        super().__init__("measured", "simulated")
+        self.marks = 0
+
+    def mark(self) -> Mark:
+        self.marks += 1
+        return Mark(self.marks)
+
+    def joules(self, start: Mark, end: Mark) -> float | None:
+        assert end.value == start.value + 1
+        return start.value**2
+
+
+def test_energy_is_read_around_each_phase(tiny_model: Path) -> None:
+    prompt = make_prompt(tiny_model, 8)
+    done = repeat(SlowRunner(), prompt, Point(8, 3), SteppedMeter())  # type: ignore[arg-type]
+    assert (done.prompt_energy_j, done.generation_energy_j) == (1, 9)
 
 
 def timed(prefill_s: float, token_s: float) -> Repetition:
     """A repetition of known times."""
-    return Repetition(prefill_s, prefill_s, [token_s] * 4, None, "")
+    return Repetition(0, 8, 5, prefill_s, prefill_s, None, [token_s] * 4, 0, 0, None, None, "")
 
 
-def test_the_warm_up_ends_when_three_agree_in_both_phases() -> None:
+def test_the_warm_up_ends_when_five_agree_in_both_phases() -> None:
     cold, warm, near = timed(9.0, 1.0), timed(1.0, 0.100), timed(1.04, 0.104)
-    assert not settled([])
-    assert not settled([warm, warm])
-    assert not settled([cold, warm, near])
-    assert settled([cold, warm, near, warm])
-    assert not settled([warm, timed(1.0, 0.106), warm])
-    assert not settled([warm, timed(1.06, 0.1), warm])
+    assert not settled([], 0.05)
+    assert not settled([warm] * 4, 0.05)
+    assert settled([warm] * 5, 0.05)
+    assert not settled([cold, warm, near, warm, warm], 0.05)
+    assert settled([cold, warm, near, warm, warm, near], 0.05)
+    assert not settled([warm, near, timed(1.0, 0.106), warm, near], 0.05)
+    assert not settled([warm, near, timed(1.06, 0.1), warm, near], 0.05)
+    assert settled([warm, near, timed(1.06, 0.1), warm, near], 0.10)
 
 
-def test_peak_memory_sees_what_was_freed_again() -> None:
-    # In a process of its own, as in a profile: here other threads free memory at any moment.
-    program = """
-from slm_benchmark.profile.memory import PeakMemory
-memory = PeakMemory()
-block = bytearray(64 * 2**20)
-block[:: 2**12] = b"x" * len(block[:: 2**12])
-del block
-print(memory.grown_bytes())
-"""
-    grown = subprocess.check_output([sys.executable, "-c", program], text=True)
-    assert 60 * 2**20 <= int(grown) <= 96 * 2**20
+def test_the_instrument_knows_its_own_time() -> None:
+    assert 0 < overhead_us_per_token() < 1000  # a millisecond a token would be no instrument
 
 
-# --- a whole session, in its own process -------------------------------------------------------
-
-
-def record_with(found: dict[str, Any]) -> dict[str, Any]:
-    """A performance record whose other blocks are of the right shape."""
-    sha256, name = "0" * 64, "example"
-    return {
-        **found,
-        "schema_version": 1,
-        "kind": "performance",
-        "state": "ok",
-        "error": None,
-        "model": {
-            "id": name,
-            "name": name,
-            "repo": "example/example",
-            "revision": None,
-            "source": {},
-            "sha256": sha256,
-        },
-        "variant": {
-            "id": "base",
-            "sha256": sha256,
-            "method": "download",
-            "nominal_bits_per_weight": 32,
-            "effective_bits_per_weight": 32,
-            "size_bytes": 1,
-        },
-        "protocol": {"id": "demo", "version": 1, "sha256": sha256},
-        "environment": {"python": "3", "packages": {}, "lock_sha256": sha256, "locked": False},
-        "hardware": {"id": "local", "fingerprint": sha256, "description": {}},
-        "workflow": {"sha256": sha256, "commit": None, "dirty": None},
-        "result_sha256": sha256,
-        "started": "2026-01-01T00:00:00+00:00",
-        "duration_s": 1,
-        "command": "example",
-    }
+# --- a whole session ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 130 thousand parameters; the prompt is made of ids, so no tokenizer."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny")
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=300,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+def session(tiny_model: Path, gguf_folder: Path) -> dict[str, Any]:
+    """Two variants of the tiny model on their two engines, measured side by side."""
+    jobs = [job("base", tiny_model, tiny_model), job("gguf-q8_0", gguf_folder, tiny_model)]
+    return profile(jobs, PLAN)
 
 
-def test_a_session_measures_everything(tiny: Path) -> None:
-    found = profile("base", tiny, tiny, PERFORMANCE, CPU, threads=1)
-    validate(record_with(found), "performance", "performance.json")
-    metrics, raw = found["metrics"], found["raw"]
+def test_a_session_has_every_variant_in_fresh_processes(session: dict[str, Any]) -> None:
+    assert session["order"] == [
+        ["base", "gguf-q8_0"],
+        ["gguf-q8_0", "base"],
+        ["base", "gguf-q8_0"],
+    ]
+    began: dict[str, list[float]] = {}
+    for variant, found in session["variants"].items():
+        assert found["error"] is None
+        assert [process["round"] for process in found["processes"]] == [1, 2, 3]
+        for process in found["processes"]:
+            first = process["points"][0]["warmups"][0]
+            began.setdefault(variant, []).append(first["started_unix_s"])
+    base, gguf = began["base"], began["gguf-q8_0"]
+    assert base[0] < gguf[0] < gguf[1] < base[1] < base[2] < gguf[2]
 
-    repeated = [
+
+def test_a_process_keeps_all_that_it_did(session: dict[str, Any]) -> None:
+    for found in session["variants"].values():
+        for process in found["processes"]:
+            assert [
+                (p["prompt_tokens"], p["output_tokens"], p["sequences"]) for p in process["points"]
+            ] == [(24, 9, 1), (8, 9, 1), (8, 5, 3)]
+            assert process["load_s"] > 0
+            assert process["size_bytes"] > 0
+            assert process["overhead_us_per_token"] > 0
+            assert process["limits"]
+            for point in process["points"]:
+                assert len(point["repetitions"]) >= 10
+                assert len(point["warmups"]) == 5
+                everything = [*point["warmups"], *point["repetitions"]]
+                assert {r["output_tokens"] for r in everything} == {point["output_tokens"]}
+                assert {len(r["latencies_s"]) for r in everything} == {point["output_tokens"] - 1}
+                assert {r["prompt_tokens"] for r in everything} == {point["prompt_tokens"]}
+                assert len({r["tokens_sha256"] for r in everything}) == 1
+
+
+def test_the_kernel_is_named(session: dict[str, Any]) -> None:
+    engines = {
+        variant: found["processes"][0]["engine"] for variant, found in session["variants"].items()
+    }
+    assert "Linear" in engines["base"]["kernel"]
+    assert engines["base"]["dtype"] == "float32"
+    assert engines["gguf-q8_0"]["name"] == "llama.cpp"
+    assert engines["gguf-q8_0"]["kernel"]
+    assert {engine["threads"] for engine in engines.values()} == {1}
+
+
+@pytest.fixture(scope="module")
+def session_file(
+    session: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """Writes the session's record, with changes to one variant's findings."""
+    folder = tmp_path_factory.mktemp("session")
+    carried = performance_record()
+
+    def write(**changes: Any) -> Path:
+        variants = {
+            name: {**found, "variant": carried["variant"] | {"id": name}}
+            for name, found in session["variants"].items()
+        }
+        variants["base"] |= changes
+        record = {
+            "schema_version": 1,
+            "kind": "session",
+            **{
+                block: carried[block]
+                for block in ("model", "protocol", "environment", "hardware", "workflow", "started")
+            },
+            "plan": PLAN,
+            "threads": 1,
+            "grid": {"country": "FRA", "g_co2e_per_kwh": 50.0, "source": "a table of 2020"},
+            **session,
+            "variants": variants,
+            "duration_s": 1.0,
+        }
+        path = folder / f"{len(list(folder.iterdir()))}.json"
+        write_record(path, record, "session")
+        return path
+
+    return write
+
+
+def test_a_variant_gets_its_record_from_the_session(
+    session_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    record = write_performance(session_file(), "gguf-q8_0", tmp_path / "performance.json")
+    assert read_record(tmp_path / "performance.json", "performance") == record
+    metrics = record["metrics"]
+    for name in (
         "prompt_throughput_tokens_per_s",
         "generation_throughput_tokens_per_s",
+        "batch_generation_throughput_tokens_per_s",
         "ttft_ms",
+        "client_ttft_ms",
         "inter_token_latency_ms",
+        "inter_token_latency_p90_ms",
         "inter_token_latency_p99_ms",
-    ]
-    for name in repeated:
+        "load_time_s",
+        "mbu",
+        "mfu",
+    ):
         low, high = metrics[name]["ci95"]
-        assert metrics[name]["n"] == 6
-        assert 0 < low <= metrics[name]["value"] <= high
-    for name in ("peak_memory_bytes", "load_time_s", "size_bytes"):
-        assert metrics[name]["n"] == 1
-        assert metrics[name]["value"] > 0
-    assert metrics["size_bytes"]["value"] == (tiny / "model.safetensors").stat().st_size
-
-    assert len(raw["repetitions"]) == 6
-    assert len(raw["warmups"]) == 2
-    assert raw["prompt_tokens"] == 24
-    everything = [*raw["warmups"], *raw["repetitions"]]
-    assert {len(r["latencies_s"]) for r in everything} == {8}
-    assert len({r["tokens_sha256"] for r in everything}) == 1
-
-    throughput = [24 / r["prefill_s"] for r in raw["repetitions"]]
-    low, high = sorted(throughput)[2:4]
-    assert metrics["prompt_throughput_tokens_per_s"]["value"] == pytest.approx((low + high) / 2)
-
-    engine = found["engine"]
-    assert engine["name"] == "transformers"
-    assert engine["threads"] == 1
-    assert engine["dtype"] == "float32"
-    assert "torch.nn.Linear" in engine["kernel"]
-    assert isinstance(found["host"]["warnings"], list)
-    if not isinstance(find_counter("cpu"), EnergyCounter):
+        assert 0 < low <= metrics[name]["value"] <= high, name
+        below, above = metrics[name]["pi95"]
+        assert below <= metrics[name]["value"] <= above, name
+        assert metrics[name]["n"] == 3
+    assert metrics["peak_memory_bytes"]["value"] > 0
+    assert metrics["client_ttft_ms"]["value"] > metrics["ttft_ms"]["value"]
+    assert metrics["device_peak_memory_bytes"]["value"] is None
+    assert metrics["device_peak_memory_bytes"]["reason"]
+    assert [(p["prompt_tokens"], p["sequences"]) for p in record["grid"]] == [(8, 1), (8, 3)]
+    assert '\'variants=["base", "gguf-q8_0"]\'' in record["command"]
+    assert record["session"]["variants"] == ["base", "gguf-q8_0"]
+    assert record["energy"]["grid"]["country"] == "FRA"
+    if record["energy"]["label"] == "unavailable":
+        assert "co2e_ug_per_token" not in record["energy"]["grid"]
         assert metrics["energy_mwh_per_token"]["value"] is None
-        assert metrics["energy_mwh_per_token"]["reason"]
+        assert record["energy"]["reason"] == metrics["energy_mwh_per_token"]["reason"]
 
 
-def test_a_damaged_gguf_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"vocab_size": 300}')
+def test_a_variant_that_broke_has_a_record_without_numbers(
+    session_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    error = {"type": "ArithmeticError", "message": "not finite", "traceback": ""}
+    record = write_performance(
+        session_file(error=error, processes=[]), "base", tmp_path / "performance.json"
+    )
+    assert record["state"] == "failed"
+    assert record["error"] == error
+    for quantity in record["metrics"].values():
+        assert quantity["value"] is None
+        assert "not finite" in quantity["reason"]
+
+
+def test_a_variant_that_was_not_measured_is_named(
+    session_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="measured no awq-4bit"):
+        write_performance(session_file(), "awq-4bit", tmp_path / "performance.json")
+    assert not (tmp_path / "performance.json").exists()
+
+
+def test_one_variant_breaks_and_the_others_are_measured(
+    tiny_model: Path, gguf_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def broken(job: Job, bounds: Any) -> dict[str, Any]:
+        asked.append(job.variant)
+        if job.variant == "base":
+            raise ProfileFailed("ValueError", "bad shape", "line 1")
+        return {"points": [], "host": {"warnings": []}}
+
+    monkeypatch.setattr("slm_benchmark.profile.session.launch", broken)
+    jobs = [job("base", tiny_model, tiny_model), job("gguf-q8_0", gguf_folder, tiny_model)]
+    found = profile(jobs, PLAN)["variants"]
+    assert asked == ["base", "gguf-q8_0", "gguf-q8_0", "gguf-q8_0"]
+    assert found["base"]["error"]["message"] == "bad shape"
+    assert found["base"]["processes"] == []
+    assert len(found["gguf-q8_0"]["processes"]) == 3
+
+
+def test_work_beside_a_measurement_is_flagged_with_its_size(
+    gguf_folder: Path, tiny_model: Path
+) -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        found = launch(job("gguf-q8_0", gguf_folder, tiny_model, min_duration_s=1), BOUNDS)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert any("other work used" in warning for warning in found["host"]["warnings"])
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+def test_a_damaged_gguf_file_is_named(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(UserError, match=r"model\.gguf: llama\.cpp cannot load .* Fix: ") as caught:
-        profile("gguf-q8_0", tmp_path, tmp_path, PERFORMANCE, CPU, threads=1)
+        launch(job("gguf-q8_0", tmp_path, tiny_model), BOUNDS)
     assert not isinstance(caught.value, EnvironmentFault)
 
 
-def test_missing_weights_and_too_many_threads_are_named(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"vocab_size": 300}')
+def test_missing_weights_are_named_before_anything_runs(tmp_path: Path, tiny_model: Path) -> None:
+    jobs = [job("base", tiny_model, tiny_model), job("gguf-f16", tmp_path, tiny_model)]
     with pytest.raises(UserError, match=r"no weights of the variant gguf-f16: no \*\.gguf"):
-        profile("gguf-f16", tmp_path, tmp_path, PERFORMANCE, CPU, threads=1)
-    (tmp_path / "model.gguf").touch()
-    with pytest.raises(UserError, match=r"config\.json: vocab_size: cannot read"):
-        profile("gguf-f16", tmp_path, tmp_path / "base", PERFORMANCE, CPU, threads=1)
-    with pytest.raises(UserError, match=r"config/hardware\.yaml: threads: .*got 4096"):
-        profile("gguf-f16", tmp_path, tmp_path, PERFORMANCE, CPU, threads=4096)
+        profile(jobs, {**PLAN, "host": None})
 
 
 def answer_with(script: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -366,19 +398,13 @@ def answer_with(script: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> N
         (
             """echo '{"kind": "memory", "message": "no room"}' > "$4" """,
             EnvironmentFault,
-            "memory ran out while profiling base: no room",
+            "memory ran out while profiling: no room",
         ),
         (
             """echo '{"kind": "failed", "type": "ValueError", "message": "bad shape", """
             """"traceback": "line 1"}' > "$4" """,
             ProfileFailed,
             "ValueError: bad shape",
-        ),
-        (
-            """echo '{"kind": "measured", "result": {"raw": {"memory": {"peak_bytes": 4097}}}}' """
-            """> "$4" """,
-            ProfileFailed,
-            "held 4097 bytes at its peak; the declared machine gives it 4096",
         ),
     ],
 )
@@ -389,28 +415,33 @@ def test_an_end_without_numbers_says_whose_fault_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "config.json").write_text('{"vocab_size": 300}')
-    (tmp_path / "model.safetensors").touch()
     answer_with(script, monkeypatch, tmp_path)
-    entry = CPU | {"memory_limit_bytes": 4096}
     with pytest.raises(kind, match=text) as caught:
-        profile("base", tmp_path, tmp_path, PERFORMANCE, entry, threads=1)
+        run({"do": "measure"}, device="cpu", threads=1)
     if isinstance(caught.value, ProfileFailed):
         assert set(caught.value.record) == {"type", "message", "traceback"}
+
+
+def test_a_variant_that_does_not_fit_the_declared_memory_fails(
+    gguf_folder: Path, tiny_model: Path
+) -> None:
+    small = job("base", tiny_model, tiny_model, memory_limit_bytes=64 * 2**20)
+    with pytest.raises(ProfileFailed, match="declared memory"):
+        launch(small, BOUNDS)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
 def test_the_measured_process_dies_with_its_parent(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    (tmp_path / "job.json").write_text("{}")
+    (tmp_path / "request.json").write_text('{"threads": 1, "memory_limit_bytes": null}')
     measured = (
         "import os, pathlib, time\n"
         "from slm_benchmark.profile import __main__ as entry\n"
-        "def wait(**job):\n"
+        "def wait(request):\n"
         f"    pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid()))\n"
         "    time.sleep(60)\n"
-        "entry.Job = wait\n"
-        f"entry.main({str(tmp_path / 'job.json')!r}, {str(tmp_path / 'result.json')!r})\n"
+        "entry._answer = wait\n"
+        f"entry.main({str(tmp_path / 'request.json')!r}, {str(tmp_path / 'result.json')!r})\n"
     )
     starts_it = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {measured!r}])"
     parent = subprocess.Popen([sys.executable, "-c", starts_it])

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
+from slm_benchmark.aggregate import metric_names
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_text
 from slm_benchmark.paths import ROOT
 from slm_benchmark.schemas import write_record
 from slm_benchmark.site import build_site, formats
+from slm_benchmark.site.pages import METRICS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = (
@@ -53,23 +55,67 @@ TASKS: dict[str, dict[str, Any]] = {
 SUBJECTS = [f"subject_{n}" for n in range(14)]
 LACKING = "no judge is configured. Fix: name one of config/judges.yaml"
 MACHINES = {"local": "a" * 64, "t4": "b" * 64}
-METRICS = (
-    "prompt_throughput_tokens_per_s",
-    "generation_throughput_tokens_per_s",
-    "ttft_ms",
-    "inter_token_latency_ms",
-    "inter_token_latency_p99_ms",
-    "peak_memory_bytes",
-    "load_time_s",
-    "size_bytes",
-    "energy_mwh_per_token",
-)
+DISTURBED = "other work used 1.4 cores; busy: <b>miner</b>"
+NOT_DEFINED = "measured before this quantity was defined"
+FIRST = ("ttft_ms", "peak_memory_bytes", "generation_throughput_tokens_per_s", "size_bytes")
+"""Quantities of the first records, of which these tests need some."""
 
 
 def quantity(value: float | None, reason: str | None = None) -> dict[str, Any]:
     """A performance quantity: ±5 % around a value, or null with its reason."""
     interval = None if value is None else [value * 0.95, value * 1.05]
-    return {"value": value, "ci95": interval, "n": 0 if value is None else 5, "reason": reason}
+    n = 0 if value is None else 3
+    return {"value": value, "ci95": interval, "pi95": interval, "n": n, "reason": reason}
+
+
+def performance(speed: float | None, *, old: bool) -> dict[str, Any]:
+    """Every quantity: ``speed`` in tokens/s, times of its size, shares below one."""
+    if speed is None:
+        return dict.fromkeys(metric_names(), quantity(None, "the profiler failed: <i>x</i>"))
+    chosen = {"mbu": speed / 200, "mfu": speed / 400, "peak_memory_bytes": speed * 1e6}
+    values = {name: quantity(chosen.get(name, speed * 3)) for name in metric_names()}
+    for place, name in enumerate(("ttft_ms", "client_ttft_ms", "inter_token_latency_p90_ms")):
+        values[name] = quantity(speed * 5 + place)
+    values["energy_mwh_per_token"] = quantity(None, "this machine has no energy counter")
+    values["device_peak_memory_bytes"] = quantity(None, "the machine has no GPU")
+    if old:
+        undefined = quantity(None, NOT_DEFINED)
+        return {name: q if name in FIRST else undefined for name, q in values.items()}
+    return values
+
+
+def measurement(
+    label: str, warnings: list[str], grid: list[dict[str, Any]], *, old: bool
+) -> dict[str, Any]:
+    """How a row was measured; without a grid it failed, or is one of the first records."""
+    known = not old
+    return {
+        "record": "results/m/v/local/performance/r.json",
+        "reference": {"prompt_tokens": 512, "output_tokens": 128} if grid or old else None,
+        "processes": 3 if known else 1,
+        "engine": "llama.cpp 0.3",
+        "kernel": "AVX2 = 1 | REPACK = 1 <u>x</u>",
+        "energy": {
+            "label": label,
+            "source": None if label == "unavailable" else f"a {label} source",
+            "reason": "this machine has no energy counter" if label == "unavailable" else None,
+        },
+        "roofline": {
+            "bandwidth_bytes_per_s": 21.46e9 if known else None,
+            "matrix_flops_per_s": 98.7e9 if known else None,
+            "reason": None if known else NOT_DEFINED,
+        },
+        "warnings": warnings,
+        "grid": grid,
+    }
+
+
+def grid_point(prompt: int, sequences: int, speed: float) -> dict[str, Any]:
+    """A point of the grid with two quantities that have a value, and one that never has."""
+    metrics = {"generation_throughput_tokens_per_s": quantity(speed), "ttft_ms": quantity(prompt)}
+    metrics["power_w"] = quantity(None, "this machine has no energy counter")
+    lengths = {"prompt_tokens": prompt, "output_tokens": 64, "sequences": sequences}
+    return {**lengths, "metrics": metrics}
 
 
 def score(
@@ -121,11 +167,15 @@ def row(model: str, variant: str, protocol: str, hardware: str, index: int) -> d
         translated = score("ok", 24.5 + index, n) | parts
         scores["flores"] = translated | {"unit": "points", "chance": None}
     speed = None if variant == "awq-4bit" else 10.0 + 7 * (index % 12)
-    values: dict[str, dict[str, Any]] = {
-        metric: quantity(speed and speed * 3, None if speed else "the profiler failed: <i>x</i>")
-        for metric in METRICS
-    }
-    values["energy_mwh_per_token"] = quantity(None, "this machine has no energy counter")
+    # The GGUF variants of one protocol were measured by the first version of the method.
+    old = variant.startswith("gguf") and protocol == "demo"
+    values = performance(speed, old=old)
+    grid = [] if old or speed is None else [grid_point(1024, 1, speed), grid_point(128, 8, 1234)]
+    label = {"gptq-4bit": "measured", "base": "estimated"}.get(variant, "unavailable")
+    if label != "unavailable":
+        values["energy_mwh_per_token"] = quantity(0.01 + index / 1e4)
+    warnings = [DISTURBED] if variant == "base" else []
+    warnings += ["measured in one process"] if old else []
     average = None if failed else 0.1 + index / 200
     return {
         "model": model,
@@ -145,6 +195,7 @@ def row(model: str, variant: str, protocol: str, hardware: str, index: int) -> d
         },
         "scores": scores,
         "performance": values,
+        "measurement": measurement(label, warnings, grid, old=old),
     }
 
 
@@ -158,7 +209,7 @@ def synthetic_leaderboard() -> dict[str, Any]:
         for hardware in (("local", "t4") if model == "alpha-135m" else ("local",))
     ]
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "edition": "preview",
         "records_sha256": "d" * 64,
         "categories": ["reasoning", "math", "multilingual"],
@@ -279,6 +330,7 @@ def test_every_row_is_on_the_leaderboard_and_on_its_model_page(
         assert shown in page
         command = f"runs/{row['model']}/{row['variant']}/{row['hardware']}/{row['protocol']}/"
         assert f"{command}arc_challenge.json" in page
+        assert f"{command}performance.json" in page
 
 
 def test_states_are_words_with_reasons(site: Path, board: dict[str, Any]) -> None:
@@ -290,7 +342,117 @@ def test_states_are_words_with_reasons(site: Path, board: dict[str, Any]) -> Non
             assert index.count(f'title="{html.escape(reason)}">{word}</span>') == times
         assert reasons
     assert len(re.findall(r'title="RuntimeError: [^"<>]+">failed</span>', index)) == 2
-    assert 'title="this machine has no energy counter">not measured</span>' in index
+    assert 'title="this machine has no energy counter">unavailable</span>' in index
+
+
+def test_every_quantity_of_a_record_is_a_column() -> None:
+    assert sorted(metric.key for metric in METRICS) == sorted(metric_names())
+    assert len({metric.title for metric in METRICS}) == len(METRICS)
+
+
+def columns_of(page: str, caption: str) -> dict[str, list[tuple[str, str]]]:
+    """Title of each column, without its unit → its cells as (HTML, text)."""
+    head, *rows = table(page, caption)
+    titles = [re.sub(r"\s*<[^>]*>.*", "", re.sub(r"^<th[^>]*>", "", h)).strip() for h, _ in head]
+    return {title: [row[at] for row in rows] for at, title in enumerate(titles)}
+
+
+def test_performance_has_a_column_for_each_quantity_with_intervals_and_labels(
+    site: Path, board: dict[str, Any]
+) -> None:
+    rows = [row for row in board["rows"] if (row["model"], row["protocol"]) == ("evil-1b", "full")]
+    columns = columns_of(
+        (site / "models/evil-1b.html").read_text("utf-8"), "performance, Full sets"
+    )
+    assert {metric.title for metric in METRICS} <= set(columns)
+    base = rows[0]
+    assert base["variant"] == "base"
+    (shown,) = {text for _, text in columns["MBU"][:1]}
+    value = base["performance"]["mbu"]["value"]
+    ends = [formats.significant(100 * value * side) for side in (0.95, 1.05)]
+    assert shown == f"{formats.significant(100 * value)} † {ends[0]} to {ends[1]}"
+    engine, client = (columns[f"TTFT, {where}"][0][1] for where in ("engine", "client"))
+    assert engine != client
+    labels = {
+        row["variant"]: text.split()[-1]
+        for row, (_, text) in zip(rows, columns["Energy"], strict=True)
+    }
+    assert labels == {
+        "base": "estimated",
+        "gptq-4bit": "measured",
+        "awq-4bit": "unavailable",
+        **dict.fromkeys(("gguf-f16", "gguf-q8_0", "gguf-q4_k_m"), "unavailable"),
+    }
+    assert '<small title="a measured source">measured</small>' in columns["Energy"][1][0]
+
+
+def test_a_flagged_measurement_is_marked_on_every_value_and_explained(
+    site: Path, board: dict[str, Any]
+) -> None:
+    mark = f'<abbr class="slm-warning" title="{html.escape(DISTURBED)}">†</abbr>'
+    index = (site / "index.html").read_text("utf-8")
+    columns = columns_of(index, "Full sets")
+    flagged = 0
+    full = [row for row in board["rows"] if row["protocol"] == "full"]
+    # The leaderboard orders the rows of a ranked protocol by their average.
+    variants = [text for _, text in columns["Variant"]]
+    assert sorted(variants) == sorted(row["variant"] for row in full)
+    for title in ("Throughput", "TTFT, engine", "Token latency, p99", "Peak memory", "MFU"):
+        for variant, (cell, _) in zip(variants, columns[title], strict=True):
+            assert (mark in cell) is (variant == "base"), (title, variant)
+            flagged += mark in cell
+    assert flagged == 5 * 4
+    # The bytes of a file are what they are.
+    assert not any("†" in cell for cell, _ in columns["Size"])
+    note = re.search(rf"<li>† ([^\n]*): {re.escape(html.escape(DISTURBED))}</li>", index)
+    assert note
+    assert "base on local aaaaaa; " in note[1]
+    assert "base on t4 bbbbbb" in note[1]
+    assert "gptq" not in note[1]
+    for page in html_pages(site):
+        assert "<b>miner</b>" not in page.read_text("utf-8")
+
+
+def test_old_and_new_records_stand_side_by_side(site: Path) -> None:
+    page = (site / "models/alpha-135m.html").read_text("utf-8")
+    columns = columns_of(page, "performance, Demo &lt;em&gt;subset&lt;/em&gt;")
+    places = [n for n, (_, text) in enumerate(columns["Variant"]) if text.startswith("gguf")]
+    assert len(places) == 6
+    for place in places:
+        assert columns["Throughput"][place][1].split()[1] == "†"
+        cell, text = columns["TTFT, client"][place]
+        assert text == "not measured"
+        assert f'title="{NOT_DEFINED}"' in cell
+    assert columns["TTFT, client"][0][1] != "not measured"
+
+
+def test_each_machine_tells_its_limits_and_its_grid(site: Path) -> None:
+    page = (site / "models/alpha-135m.html").read_text("utf-8")
+    for machine in ("local aaaaaa", "t4 bbbbbb"):
+        facts = columns_of(page, f"how {machine} was measured, Full sets")
+        lengths = [text for _, text in facts["Lengths"]]
+        # The profile of awq-4bit broke.
+        assert lengths == ["512 + 128"] * 2 + ["none"] + ["512 + 128"] * 3
+        assert facts["Memory bandwidth"][0][1] == "21.5"
+        assert facts["Matrix rate"][0][1] == "98.7"
+        assert facts["Kernel"][0][1] == "AVX2 = 1 | REPACK = 1 &lt;u&gt;x&lt;/u&gt;"
+        grid = columns_of(page, f"grid on {machine}, Full sets")
+        # The quantities that some point has a value of, and no others.
+        assert list(grid)[4:] == ["Throughput", "TTFT, engine"]
+        points = [
+            tuple(grid[name][at][1] for name in ("Variant", "Prompt", "Answer", "Sequences"))
+            for at in range(3)
+        ]
+        assert points == [
+            ("base", "512", "128", "1"),
+            ("base", "1,024", "64", "1"),
+            ("base", "128", "64", "8"),
+        ]
+        assert grid["Throughput"][2][1].startswith("1,230 †")
+    demo = "Demo &lt;em&gt;subset&lt;/em&gt;"
+    old = columns_of(page, f"how local aaaaaa was measured, {demo}")
+    assert [text for _, text in old["Memory bandwidth"]][-3:] == ["not measured"] * 3
+    assert [text for _, text in old["Processes"]] == ["3", "3", "3", "1", "1", "1"]
 
 
 def table(page: str, caption: str) -> list[list[tuple[str, str]]]:
@@ -483,7 +645,8 @@ def test_the_methodology_lists_every_task_with_its_state(site: Path) -> None:
         assert line
         assert ("not measured yet" in line[0]) is not measured
     assert "Of the 7 columns of the catalogue, 6 have" in re.sub(r"\s+", " ", page)
-    assert "this machine has no energy counter" in page
+    assert "<strong>Peak memory, device</strong>: measured before this quantity" in page
+    assert "the machine has no GPU" in page
 
 
 def test_the_data_is_offered_as_it_is(site: Path, board: dict[str, Any]) -> None:
@@ -685,9 +848,16 @@ def test_sorting_by_speed_keeps_machines_apart(browser: Browser, site: Path) -> 
         rows: list[tuple[str, float]] = [
             (machine, float(value))
             for machine, value in page.evaluate(
-                """() => [...document.querySelectorAll(".slm-protocol:not([hidden]) tbody tr")]
-                    .map(r => [r.dataset.machine, r.cells[r.cells.length - 4].dataset.value])
-                    .filter(([, value]) => value !== undefined)"""
+                """title => {
+                    const table = [...document.querySelectorAll("table")]
+                        .find(t => t.checkVisibility());
+                    const heads = [...table.tHead.rows[0].cells].map(h => h.textContent);
+                    const at = heads.findIndex(h => h.startsWith(title));
+                    return [...table.tBodies[0].rows]
+                        .map(r => [r.dataset.machine, r.cells[at].dataset.value])
+                        .filter(([, value]) => value !== undefined);
+                }""",
+                "Throughput",
             )
         ]
         assert {machine for machine, _ in rows} == {"local aaaaaa", "t4 bbbbbb"}

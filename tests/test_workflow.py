@@ -29,14 +29,15 @@ from tests.hub import serve
 ARC = "runs/tiny/base/local/demo/arc_challenge.json"
 GSM8K = "runs/tiny/base/local/demo/gsm8k.json"
 ANSWERS = "runs/tiny/base/local/demo/gsm8k.answers.json"
-SPEED = "runs/tiny/base/local/performance.json"
+SPEED = "runs/tiny/base/local/demo/performance.json"
 LOCAL_ARC = "runs/tiny-local/base/local/demo/arc_challenge.json"
 RUN = ("--config", 'models=["tiny"]', 'variants=["base"]')
 
 EVALUATE_ARC = "Evaluate tiny base on arc_challenge (demo)"
 GENERATE_GSM8K = "Generate tiny base on gsm8k (demo)"
 SCORE_GSM8K = "Score tiny base on gsm8k (demo)"
-PROFILE = "Profile tiny base on local"
+PROFILE = "Profile tiny on local (demo)"
+SUMMARISE = "Summarise the profile of tiny base on local (demo)"
 
 Card = dict[str, Any]
 
@@ -153,12 +154,16 @@ def small_demo(checkout: Checkout, index: Path, model: Path) -> None:
             "tasks": ["arc_challenge", "gsm8k"],
             "documents": {"default": 12, "gsm8k": 6},
             "max_gen_toks": 16,
-            "performance": {
-                "prompt_tokens": 16,
-                "output_tokens": 4,
-                "repetitions": 3,
-                "max_warmups": 2,
-            },
+        }
+
+    def profiling(data: dict[str, Any]) -> None:
+        data["demo"] |= {
+            "reference": {"prompt_tokens": 16, "output_tokens": 4},
+            "prompt_tokens": [16],
+            "output_tokens": [4],
+            "batch": None,
+            "min_duration_s": 0,
+            "max_warmups": 5,
         }
 
     def choices(data: dict[str, Any]) -> None:
@@ -166,6 +171,7 @@ def small_demo(checkout: Checkout, index: Path, model: Path) -> None:
 
     checkout.edit("config/tasks.yaml", tasks)
     checkout.edit("config/protocols.yaml", protocols)
+    checkout.edit("config/profiling.yaml", profiling)
     checkout.edit("config/config.yaml", choices)
 
 
@@ -370,13 +376,25 @@ def test_another_number_of_examples_reruns_its_task(copy: Checkout) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "expected"),
-    [("transformers", [EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K]), ("llama.cpp", [])],
+    [("transformers", [EVALUATE_ARC, GENERATE_GSM8K, SCORE_GSM8K]), ("llama.cpp", [])],
 )
 def test_a_new_version_of_an_engine_reruns_what_it_ran(
     copy: Checkout, engine: str, expected: list[str]
 ) -> None:
     copy.replace("src/slm_benchmark/engines/identity.py", f'"{engine}": 2', f'"{engine}": 3')
     assert copy.plan(*RUN).measurements() == expected
+
+
+def test_a_new_version_of_the_instrument_profiles_again(copy: Checkout) -> None:
+    copy.replace("src/slm_benchmark/profile/job.py", "VERSION = 1", "VERSION = 2")
+    assert copy.plan(*RUN).measurements() == [PROFILE, SUMMARISE]
+
+
+def test_a_variant_outside_of_the_session_is_one_error(copy: Checkout) -> None:
+    target = "runs/tiny/gguf-q8_0/local/demo/performance.json"
+    done = copy.snakemake(target, "--dry-run", *RUN)
+    assert done.code != 0
+    one_error(done, "no profile of tiny gguf-q8_0 is planned")
 
 
 def test_a_changed_way_of_scoring_asks_no_model_again(copy: Checkout) -> None:
@@ -474,7 +492,7 @@ def test_a_task_in_no_language_of_the_model_is_one_error(copy: Checkout) -> None
 
 def test_another_wheel_reruns_all_cells_of_its_model(copy: Checkout) -> None:
     copy.edit("models/tiny.yaml", lambda model: model["source"].update(sha256="0" * 64))
-    expected = ["Download tiny", EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K]
+    expected = ["Download tiny", EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K, SUMMARISE]
     assert copy.plan("all", LOCAL_ARC, *RUN).measurements() == expected
 
 

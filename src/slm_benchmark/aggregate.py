@@ -23,6 +23,11 @@ Key = tuple[str, str, str, str]
 """(model, variant, hardware, protocol)"""
 
 NOT_RUN = "not measured yet"
+NOT_DEFINED = "measured before this quantity was defined"
+FIRST_METHOD = "measured in one process, by the first version of the method"
+
+FLAG = "†"
+"""Mark of a measurement that something may have disturbed."""
 
 RECORD_SCHEMAS = {"score": "cell", "performance": "performance", "equivalence": "equivalence"}
 """Schema of each kind of record."""
@@ -124,7 +129,7 @@ def build_leaderboard(
     which nothing is known any more, is left out.
     """
     scores: dict[Key, dict[str, tuple[Path, Record]]] = defaultdict(dict)
-    speeds: dict[Key, Record] = {}
+    speeds: dict[Key, tuple[Path, Record]] = {}
     measured: dict[str, set[str]] = defaultdict(set)
     for path, record in records:
         key = _key(record)
@@ -140,14 +145,14 @@ def build_leaderboard(
             scores[key][record["task"]["id"]] = (path, record)
             measured[key[3]].add(record["task"]["id"])
         else:
-            speeds[key] = record
+            speeds[key] = (path, record)
     keys = sorted({*scores, *speeds}, key=lambda k: (k[3], k[2], k[0], VARIANTS.index(k[1])))
     rows = []
     for key in keys:
         tasks = protocol_columns(catalogue, key[3], measured[key[3]])
         rows.append(build_row(catalogue, key, tasks, scores.get(key, {}), speeds.get(key)))
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "edition": edition,
         "records_sha256": digest([record["result_sha256"] for _, record in records]),
         "categories": list(dict.fromkeys(t["category"] for t in catalogue.tasks.values())),
@@ -194,21 +199,21 @@ def build_row(
     key: Key,
     tasks: Sequence[str],
     scores: dict[str, tuple[Path, Record]],
-    speed: Record | None,
+    speed: tuple[Path, Record] | None,
 ) -> Record:
     """One row of the leaderboard: a variant of a model on one machine under one protocol."""
     model, variant, hardware, protocol = key
     entry = catalogue.protocols[protocol]
     cells = {task: build_score(catalogue, task, model, scores.get(task)) for task in tasks}
-    known = [speed, *(record for _, record in scores.values())]
-    block = next(record["variant"] for record in known if record is not None)
-    missing = {"value": None, "ci95": None, "n": 0, "reason": NOT_RUN}
+    known = [*([speed] if speed else []), *scores.values()]
+    _, first = known[0]
+    block = first["variant"]
     return {
         "model": model,
         "variant": variant,
         "quantization": variant.split("-")[0],
         "hardware": hardware,
-        "fingerprint": speed["hardware"]["fingerprint"] if speed else None,
+        "fingerprint": speed[1]["hardware"]["fingerprint"] if speed else None,
         "protocol": protocol,
         "ranked": entry["ranked"] and not catalogue.models[model].reference,
         "size_bytes": block["size_bytes"],
@@ -217,8 +222,77 @@ def build_row(
             {task: cells[task] for task in catalogue.protocol_tasks(protocol)}, catalogue
         ),
         "scores": cells,
-        "performance": speed["metrics"] if speed else dict.fromkeys(metric_names(), missing),
+        "performance": build_performance(speed[1] if speed else None),
+        "measurement": build_measurement(*speed) if speed else None,
     }
+
+
+def build_performance(record: Record | None) -> Record:
+    """Every metric of a row; one that the record lacks has the reason."""
+    found = record["metrics"] if record else {}
+    nothing = {"value": None, "n": 0, "reason": NOT_DEFINED if record else NOT_RUN}
+    return {name: _complete(found.get(name, nothing)) for name in metric_names()}
+
+
+def build_measurement(path: Path, record: Record) -> Record:
+    """How a row's performance was measured, and what a reader should know beside it."""
+    engine = record["engine"]
+    block: Record = {
+        "record": relative(path),
+        "engine": f"{engine['name']} {engine['version']}",
+        "kernel": engine["kernel"],
+    }
+    if record["schema_version"] == 1:
+        return block | _first_measurement(record)
+    processes = record["raw"]["processes"]
+    return block | {
+        "reference": _point(processes[0]["points"][0]) if processes else None,
+        "processes": record["session"]["processes"],
+        "energy": {name: record["energy"][name] for name in ("label", "source", "reason")},
+        "roofline": {
+            name: record["roofline"][name]
+            for name in ("bandwidth_bytes_per_s", "matrix_flops_per_s", "reason")
+        },
+        "warnings": record["host"]["warnings"],
+        "grid": [
+            {
+                **_point(point),
+                "sequences": point["sequences"],
+                "metrics": {name: _complete(q) for name, q in point["metrics"].items()},
+            }
+            for point in record["grid"]
+        ],
+    }
+
+
+def _first_measurement(record: Record) -> Record:
+    """What a record of schema version 1 tells of its measurement."""
+    raw, source = record["raw"], record["raw"].get("energy_source")
+    return {
+        "reference": _point(raw) if raw else None,
+        "processes": 1,
+        "energy": {
+            "label": "measured" if source else "unavailable",
+            "source": source,
+            "reason": record["metrics"]["energy_mwh_per_token"]["reason"],
+        },
+        "roofline": {
+            "bandwidth_bytes_per_s": None,
+            "matrix_flops_per_s": None,
+            "reason": NOT_DEFINED,
+        },
+        "warnings": [*record["host"].get("warnings", []), FIRST_METHOD],
+        "grid": [],
+    }
+
+
+def _point(block: Record) -> Record:
+    return {name: block[name] for name in ("prompt_tokens", "output_tokens")}
+
+
+def _complete(quantity: Record) -> Record:
+    """A quantity with all of its keys; the first records have no prediction interval."""
+    return {"value": None, "ci95": None, "pi95": None, **quantity}
 
 
 def build_score(
@@ -331,10 +405,13 @@ def render_table(board: Record) -> str:
     facts += ["effective_bits_per_weight"]
     # The size is a fact of the row too, known without a profile.
     metrics = [name for name in metric_names() if name not in facts]
+    measurement = ["energy_label", "bandwidth_bytes_per_s", "performance_warnings"]
     names = ["model", "name", *facts[1:], "average", "average_low", "average_high"]
     for task in tasks:
         names += [task, f"{task}_low", f"{task}_high", f"{task}_n", f"{task}_state"]
-    names += metrics
+    for metric in metrics:
+        names += [metric, f"{metric}_low", f"{metric}_high"]
+    names += measurement
     stream = io.StringIO()
     writer = csv.DictWriter(stream, names, lineterminator="\n", restval="")
     writer.writeheader()
@@ -344,7 +421,15 @@ def render_table(board: Record) -> str:
         line |= _bounds("average", row["average"])
         for task, cell in row["scores"].items():
             line |= _bounds(task, cell) | {f"{task}_n": cell["n"], f"{task}_state": cell["state"]}
-        line |= {name: row["performance"][name]["value"] for name in metrics}
+        for metric in metrics:
+            line |= _bounds(metric, row["performance"][metric])
+        if measured := row["measurement"]:
+            values = (
+                measured["energy"]["label"],
+                measured["roofline"]["bandwidth_bytes_per_s"],
+                "; ".join(measured["warnings"]),
+            )
+            line |= dict(zip(measurement, values, strict=True))
         writer.writerow(line)
     return stream.getvalue()
 
@@ -365,14 +450,15 @@ def write_summaries(folder: Path, model: str, board: Record) -> None:
     for row in rows:
         place = (row["hardware"], row["protocol"], row["variant"])
         _put(accuracy, place, {"average": row["average"], "scores": row["scores"]})
-        _put(performance, place, {"fingerprint": row["fingerprint"], **row["performance"]})
+        facts = {name: row[name] for name in ("fingerprint", "measurement")}
+        _put(performance, place, {**facts, **row["performance"]})
     summaries = {
         "metadata": {"id": model, **board["models"][model]},
         "accuracy": accuracy,
         "performance": performance,
     }
     for name, content in summaries.items():
-        summary = {"schema_version": 1, "model": model, "kind": name, "content": content}
+        summary = {"schema_version": 2, "model": model, "kind": name, "content": content}
         write_record(folder / f"{name}.json", summary, "summary")
     atomic_write_text(folder / "report.md", render_report(model, board, rows))
 
@@ -384,7 +470,7 @@ def _put(tree: Record, place: tuple[str, ...], leaf: Record) -> None:
 
 
 def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
-    """A model's results as Markdown: one table for each machine and protocol."""
+    """A model's results as Markdown: scores, then performance, by machine and protocol."""
     lines = [f"# {_cell(board['models'][model]['name'])}", ""]
     titles = {task["id"]: task["title"] for task in board["tasks"]}
     for place in dict.fromkeys((row["hardware"], row["protocol"]) for row in rows):
@@ -409,8 +495,43 @@ def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
                     ]
                 )
             )
-        lines.append("")
+        lines += ["", *_performance_table(group), ""]
     return "\n".join(lines)
+
+
+def _performance_table(rows: Sequence[Record]) -> list[str]:
+    """Speed, memory and energy of some rows as a table, and below it notes on its rows."""
+    header = ["Variant", "Prompt tokens/s", "Generated tokens/s", "MBU (%)", "Peak memory (MB)"]
+    header += ["Energy (mWh/token)"]
+    lines = ["### Performance", "", _line(header), _line(["---"] * len(header))]
+    notes: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        speed, measured = row["performance"], row["measurement"]
+        warnings = measured["warnings"] if measured else []
+        if warnings:
+            notes[f"{FLAG} {'; '.join(warnings)}"].append(row["variant"])
+        energy = speed["energy_mwh_per_token"]
+        label = measured["energy"]["label"] if measured else NOT_RUN
+        if measured and energy["value"] is None:
+            notes[f"no energy: {energy['reason']}"].append(row["variant"])
+        elif measured:
+            label = f"{show_quantity(energy)} ({label})"
+        lines.append(
+            _line(
+                [
+                    f"{row['variant']}{FLAG if warnings else ''}",
+                    show_quantity(speed["prompt_throughput_tokens_per_s"], interval=True),
+                    show_quantity(speed["generation_throughput_tokens_per_s"], interval=True),
+                    show_quantity(speed["mbu"], per_unit=0.01),
+                    show_quantity(speed["peak_memory_bytes"], per_unit=1e6),
+                    label,
+                ]
+            )
+        )
+    if notes:
+        lines.append("")
+    lines += [f"- {', '.join(variants)}: {_cell(text)}" for text, variants in notes.items()]
+    return lines
 
 
 def show_score(cell: Record) -> str:
@@ -425,10 +546,27 @@ def show_score(cell: Record) -> str:
     return f"{text} (n = {cell['n']})"
 
 
-def show_quantity(quantity: Record) -> str:
-    """A median to three significant digits, or the reason why there is none."""
-    value = quantity["value"]
-    return f"{value:.3g}" if value is not None else str(quantity["reason"])
+def show_quantity(quantity: Record, *, per_unit: float = 1, interval: bool = False) -> str:
+    """A median to three significant digits, or the reason why there is none.
+
+    Args:
+        quantity: Of a row.
+        per_unit: What one of the shown unit is in the quantity's own.
+        interval: Whether to show the 95 % interval too.
+    """
+    if quantity["value"] is None:
+        return str(quantity["reason"])
+    text = _significant(quantity["value"] / per_unit)
+    if interval and quantity["ci95"]:
+        low, high = (_significant(bound / per_unit) for bound in quantity["ci95"])
+        text += f" [{low}, {high}]"
+    return text
+
+
+def _significant(value: float) -> str:
+    """Three significant digits, large numbers without an exponent."""
+    text = f"{value:.3g}"
+    return f"{float(text):.0f}" if abs(value) >= 1000 else text
 
 
 def _line(cells: Sequence[str]) -> str:

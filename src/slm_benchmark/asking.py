@@ -15,6 +15,7 @@ from typing import Any
 from slm_benchmark import progress
 from slm_benchmark.config import Catalogue, Cell
 from slm_benchmark.engines.identity import engine_name, sources_sha256, unknown_engine
+from slm_benchmark.engines.memory import declared_budget_bytes
 from slm_benchmark.errors import EnvironmentFault, NotApplicable, NotRun, UserError
 from slm_benchmark.files import digest, read_json
 from slm_benchmark.hardware import identity as hardware_identity
@@ -161,6 +162,7 @@ class Asking:
             protocol["seed"],
         )
         window = min(model.context_length, protocol["max_context_tokens"])
+        hardware = self.catalogue.hardware[cell.hardware]
         limit_answers(tried.parts, self._choices["max_gen_toks"], window)
         wanted = self.catalogue.documents(cell.task, cell.protocol)
         tried.chosen = choose(tried.parts, self.entry, wanted, protocol["seed"])
@@ -182,9 +184,10 @@ class Asking:
                 max_length=window,
                 threads=self.threads,
                 dtype=protocol["dtype"],
-                device=self.catalogue.hardware[cell.hardware]["device"],
+                device=hardware["device"],
                 trust_remote_code=model.trust_remote_code,
                 seed=protocol["seed"],
+                memory_budget_bytes=declared_budget_bytes(hardware.get("memory_limit_bytes")),
             ),
             progress=progress.documents(self.name),
             journal=lambda engine: Journal(self.journal, {**decisive, "engine": engine}),

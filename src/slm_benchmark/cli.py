@@ -64,6 +64,24 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
     check.set_defaults(run=_check_engine)
 
+    compare = commands.add_parser(
+        "compare-profiles", help="does a repeated profile fall inside the first one's intervals?"
+    )
+    compare.add_argument("first", type=Path, metavar="FIRST", help="a record, or a folder of them")
+    compare.add_argument("second", type=Path, metavar="SECOND", help="its repeat")
+    compare.add_argument(
+        "--at-least", type=float, default=90, metavar="PERCENT", help="of the medians inside (90)"
+    )
+    compare.set_defaults(run=_compare_profiles)
+
+    power = commands.add_parser(
+        "import-power", help="fill in a record's energy from a wall meter's readings"
+    )
+    power.add_argument("readings", type=Path, help="CSV with power_w, and unix_s or time")
+    power.add_argument("record", type=Path, help="performance record of a variant, under runs/")
+    power.add_argument("--name", default="not named", help="the wall meter, such as its model")
+    power.set_defaults(run=_import_power)
+
     link = commands.add_parser("link-profiles", help="let snakemake --profile NAME find profiles/")
     link.add_argument("--replace", action="store_true", help="take over another clone's links")
     link.set_defaults(run=_link_profiles)
@@ -144,6 +162,30 @@ def _check_engine(options: argparse.Namespace) -> int:
         print(table, flush=True)
         well = well and ok
     return 0 if well else 1
+
+
+def _compare_profiles(options: argparse.Namespace) -> int:
+    from slm_benchmark.profile.compare import compare, count_inside, render
+
+    comparisons, lacking = compare(options.first, options.second)
+    for sentence in lacking:
+        print(f"warning: {sentence}", file=sys.stderr)
+    inside, medians = count_inside(comparisons)
+    for comparison in comparisons:
+        print(render(comparison), end="\n\n")
+    percent = 100 * inside / medians
+    print(
+        f"{inside} of {medians} medians ({percent:.1f} %) fall inside the first run's "
+        "95 % prediction intervals"
+    )
+    return 0 if percent >= options.at_least else 1
+
+
+def _import_power(options: argparse.Namespace) -> int:
+    from slm_benchmark.wall_meter import import_power
+
+    print(import_power(options.readings, options.record, options.name))
+    return 0
 
 
 def _link_profiles(options: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ def measured(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Everything that exists: models, tasks, datasets, protocols, hardware, each by id.
+    """Everything that exists: models, tasks, datasets, protocols, profiling, hardware, each by id.
 
     ``equivalence`` is config/equivalence.yaml, the documents and bounds of the gate; ``sandbox``
     the limits of generated code; ``judges`` what may judge texts; ``checks`` the bounds beyond
@@ -52,6 +52,7 @@ class Catalogue:
     tasks: dict[str, dict[str, Any]]
     datasets: dict[str, dict[str, Any]]
     protocols: dict[str, dict[str, Any]]
+    profiling: dict[str, dict[str, Any]]
     hardware: dict[str, dict[str, Any]]
     equivalence: dict[str, Any]
     sandbox: dict[str, Any]
@@ -121,7 +122,11 @@ class Catalogue:
     def profiling_choices(self, protocol: str) -> dict[str, Any]:
         """What a protocol decides about performance."""
         entry = self.protocols[protocol]
-        return {"performance": entry["performance"], "dtype": entry["dtype"]}
+        return {"plan": self.profiling_plan(protocol), "dtype": entry["dtype"]}
+
+    def profiling_plan(self, protocol: str) -> dict[str, Any]:
+        """The measured part of the profiling plan that a protocol names."""
+        return measured(self.profiling[self.protocols[protocol]["performance"]])
 
     def comparison_choices(self) -> dict[str, Any]:
         """What decides the equivalence of two formats, datasets and engines apart."""
@@ -162,7 +167,7 @@ def load_catalogue(
     """
     read = {
         name: read_config(config / f"{name}.yaml", name)
-        for name in ("tasks", "datasets", "protocols", "hardware")
+        for name in ("tasks", "datasets", "protocols", "profiling", "hardware")
     }
     tasks, datasets = read_custom(custom, read["tasks"], read["datasets"])
     read["tasks"] |= tasks
@@ -199,6 +204,8 @@ def load_catalogue(
         _known("task", task, catalogue.tasks, config / "checks.yaml", "tasks")
     for protocol, entry in catalogue.protocols.items():
         file = config / "protocols.yaml"
+        plan = entry["performance"]
+        _known("profiling plan", plan, catalogue.profiling, file, f"{protocol}.performance")
         limits = entry.get("max_gen_toks")
         for field, by_task in (("documents", entry["documents"]), ("max_gen_toks", limits)):
             for task in by_task if isinstance(by_task, Mapping) else ():

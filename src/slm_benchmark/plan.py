@@ -14,6 +14,7 @@ from slm_benchmark.config import Plan, measured
 from slm_benchmark.engines.identity import VERSIONS, engine_name, engine_packages
 from slm_benchmark.errors import UserError
 from slm_benchmark.paths import CONFIG, CUSTOM, MODELS, ROOT, relative
+from slm_benchmark.profile.job import VERSION
 from slm_benchmark.provenance import locked_versions
 from slm_benchmark.publish import published_records
 from slm_benchmark.schemas import suggestion
@@ -43,9 +44,34 @@ class Names:
     def performance(self) -> list[str]:
         """Records of all planned profiles."""
         return [
-            f"runs/{model}/{variant}/{self.plan.hardware}/performance.json"
+            f"runs/{model}/{variant}/{self.plan.hardware}/{self.plan.protocol}/performance.json"
             for model, variant in self.plan.model_variants()
         ]
+
+    def session(self, model: str, variant: str, hardware: str, protocol: str) -> str:
+        """Record of the profiling session that a variant's performance is taken from.
+
+        Raises:
+            UserError: when the plan's session of this model leaves the variant out.
+        """
+        planned = self._session_variants(model)
+        if variant not in planned:
+            raise UserError(
+                f"no profile of {model} {variant} is planned",
+                file="config/config.yaml",
+                field="variants",
+                value=planned,
+                fix=f"name it: --config 'variants=[\"{variant}\"]'",
+            )
+        return f"runs/{model}/sessions/{hardware}/{protocol}.json"
+
+    def session_weights(self, model: str) -> list[str]:
+        """Weights of all variants that one session measures side by side."""
+        variants = self._session_variants(model)
+        return [f"resources/models/{model}/{variant}/weights.json" for variant in variants]
+
+    def _session_variants(self, model: str) -> list[str]:
+        return [v for v in self.plan.variants if v in self.model(model).variants]
 
     def equivalence(self) -> list[str]:
         """Records of the gate, of each model with a planned GGUF variant."""
@@ -253,14 +279,17 @@ class Names:
             "engines": [_engine("base"), _engine("gguf-f16")],
         }
 
-    def profiling(self, model: str, variant: str, hardware: str) -> dict[str, Any]:
+    def profiling(self, model: str, hardware: str, protocol: str) -> dict[str, Any]:
         """Everything but files that a profile depends on."""
+        self._known("protocol", protocol, self.catalogue.protocols, "config/protocols.yaml")
+        variants = self._session_variants(model)
         return {
-            "choices": self.catalogue.profiling_choices(self.plan.protocol),
-            "protocol": self.plan.protocol,
+            "choices": self.catalogue.profiling_choices(protocol),
+            "protocol": protocol,
             "hardware": self.entry("hardware", hardware),
             "remote_code": self.model(model).trust_remote_code,
-            "engine": _engine(variant),
+            "instrument": VERSION,
+            "packages": {variant: _packages(variant) for variant in variants},
         }
 
     # ── resources ──
@@ -290,6 +319,11 @@ class Names:
         """GPUs of one job: GGUF variants run on the CPU."""
         on_gpu = self.entry("hardware", hardware)["device"] == "cuda"
         return int(on_gpu and engine_name(variant) == "transformers")
+
+    def session_gpus(self, model: str, hardware: str) -> int:
+        """GPUs of a profile: one where some variant of it needs one."""
+        variants = self._session_variants(model)
+        return max((self.gpus(variant, hardware) for variant in variants), default=0)
 
     def quantize_gpus(self, backend: str) -> int:
         """GPUs of a 4-bit job: the original libraries need one, gptqmodel takes one if it may."""
@@ -321,12 +355,12 @@ class Names:
 
 def _engine(variant: str, choice: str = "default") -> dict[str, Any]:
     name = engine_name(variant, choice)
+    return {"name": name, "version": VERSIONS[name], "packages": _packages(variant, choice)}
+
+
+def _packages(variant: str, choice: str = "default") -> dict[str, str]:
     lock = locked_versions()
-    return {
-        "name": name,
-        "version": VERSIONS[name],
-        "packages": {package: lock[package] for package in engine_packages(variant, choice)},
-    }
+    return {package: lock[package] for package in engine_packages(variant, choice)}
 
 
 def _files(path: str) -> list[str]:

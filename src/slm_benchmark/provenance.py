@@ -6,6 +6,7 @@ import datetime
 import fcntl
 import functools
 import importlib.metadata
+import json
 import platform
 import re
 import shlex
@@ -200,7 +201,12 @@ def protocol_block(protocol_id: str, version: int, choices: dict[str, Any]) -> d
 
 
 def command_for(
-    records: Sequence[Path], protocol: str | None, hardware: str, judge: str | None = None
+    records: Sequence[Path],
+    protocol: str | None,
+    hardware: str,
+    *,
+    judge: str | None = None,
+    variants: Sequence[str] = (),
 ) -> str:
     """The command that measures a record again, from the repository's root.
 
@@ -209,8 +215,10 @@ def command_for(
         protocol: Id of its protocol; None where it has none.
         hardware: Id of the machine.
         judge: Id of the judge; None where it has none.
+        variants: All that were measured together; none where a record stands alone.
     """
     chosen = [] if protocol is None else [f"protocol={protocol}"]
     judged = [] if judge is None else [f"judge={judge}"]
+    together = [f"variants={json.dumps(list(variants))}"] if variants else []
     command = ["snakemake", "--profile", "local", "--force", *map(relative, records)]
-    return shlex.join([*command, "--config", *chosen, f"hardware={hardware}", *judged])
+    return shlex.join([*command, "--config", *chosen, f"hardware={hardware}", *judged, *together])

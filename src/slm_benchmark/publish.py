@@ -24,6 +24,20 @@ from slm_benchmark.tasks.datasets import hub_revision, is_pinned
 
 Record = dict[str, Any]
 
+ALWAYS_MEASURED = (
+    "prompt_throughput_tokens_per_s",
+    "generation_throughput_tokens_per_s",
+    "ttft_ms",
+    "client_ttft_ms",
+    "inter_token_latency_ms",
+    "inter_token_latency_p90_ms",
+    "inter_token_latency_p99_ms",
+    "peak_memory_bytes",
+    "load_time_s",
+    "size_bytes",
+)
+"""Quantities that need neither a meter nor an accelerator; without them a profile is incomplete."""
+
 
 def published_records(results: Path = RESULTS) -> list[Path]:
     """All records of results/, of every kind; summaries and per-document values are none."""
@@ -48,8 +62,9 @@ def publish(
         One line for each record: where it went, or that it is there already.
 
     Raises:
-        UserError: for the first record that is invalid, unpinned, unlocked, dirty or unlabelled, or
-            has numbers of a GGUF file whose model did not pass the equivalence check.
+        UserError: for the first record that is invalid, incomplete, unpinned, unlocked, dirty or
+            unlabelled, or has numbers of a GGUF file whose model did not pass the equivalence
+            check.
     """
     checked = [(path, check_publishable(catalogue, path, label)) for path in paths]
     # A check with bounds of its own opens nothing; one that is published counts while its version
@@ -122,6 +137,8 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
     if record["kind"] == "score":
         _check_dataset(catalogue, record["dataset"], "dataset", refuse)
         _check_documents(path, record, refuse)
+    elif record["kind"] == "performance":
+        _check_performance(record, refuse)
     elif record["kind"] == "equivalence":
         for task, dataset in record["datasets"].items():
             _check_dataset(catalogue, dataset, f"datasets.{task}", refuse)
@@ -245,9 +262,46 @@ def _check_documents(path: Path, record: Record, refuse: Any) -> None:
         )
 
 
+def _check_performance(record: Record, refuse: Any) -> None:
+    """Refuse a profile that lacks a process, a point or a quantity that every machine can measure.
+
+    A failed one has no numbers and passes.
+    """
+    again = "delete the record and run its command again"
+    if record["schema_version"] == 1:
+        raise refuse("measured by the first version of the method", "schema_version", 1, again)
+    if record["state"] != "ok":
+        return
+    processes, planned = record["raw"]["processes"], record["session"]["processes"]
+    if len(processes) != planned:
+        raise refuse(f"not the {planned} planned processes", "raw.processes", len(processes), again)
+    points = [_points(process["points"]) for process in processes]
+    if any(other != points[0] for other in points):
+        raise refuse("the processes measured unlike points", "raw.processes", points, again)
+    if sorted(_points(record["grid"])) != sorted(points[0][1:]):
+        raise refuse("not the points of the processes", "grid", _points(record["grid"]), again)
+    for name in ALWAYS_MEASURED:
+        if record["metrics"][name]["value"] is None:
+            raise refuse(
+                "a quantity that every machine can measure is missing",
+                f"metrics.{name}",
+                record["metrics"][name]["reason"],
+                again,
+            )
+
+
+def _points(blocks: Sequence[Record]) -> list[tuple[int, int, int]]:
+    return [(b["prompt_tokens"], b["output_tokens"], b["sequences"]) for b in blocks]
+
+
 def is_record(path: Path) -> bool:
-    """Whether a JSON file holds a measurement's record, not its documents or kept answers."""
-    return not path.name.endswith((".documents.json", ".answers.json"))
+    """Whether a JSON file holds a measurement's record.
+
+    Its documents, kept answers and profiling sessions (``sessions/{hardware}/{protocol}.json``)
+    lie beside records and are none.
+    """
+    beside = path.name.endswith((".documents.json", ".answers.json"))
+    return not beside and path.parent.parent.name != "sessions"
 
 
 def documents_file(record: Path) -> Path:

@@ -16,6 +16,7 @@ from slm_benchmark.schemas import schema
 FILES = (
     "config",
     "protocols",
+    "profiling",
     "tasks",
     "datasets",
     "checks",

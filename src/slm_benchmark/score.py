@@ -123,7 +123,9 @@ def score(
         "scoring": used.decisive,
         **results(measurement),
         "result_sha256": "",
-        "command": command_for([outputs.record, answers], protocol, kept["hardware"]["id"], judge),
+        "command": command_for(
+            [outputs.record, answers], protocol, kept["hardware"]["id"], judge=judge
+        ),
     }
     if tried.state != "ok":
         record["dataset"] = {**kept["dataset"], "documents": 0}

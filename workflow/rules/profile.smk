@@ -1,32 +1,38 @@
-# Speed, memory and energy of a variant on Transformers; it takes all cores, so it runs alone.
-rule profile_transformers:
+# Speed, memory and energy of all variants of a model, in one session with the machine to itself.
+rule profile:
     input:
-        weights="resources/models/{model}/{variant}/weights.json",
+        weights=asking(names.session_weights, "model"),
         base="resources/models/{model}/base/weights.json",
     output:
-        "runs/{model}/{variant}/{hardware}/performance.json",
+        "runs/{model}/sessions/{hardware}/{protocol}.json",
     log:
-        "logs/profile/{model}/{variant}/{hardware}.log",
-    wildcard_constraints:
-        variant="base|gptq-4bit|awq-4bit",
+        "logs/profile/{model}/{hardware}/{protocol}.log",
     priority: asking(names.priority, "model")
     conda:
-        "../../envs/evaluate-transformers.yaml"
+        "../../envs/profile.yaml"
     threads: asking(names.profile_threads(workflow.cores), "hardware")
     resources:
         mem_mb=asking(names.memory_mb, "model"),
-        gpu=asking(names.gpus, "variant", "hardware"),
+        gpu=asking(names.session_gpus, "model", "hardware"),
     params:
-        profiling=asking(names.profiling, "model", "variant", "hardware"),
+        profiling=asking(names.profiling, "model", "hardware", "protocol"),
     message:
-        "Profile {wildcards.model} {wildcards.variant} on {wildcards.hardware}"
+        "Profile {wildcards.model} on {wildcards.hardware} ({wildcards.protocol})"
     script:
         "../scripts/profile.py"
 
 
-# The same for the GGUF files on llama.cpp.
-use rule profile_transformers as profile_llamacpp with:
-    wildcard_constraints:
-        variant="gguf-f16|gguf-q8_0|gguf-q4_k_m",
+# What the session found about one variant; nothing is measured.
+rule performance:
+    input:
+        asking(names.session, "model", "variant", "hardware", "protocol"),
+    output:
+        "runs/{model}/{variant}/{hardware}/{protocol}/performance.json",
+    log:
+        "logs/performance/{model}/{variant}/{hardware}/{protocol}.log",
     conda:
-        "../../envs/evaluate-llamacpp.yaml"
+        "../../envs/profile.yaml"
+    message:
+        "Summarise the profile of {wildcards.model} {wildcards.variant} on {wildcards.hardware} ({wildcards.protocol})"
+    script:
+        "../scripts/performance.py"

@@ -1,4 +1,4 @@
-"""Profile one variant."""
+"""Profile all planned variants of one model."""
 
 from typing import TYPE_CHECKING
 
@@ -10,16 +10,15 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark.profile.record import write_performance
+    from slm_benchmark.profile.record import write_session
 
-    catalogue, plan = configured(snakemake)
-    write_performance(
+    catalogue, _ = configured(snakemake)
+    write_session(
         catalogue,
         model_id=snakemake.wildcards.model,
-        variant=snakemake.wildcards.variant,
         hardware_id=snakemake.wildcards.hardware,
-        protocol_id=plan.protocol,
-        weights=Path(snakemake.input.weights).parent,
+        protocol_id=snakemake.wildcards.protocol,
+        weights={Path(file).parent.name: Path(file).parent for file in snakemake.input.weights},
         base=Path(snakemake.input.base).parent,
         output=Path(snakemake.output[0]),
     )

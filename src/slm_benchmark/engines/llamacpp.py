@@ -15,7 +15,7 @@ from llama_cpp import llama_cpp as api
 from slm_benchmark.engines.backend import MOST_BEAMS, Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, reusable_prefix
-from slm_benchmark.engines.scores import ScoreReader
+from slm_benchmark.engines.scores import ScoreReader, check_finite
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.errors import UserError
 
@@ -125,7 +125,9 @@ class Context:
         if not wanted:
             return np.empty((0, self.vocabulary), dtype=np.float32)
         pointer = api.llama_get_logits(self.handle)
-        return np.ctypeslib.as_array(pointer, (len(wanted), self.vocabulary))
+        logits = np.ctypeslib.as_array(pointer, (len(wanted), self.vocabulary))
+        check_finite(logits, "float16, the format of the cache")
+        return logits
 
     def decode_chain(self, tokens: Sequence[int], start: int, sequence: int, piece: int) -> None:
         """Forward consecutive tokens of one sequence in pieces, without logits."""

@@ -8,6 +8,15 @@ _SHARE = 0.5
 """Of what is free: the rest is for activations, logits, and whatever else runs."""
 
 
+def declared_budget_bytes(memory_limit_bytes: int | None) -> int | None:
+    """The budget on a machine that stands for a smaller one: a share of the declared memory.
+
+    Args:
+        memory_limit_bytes: What the hardware's entry declares; None = all that there is.
+    """
+    return None if memory_limit_bytes is None else int(_SHARE * memory_limit_bytes)
+
+
 def budget_bytes(chosen: int | None, free_bytes: int | None = None) -> int:
     """The budget that was chosen, or a share of what is free.
 

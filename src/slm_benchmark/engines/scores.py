@@ -12,6 +12,20 @@ _ROWS = 32
 """Rows that are normalised together: few enough to stay in the processor's cache."""
 
 
+def check_finite(logits: Logits, dtype: str) -> None:
+    """Refuse logits that overflowed: nothing that follows from them is a score.
+
+    Args:
+        logits: Of shape (tokens, vocabulary). A token that a model masks may have minus infinity.
+        dtype: The number format that overflowed, in words.
+
+    Raises:
+        ArithmeticError: when a row has a NaN, an infinity, or nothing but minus infinity.
+    """
+    if logits.size and not np.isfinite(logits.max(axis=-1)).all():  # a NaN is its row's maximum
+        raise ArithmeticError(f"a logit is not finite: a value overflowed in {dtype}")
+
+
 class ScoreReader:
     """Scores of a part's continuations, read from its logits block by block.
 

@@ -18,7 +18,7 @@ from slm_benchmark.engines import company
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import CHUNK, TREE, Part, Plan, plan_document, reusable_prefix
-from slm_benchmark.engines.scores import ScoreReader
+from slm_benchmark.engines.scores import ScoreReader, check_finite
 from slm_benchmark.engines.settings import Settings
 
 ROWS = 16
@@ -419,5 +419,11 @@ def _inference() -> Iterator[None]:
 
 
 def _array(logits: torch.Tensor) -> Logits:
+    """Logits in main memory.
+
+    Raises:
+        ArithmeticError: when one overflowed.
+    """
     found: Logits = logits.float().cpu().numpy()
+    check_finite(found, str(logits.dtype).removeprefix("torch."))
     return found

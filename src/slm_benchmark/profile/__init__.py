@@ -1,5 +1,1 @@
-"""Speed, memory and energy of one variant, measured in a process that does nothing else."""
-
-from slm_benchmark.profile.launch import ProfileFailed, profile
-
-__all__ = ["ProfileFailed", "profile"]
+"""Speed, memory and energy of a model's variants, measured side by side in one session."""

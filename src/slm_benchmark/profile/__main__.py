@@ -1,4 +1,4 @@
-"""The measured process: ``python -m slm_benchmark.profile JOB RESULT``, started by `profile`."""
+"""The measured process: ``python -m slm_benchmark.profile REQUEST RESULT``; see `launch`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import errno
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_json, read_json
-from slm_benchmark.profile.runner import Job, make_runner
-from slm_benchmark.profile.session import measure
+from slm_benchmark.profile.job import Job
+from slm_benchmark.profile.limits import apply_limits
 
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
-def main(job_file: str, result_file: str) -> None:
-    """Measure the job in ``job_file`` and write what came of it to ``result_file``."""
+def main(request_file: str, result_file: str) -> None:
+    """Do what ``request_file`` asks for and write what came of it to ``result_file``."""
     if sys.platform == "linux":
         # A killed workflow must not leave a process that disturbs the next measurement.
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    job = Job(**read_json(job_file))
+    request = read_json(request_file)
     answer: dict[str, Any]
-    print(f"profile {job.variant}: starting the engine", file=sys.stderr, flush=True)
     try:
-        answer = {"kind": "measured", "result": measure(job, make_runner(job))}
+        limits = apply_limits(request["threads"], request["memory_limit_bytes"])
+        answer = {"kind": "done", "result": {**_answer(request), "limits": limits}}
     except EnvironmentFault as error:
         answer = {"kind": "environment", "message": str(error)}
     except UserError as error:
@@ -39,6 +40,24 @@ def main(job_file: str, result_file: str) -> None:
             "traceback": traceback.format_exc(),
         }
     atomic_write_json(result_file, answer)
+
+
+def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a request; heavy imports belong to what is asked for."""
+    if request["do"] == "roofline":
+        from slm_benchmark.profile.roofline import measure_roofline
+
+        return measure_roofline(request["device"], request["threads"], request["dtype"])
+    if request["do"] == "idle":
+        from slm_benchmark.profile.energy import measure_idle
+
+        return measure_idle(request["device"], request["energy"], request["seconds"])
+    from slm_benchmark.profile.energy import find_meter
+    from slm_benchmark.profile.process import measure
+    from slm_benchmark.profile.runner import make_runner
+
+    job = Job.from_json(request["job"])
+    return measure(job, make_runner(job), find_meter(job.runs_on, job.energy))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

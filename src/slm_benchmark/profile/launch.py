@@ -1,4 +1,4 @@
-"""Starts the measured process, watches the machine meanwhile, and brings the numbers back."""
+"""Starts a measured process, watches the machine meanwhile, and brings its numbers back."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 import slm_benchmark
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_json, read_json
-from slm_benchmark.hardware import FILE
 from slm_benchmark.profile.host import HostWatch
-from slm_benchmark.profile.runner import Job
+from slm_benchmark.profile.job import Job
+from slm_benchmark.profile.limits import drop_cached, exceeded, memory_group
 
 
 class ProfileFailed(Exception):
@@ -32,80 +32,85 @@ class ProfileFailed(Exception):
         super().__init__(f"{kind}: {message}")
 
 
-def profile(
-    variant: str,
-    weights: Path,
-    base: Path,
-    protocol_performance: Mapping[str, int],
-    hardware_entry: Mapping[str, Any],
-    threads: int,
-    *,
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-) -> dict[str, Any]:
-    """Measure one variant of one model in a fresh process.
-
-    The caller sees to it that nothing else runs; what ran all the same is reported under
-    ``host.warnings`` and refuses nothing.
+def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure one variant once, in a fresh process.
 
     Args:
-        variant: Such as ``base`` or ``gguf-q8_0``.
-        weights: Folder of the variant's files.
-        base: Folder of the base model; its vocabulary makes the prompt.
-        protocol_performance: The protocol's ``performance`` block.
-        hardware_entry: Entry of config/hardware.yaml; its device and memory limit are used.
-        threads: Threads for the matrix products.
-        dtype: The protocol's ``dtype``, for what runs on Transformers.
-        trust_remote_code: Whether the model's own code may run.
+        job: What to do.
+        bounds: The plan's ``host``, for what else may go on meanwhile.
 
     Returns:
-        ``engine``, ``metrics``, ``raw`` and ``host`` blocks of the performance record.
+        What `process.measure` gives, with ``limits`` and ``host``.
 
     Raises:
-        UserError: for missing or damaged weights, or more threads than the machine has cores.
+        UserError: for missing or damaged weights.
         EnvironmentFault: when memory ran out or the process was killed.
         ProfileFailed: when the model broke, or needed more memory than the declared limit.
     """
-    cores = os.cpu_count() or 1
-    if threads > cores:
-        raise UserError(
-            f"more threads than this machine has cores ({cores})",
-            file=FILE,
-            field="threads",
-            value=threads,
-            fix=f"use {cores} or fewer",
-        )
-    job = Job(
-        variant=variant,
-        weights=str(weights),
-        base=str(base),
-        device=hardware_entry["device"],
-        threads=threads,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        **protocol_performance,
+    if job.memory_limit_bytes is not None:
+        drop_cached(job.weight_files())
+    watch = HostWatch(bounds, gpu=job.runs_on == "cuda")
+    result = run(
+        {"do": "measure", "job": asdict(job)},
+        device=job.runs_on,
+        threads=job.threads,
+        memory_limit_bytes=job.memory_limit_bytes,
     )
-    # Missing files are told at once, not after an engine has started.
-    job.weight_files(), job.vocabulary_size()
-    watch = HostWatch()
-    result = _run(job, hardware_entry["memory_limit_bytes"])
-    result["host"] = watch.finish()
-    if not result["raw"]["warmups_settled"]:
-        result["host"]["warnings"].append("the warm-up ended before the times had settled")
-    return result
-
-
-def _run(job: Job, memory_limit_bytes: int | None) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="slm-benchmark-profile-") as folder:
-        job_file, result_file = Path(folder, "job.json"), Path(folder, "result.json")
-        atomic_write_json(job_file, asdict(job))
-        done = subprocess.run(
-            [sys.executable, "-m", "slm_benchmark.profile", str(job_file), str(result_file)],
-            env=os.environ | _environment(job),
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # what the libraries print belongs to the log
-            check=False,
+    host = watch.finish()
+    unsettled = [
+        f"{p['sequences']} × {p['prompt_tokens']} + {p['output_tokens']} tokens"
+        for p in result["points"]
+        if not p["settled"]
+    ]
+    if unsettled:
+        host["warnings"].append(f"the warm-up ended before times had settled: {unsettled}")
+    if note := result["memory"]["note"]:
+        host["warnings"].append(note)
+    reread_bytes = result["limits"]["memory"]["reread_bytes"]
+    if reread_bytes:
+        host["warnings"].append(
+            f"{reread_bytes} bytes of files were dropped for the memory cap and read again"
         )
+    return {**result, "host": host}
+
+
+def run(
+    request: Mapping[str, Any], *, device: str, threads: int, memory_limit_bytes: int | None = None
+) -> dict[str, Any]:
+    """Put one request to a fresh process: ``measure``, ``roofline`` or ``idle``.
+
+    Args:
+        request: ``do`` and what that needs.
+        device: Where it works; GPUs are hidden from what works on the CPU.
+        threads: CPUs that it may use.
+        memory_limit_bytes: Cap on its memory; None = none.
+
+    Raises:
+        As `launch`.
+    """
+    limits = {"threads": threads, "memory_limit_bytes": memory_limit_bytes}
+    with tempfile.TemporaryDirectory(prefix="slm-benchmark-profile-") as folder:
+        request_file, result_file = Path(folder, "request.json"), Path(folder, "result.json")
+        atomic_write_json(request_file, {**request, **limits})
+        with memory_group(memory_limit_bytes) as group:
+            done = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    "slm_benchmark.profile",
+                    str(request_file),
+                    str(result_file),
+                ],
+                env=os.environ
+                | _environment(device, threads)
+                | (group.environment if group else {}),
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # what the libraries print belongs to the log
+                check=False,
+            )
+            if exceeded(group):
+                raise _does_not_fit(f"killed at {memory_limit_bytes} bytes", memory_limit_bytes)
+            reread_bytes = group.reread_bytes() if group else None
         if not result_file.exists():
             raise _ended_early(done.returncode)
         answer = read_json(result_file)
@@ -114,39 +119,41 @@ def _run(job: Job, memory_limit_bytes: int | None) -> dict[str, Any]:
     if answer["kind"] == "environment":
         raise EnvironmentFault(answer["message"])
     if answer["kind"] == "memory":
+        if memory_limit_bytes is not None:
+            raise _does_not_fit(answer["message"], memory_limit_bytes)
         raise EnvironmentFault(
-            f"memory ran out while profiling {job.variant}: {answer['message']}",
+            f"memory ran out while profiling: {answer['message']}",
             fix="free memory and run the same command again",
         )
     if answer["kind"] == "failed":
         raise ProfileFailed(answer["type"], answer["message"], answer["traceback"])
     result: dict[str, Any] = answer["result"]
-    peak_bytes = result["raw"]["memory"]["peak_bytes"]
-    if memory_limit_bytes is not None and peak_bytes > memory_limit_bytes:
-        raise ProfileFailed(
-            "MemoryLimitExceeded",
-            f"the process held {peak_bytes} bytes at its peak; "
-            f"the declared machine gives it {memory_limit_bytes}",
-        )
+    result["limits"]["memory"]["reread_bytes"] = reread_bytes
     return result
 
 
-def _environment(job: Job) -> dict[str, str]:
+def _environment(device: str, threads: int) -> dict[str, str]:
     """What must be set before the measured process imports its libraries."""
     source = str(Path(slm_benchmark.__file__).parents[1])
-    threads = str(job.threads)
     variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
         # gptqmodel crashes at import on machines of one or two cores without it.
         "GPTQMODEL_CPU_WORKERS": "2",
     }
-    if job.device == "cpu":
+    if device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
     return variables
+
+
+def _does_not_fit(what: str, limit_bytes: int | None) -> ProfileFailed:
+    return ProfileFailed(
+        "MemoryLimitExceeded", f"it does not fit the declared memory of {limit_bytes} bytes: {what}"
+    )
 
 
 def _ended_early(code: int) -> Exception:

@@ -2,123 +2,59 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-from slm_benchmark.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One variant to measure; plain values, so that it travels to another process as JSON.
-
-    Attributes:
-        variant: Such as ``base`` or ``gguf-q8_0``.
-        weights: Folder of the variant's files.
-        base: Folder of the base model's files, whose config.json gives the vocabulary's size.
-        device: ``cpu`` or ``cuda``, where Transformers runs; llama.cpp runs on the CPU.
-        threads: Threads for the matrix products.
-        dtype: Number format on Transformers, as a protocol states it.
-        trust_remote_code: Whether the model's own code may run.
-        prompt_tokens: Tokens of the prompt.
-        output_tokens: Tokens generated in one repetition.
-        repetitions: Timed repetitions.
-        max_warmups: Most warm-up repetitions.
-    """
-
-    variant: str
-    weights: str
-    base: str
-    device: str
-    threads: int
-    dtype: str
-    trust_remote_code: bool
-    prompt_tokens: int
-    output_tokens: int
-    repetitions: int
-    max_warmups: int
-
-    @property
-    def is_gguf(self) -> bool:
-        """Whether llama.cpp runs the variant."""
-        return self.variant.startswith("gguf")
-
-    def weight_files(self) -> list[Path]:
-        """The files that hold the weights, in alphabetical order.
-
-        A folder may keep the same weights in two formats; the one that the engine reads counts.
-
-        Raises:
-            UserError: when there are none, or more than one GGUF file.
-        """
-        folder = Path(self.weights)
-        patterns = ["*.gguf"] if self.is_gguf else ["*.safetensors", "pytorch_model*.bin"]
-        for pattern in patterns:
-            files = sorted(folder.glob(pattern))
-            if self.is_gguf and len(files) > 1:
-                raise UserError(
-                    "more than one GGUF file",
-                    file=folder,
-                    value=[file.name for file in files],
-                    fix="keep the one file of this variant",
-                )
-            if files:
-                return files
-        raise UserError(
-            f"no weights of the variant {self.variant}: no {' or '.join(patterns)}",
-            file=folder,
-            fix="delete the folder and make the variant again",
-        )
-
-    def vocabulary_size(self) -> int:
-        """Size of the base model's vocabulary; equal prompts for all variants follow from it.
-
-        Raises:
-            UserError: when config.json is missing or does not say.
-        """
-        file = Path(self.base) / "config.json"
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            size = config.get("vocab_size") or config["text_config"]["vocab_size"]
-        except (OSError, ValueError, LookupError) as error:
-            raise UserError(
-                "cannot read the vocabulary's size",
-                file=file,
-                field="vocab_size",
-                fix="delete the folder and download the model again",
-            ) from error
-        return int(size)
+from slm_benchmark.profile.job import Job, Point
 
 
 class Runner(Protocol):
     """An engine with one model, driven one forward at a time. Calls return when work is done."""
 
-    device: str
-    """Where the forwards run, ``cpu`` or ``cuda``; known after `load`."""
-
     def load(self) -> None:
-        """Make the weights ready for a first forward."""
+        """Make the weights ready for a first forward; imports were done when it was made."""
+
+    def release_files(self) -> None:
+        """Let go of resident pages of the weight files that the engine need not read again."""
+
+    def prepare(self, point: Point) -> None:
+        """Allocate what this point needs, such as a cache, in place of the last point's."""
 
     def reset(self) -> None:
         """Forget all tokens."""
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Process a prompt from position 0; logits for its last token only."""
+        """Process the prompt in each sequence, from position 0; logits of the last token only."""
 
-    def decode(self, token: int) -> None:
-        """Process one more token."""
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Process one more token of each sequence."""
 
-    def greedy(self) -> int:
-        """The likeliest next token."""
+    def greedy(self) -> list[int]:
+        """The likeliest next token of each sequence."""
+
+    def check_finite(self) -> None:
+        """Look at the last logits.
+
+        Raises:
+            ArithmeticError: when one is not finite: the number format overflowed.
+        """
 
     def engine(self) -> dict[str, Any]:
-        """``name``, ``version``, ``kernel``, ``dtype`` and ``schedule`` of the record."""
+        """``name``, ``version``, ``kernel``, ``dtype`` and ``schedule`` of the record.
 
-    def device_memory_bytes(self) -> int | None:
-        """Peak memory taken from an accelerator since `load` began; None on a CPU."""
+        ``kernel`` says what multiplied the matrices: layer classes for Transformers; for llama.cpp
+        the SIMD features and whether weights were repacked.
+        """
+
+    def traffic(self) -> dict[str, Any]:
+        """What one token costs, see `traffic.Traffic`; it may run a token, so ask after measuring."""
+
+    def device_memory(self) -> dict[str, int] | None:
+        """Memory of an accelerator since `prepare`; None on a CPU.
+
+        ``device_peak_bytes``, what the device gave above its ``device_baseline_bytes``;
+        ``allocator_peak_bytes`` of tensors, and ``reserved_peak_bytes`` of the blocks around them.
+        """
 
 
 def make_runner(job: Job) -> Runner:

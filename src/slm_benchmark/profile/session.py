@@ -1,206 +1,119 @@
-"""The measurement itself: load, warm up, repeat, reduce. Runs in the process that it measures."""
+"""A profiling session: all variants of one model on one machine, in turn, in fresh processes.
+
+One session takes them all, because only what was measured side by side can be compared: a machine
+that slows down over ten minutes slows all variants down alike.
+"""
 
 from __future__ import annotations
 
-import gc
 import itertools
-import math
-import random
-import statistics
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
-from slm_benchmark.files import digest
-from slm_benchmark.profile.energy import MWH_PER_JOULE, EnergyCounter, find_counter
-from slm_benchmark.profile.memory import PeakMemory
-from slm_benchmark.profile.runner import Job, Runner
-from slm_benchmark.statistics.median import median_coverage, median_interval
-
-MIN_WARMUPS = 2
-SETTLED_RUNS = 3
-SETTLED_SPREAD = 0.05
-"""Warm-up ends when the last three agree: slowest at most 5 % above fastest, in both phases."""
+from slm_benchmark.profile.host import before_session
+from slm_benchmark.profile.job import Job, Point
+from slm_benchmark.profile.launch import ProfileFailed, launch, run
+from slm_benchmark.progress import say
 
 
-@dataclass(frozen=True)
-class Repetition:
-    """One prompt and its generation.
+def points_of(plan: Mapping[str, Any]) -> tuple[Point, ...]:
+    """The points of a profiling plan, each once: the reference point, the grid, the batch."""
+    grid = itertools.product(plan["prompt_tokens"], plan["output_tokens"])
+    points = [Point(**plan["reference"]), *(Point(*lengths) for lengths in grid)]
+    if plan["batch"] is not None:
+        points.append(Point(**plan["batch"]))
+    return tuple(dict.fromkeys(points))
 
-    Attributes:
-        prefill_s: Time to process the prompt.
-        first_token_s: Time from handing over the prompt to the first generated token.
-        latencies_s: Time from each generated token to the next, shape (output tokens - 1,).
-        energy_j: Energy of the time after the first token; None without a counter.
-        tokens_sha256: Digest of the generated tokens; equal ones show equal work.
+
+def rounds(variants: Sequence[str], processes: int) -> list[list[str]]:
+    """The order of the processes: each round has every variant once and starts one further on.
+
+    So none of them always runs first, or always after the same one's heat and full caches.
     """
-
-    prefill_s: float
-    first_token_s: float
-    latencies_s: list[float]
-    energy_j: float | None
-    tokens_sha256: str
-
-    @property
-    def generation_s(self) -> float:
-        """Time from the first generated token to the last."""
-        return math.fsum(self.latencies_s)
+    return [
+        [variants[(start + place) % len(variants)] for place in range(len(variants))]
+        for start in range(processes)
+    ]
 
 
-def measure(job: Job, runner: Runner) -> dict[str, Any]:
-    """Measure one variant in this process.
+def profile(jobs: Sequence[Job], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure some variants of one model, interleaved, on this machine.
+
+    Args:
+        jobs: One for each variant.
+        plan: A profiling plan; says how many processes, how long to idle, and what is a quiet
+            machine.
 
     Returns:
-        ``engine``, ``metrics`` and ``raw`` of the performance record.
+        ``order`` of the processes as (variant, …) rounds, ``roofline`` by device, ``idle`` by
+        device before and after, ``host`` before the first process, and ``variants``: for each its
+        ``device``, ``error`` (null, or type, message and traceback) and ``processes``, one result
+        for each; none where one of them broke.
+
+    Raises:
+        UserError: for missing or damaged weights.
+        EnvironmentFault: when the machine is too busy, memory ran out or a process was killed.
     """
-    # The vocabulary is the base model's and the seed is fixed: every variant gets equal prompts.
-    # random() is the one method whose values do not change between versions of Python.
-    draw, size = random.Random(0), job.vocabulary_size()
-    prompt = [int(draw.random() * size) for _ in range(job.prompt_tokens)]
-    files = job.weight_files()
-    _say(job, "reading the files once, so that loading never waits for the disk")
-    for file in files:
-        _read_through(file)
-    memory = PeakMemory()
-    _say(job, "loading")
-    started = time.perf_counter()
-    runner.load()
-    load_s = time.perf_counter() - started
-    counter = find_counter(runner.device)
-    source = counter if isinstance(counter, EnergyCounter) else None
-    gc.disable()  # a collection inside a repetition would look like a slow token
-    warmups: list[Repetition] = []
-    while len(warmups) < job.max_warmups and not settled(warmups):
-        warmups.append(repeat(runner, prompt, job.output_tokens, source))
-        _say(job, f"warm-up {len(warmups)} of at most {job.max_warmups}", warmups[-1])
-    repetitions: list[Repetition] = []
-    while len(repetitions) < job.repetitions:
-        repetitions.append(repeat(runner, prompt, job.output_tokens, source))
-        _say(job, f"repetition {len(repetitions)} of {job.repetitions}", repetitions[-1])
-    gc.enable()
-    device_bytes = runner.device_memory_bytes()
-    once = {
-        "peak_memory_bytes": memory.grown_bytes() if device_bytes is None else device_bytes,
-        "load_time_s": load_s,
-        "size_bytes": sum(file.stat().st_size for file in files),
+    for job in jobs:
+        job.weight_files()  # missing files are told at once, not after half a session
+    by_variant = {job.variant: job for job in jobs}
+    order = rounds(list(by_variant), plan["processes"])
+    found: dict[str, dict[str, Any]] = {
+        variant: {"device": job.runs_on, "error": None, "processes": []}
+        for variant, job in by_variant.items()
     }
-    engine = runner.engine()
-    engine["threads"] = job.threads
-    engine["schedule"] = (
-        f"batch 1; {engine['schedule']}; the same {job.prompt_tokens} random tokens each time, "
-        f"{job.output_tokens} generated greedily, end of sequence ignored; cache emptied between"
-    )
+    devices = _devices(jobs)
+    host = before_session(plan["host"], gpu="cuda" in devices)
+    idle = {device: [_idle(job, plan["idle_s"])] for device, job in devices.items()}
+    rooflines = {device: [_roofline(job)] for device, job in devices.items()}
+    for number, variants in enumerate(order, start=1):
+        for variant in variants:
+            if found[variant]["error"]:
+                continue
+            say(f"round {number} of {len(order)}: {variant}")
+            started = time.monotonic()
+            try:
+                result = launch(by_variant[variant], plan["host"])
+            except ProfileFailed as failed:
+                found[variant] |= {"error": failed.record, "processes": []}
+                continue
+            duration_s = round(time.monotonic() - started, 3)
+            found[variant]["processes"].append(
+                {"round": number, "duration_s": duration_s, **result}
+            )
+    for device, job in devices.items():
+        rooflines[device].append(_roofline(job))
+        idle[device].append(_idle(job, plan["idle_s"]))
     return {
-        "engine": engine,
-        "metrics": {
-            **_repeated_metrics(job, repetitions, None if source else str(counter)),
-            **{name: _quantity([value]) for name, value in once.items()},
-        },
-        "raw": {
-            "prompt_tokens": len(prompt),
-            "prompt_sha256": digest(prompt),
-            "output_tokens": job.output_tokens,
-            "warmups": [asdict(warmup) for warmup in warmups],
-            "warmups_settled": settled(warmups),
-            "repetitions": [asdict(repetition) for repetition in repetitions],
-            "ci95_method": (
-                "order statistics of the median, coverage "
-                f"{median_coverage(job.repetitions):.3f} or more"
-            ),
-            "memory": {
-                "counted_on": "host" if device_bytes is None else "device",
-                "device_peak_bytes": device_bytes,
-                **memory.details(),
-            },
-            "energy_source": source.source if source else None,
-        },
+        "order": order,
+        "host": host,
+        "idle": idle,
+        "roofline": {device: _ceiling(found) for device, found in rooflines.items()},
+        "variants": found,
     }
 
 
-def repeat(
-    runner: Runner, prompt: Sequence[int], output_tokens: int, counter: EnergyCounter | None
-) -> Repetition:
-    """Process ``prompt`` from an empty cache and generate ``output_tokens`` tokens greedily."""
-    runner.reset()
-    gc.collect()
-    started = time.perf_counter()
-    runner.prefill(prompt)
-    prefilled = time.perf_counter()
-    tokens = [runner.greedy()]
-    first = time.perf_counter()
-    energy_before = counter.read() if counter else []
-    stamps = [time.perf_counter()]
-    while len(tokens) < output_tokens:
-        runner.decode(tokens[-1])
-        tokens.append(runner.greedy())
-        stamps.append(time.perf_counter())
-    energy_after = counter.read() if counter else []
-    return Repetition(
-        prefill_s=prefilled - started,
-        first_token_s=first - started,
-        latencies_s=[end - start for start, end in itertools.pairwise(stamps)],
-        energy_j=counter.joules(energy_before, energy_after) if counter else None,
-        tokens_sha256=digest(tokens),
-    )
+def _devices(jobs: Sequence[Job]) -> dict[str, Job]:
+    """A job for each device that some variant runs on."""
+    return {job.runs_on: job for job in jobs}
 
 
-def settled(warmups: Sequence[Repetition]) -> bool:
-    """Whether the last three repetitions took the same time, in both phases."""
-    if len(warmups) < max(MIN_WARMUPS, SETTLED_RUNS):
-        return False
-    last = warmups[-SETTLED_RUNS:]
-    phases = ([w.prefill_s for w in last], [w.generation_s for w in last])
-    return all(max(times) <= min(times) * (1 + SETTLED_SPREAD) for times in phases)
+def _idle(job: Job, seconds: float) -> dict[str, Any]:
+    """Power of the resting machine, in a process of its own, as the meter opens the GPU."""
+    request = {"do": "idle", "device": job.runs_on, "energy": job.energy, "seconds": seconds}
+    return run(request, device=job.runs_on, threads=job.threads)
 
 
-def _repeated_metrics(
-    job: Job, repetitions: Sequence[Repetition], no_energy: str | None
-) -> dict[str, dict[str, Any]]:
-    """The metrics that each repetition gives one value of."""
-    later = job.output_tokens - 1
-    energies = [r.energy_j * MWH_PER_JOULE / later for r in repetitions if r.energy_j is not None]
-    milliseconds = [sorted(1000 * s for s in r.latencies_s) for r in repetitions]
-    return {
-        "prompt_throughput_tokens_per_s": _quantity(
-            [job.prompt_tokens / r.prefill_s for r in repetitions]
-        ),
-        "generation_throughput_tokens_per_s": _quantity(
-            [later / r.generation_s for r in repetitions]
-        ),
-        "ttft_ms": _quantity([1000 * r.first_token_s for r in repetitions]),
-        "inter_token_latency_ms": _quantity([statistics.median(ms) for ms in milliseconds]),
-        # Nearest rank: with fewer than 100 tokens this is the longest.
-        "inter_token_latency_p99_ms": _quantity(
-            [ms[math.ceil(0.99 * len(ms)) - 1] for ms in milliseconds]
-        ),
-        "energy_mwh_per_token": _quantity(energies, no_energy),
-    }
+def _ceiling(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The better of two measurements of the machine: what disturbs can only make it look slower."""
+    best = max(passes, key=itemgetter("bandwidth_bytes_per_s"))
+    found = [measured["bandwidth_bytes_per_s"] for measured in passes]
+    return {**best, "bandwidth_before_and_after_bytes_per_s": found}
 
 
-def _quantity(values: Sequence[float], reason: str | None = None) -> dict[str, Any]:
-    """Median, interval and count; ``reason`` says why there are no values."""
-    return {
-        "value": statistics.median(values) if values else None,
-        "ci95": list(median_interval(values)) if len(values) > 1 else None,
-        "n": len(values),
-        "reason": reason,
-    }
-
-
-def _read_through(file: Any) -> None:
-    with open(file, "rb", buffering=0) as stream:
-        block = bytearray(1 << 20)
-        while stream.readinto(block):
-            pass
-
-
-def _say(job: Job, phase: str, repetition: Repetition | None = None) -> None:
-    times = ""
-    if repetition:
-        times = (
-            f": prompt of {job.prompt_tokens} tokens {repetition.prefill_s:.2f} s, "
-            f"{job.output_tokens - 1} more tokens {repetition.generation_s:.2f} s"
-        )
-    print(f"profile {job.variant}: {phase}{times}", file=sys.stderr, flush=True)
+def _roofline(job: Job) -> dict[str, Any]:
+    say(f"bandwidth and matrix rate of this machine ({job.runs_on})")
+    request = {"do": "roofline", "device": job.runs_on, "dtype": job.dtype}
+    return run(request, device=job.runs_on, threads=job.threads)

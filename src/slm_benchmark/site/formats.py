@@ -34,6 +34,11 @@ def megabytes(size_bytes: float) -> str:
     return significant(size_bytes / 1e6)
 
 
+def giga(value: float) -> str:
+    """A rate in thousands of millions (10⁹), such as GB/s, with three significant digits."""
+    return significant(value / 1e9)
+
+
 def count(number: float) -> str:
     """A large count in words' shorthand: ``135 M``, ``1.54 B``."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):

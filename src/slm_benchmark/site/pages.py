@@ -39,6 +39,8 @@ class Metric:
     unit: str
     higher_is_better: bool
     per_unit: float = 1.0
+    leading: bool = False
+    """Whether it is a column of the leaderboard; the pages of models have all."""
     same_machine: bool = True
     """Whether values compare only on one machine; the size of files does not depend on it."""
 
@@ -46,19 +48,33 @@ class Metric:
         """``value`` in the column's unit."""
         return formats.significant(value / self.per_unit)
 
+    @property
+    def is_energy(self) -> bool:
+        """Whether the label of the record's energy belongs beside the value."""
+        return self.key.startswith(("energy", "power"))
+
 
 METRICS = (
-    Metric("generation_throughput_tokens_per_s", "Throughput", "tokens/s", True),
-    Metric("ttft_ms", "TTFT", "ms", False),
-    Metric("peak_memory_bytes", "Peak memory", "MB", False, 1e6),
-    Metric("energy_mwh_per_token", "Energy", "mWh/token", False),
-    Metric("prompt_throughput_tokens_per_s", "Prompt throughput", "tokens/s", True),
-    Metric("inter_token_latency_ms", "Inter-token latency", "ms", False),
-    Metric("inter_token_latency_p99_ms", "Inter-token latency, p99", "ms", False),
-    Metric("load_time_s", "Load time", "s", False),
+    Metric("generation_throughput_tokens_per_s", "Throughput", "tokens/s", True, leading=True),
+    Metric("prompt_throughput_tokens_per_s", "Prompt throughput", "tokens/s", True, leading=True),
+    Metric("batch_generation_throughput_tokens_per_s", "Batch throughput", "tokens/s", True),
+    Metric("ttft_ms", "TTFT, engine", "ms", False, leading=True),
+    Metric("client_ttft_ms", "TTFT, client", "ms", False, leading=True),
+    Metric("inter_token_latency_ms", "Token latency, p50", "ms", False, leading=True),
+    Metric("inter_token_latency_p90_ms", "Token latency, p90", "ms", False, leading=True),
+    Metric("inter_token_latency_p99_ms", "Token latency, p99", "ms", False, leading=True),
+    Metric("peak_memory_bytes", "Peak memory", "MB", False, 1e6, leading=True),
+    Metric("device_peak_memory_bytes", "Peak memory, device", "MB", False, 1e6),
+    Metric("allocator_peak_memory_bytes", "Peak memory, allocator", "MB", False, 1e6),
+    Metric("load_time_s", "Load time", "s", False, leading=True),
+    Metric("mbu", "MBU", "% of bandwidth", True, 0.01, leading=True),
+    Metric("mfu", "MFU", "% of matrix rate", True, 0.01, leading=True),
+    Metric("energy_mwh_per_token", "Energy", "mWh/token", False, leading=True),
+    Metric("energy_net_mwh_per_token", "Energy, net", "mWh/token", False),
+    Metric("power_w", "Power", "W", False),
     Metric("size_bytes", "Size", "MB", False, 1e6, same_machine=False),
 )
-"""Every metric of a performance record; the first four are columns of the leaderboard."""
+"""Every metric of a performance record, in the order of columns."""
 
 
 def render_pages(leaderboard: Record, file: Path) -> dict[str, str]:
@@ -86,12 +102,12 @@ def render_pages(leaderboard: Record, file: Path) -> dict[str, str]:
         significant=formats.significant,
         megabytes=formats.megabytes,
         count=formats.count,
+        giga=formats.giga,
         svg=lambda figure: Markup(figure.svg),
     )
     environment.globals.update(
         board=leaderboard,
         metrics=METRICS,
-        leading_metrics=METRICS[:4],
         states=STATES,
         tasks={task["id"]: task for task in leaderboard["tasks"]},
     )
@@ -199,6 +215,8 @@ def _sections(
                 "machines": sorted({_machine(row) for row in own}),
                 "tasks": [task for task in leaderboard["tasks"] if task["id"] in shown],
                 "reasons": _never_measured(own),
+                "flags": _flags(leaderboard, own),
+                "profiles": _profiles(own),
                 "commands": list(_commands(own)),
             }
         )
@@ -220,11 +238,52 @@ def _commands(rows: Iterable[Record]) -> Iterator[str]:
     """The commands that measure the records of some rows again."""
     for row in rows:
         profile = "demo" if row["protocol"] == "demo" else "local"
-        folder = f"runs/{row['model']}/{row['variant']}/{row['hardware']}"
+        folder = f"runs/{row['model']}/{row['variant']}/{row['hardware']}/{row['protocol']}"
         asked = [task for task, s in row["scores"].items() if s["state"] != "not_applicable"]
-        targets = [f"{row['protocol']}/{task}" for task in asked]
-        for target in [*targets, "performance"]:
+        for target in [*asked, "performance"]:
             yield f"snakemake --profile {profile} {folder}/{target}.json"
+
+
+def _flags(leaderboard: Record, rows: Iterable[Record]) -> dict[str, list[Record]]:
+    """Warnings, joined → models, machines and the variants to which exactly these belong."""
+    found: dict[str, dict[tuple[str, str], list[str]]] = {}
+    for row in rows:
+        if row["measurement"] and row["measurement"]["warnings"]:
+            warnings = "; ".join(row["measurement"]["warnings"])
+            place = (leaderboard["models"][row["model"]]["name"], _machine(row))
+            found.setdefault(warnings, {}).setdefault(place, []).append(row["variant"])
+    return {
+        warnings: [
+            {"name": name, "machine": machine, "variants": variants}
+            for (name, machine), variants in concerned.items()
+        ]
+        for warnings, concerned in found.items()
+    }
+
+
+def _profiles(rows: Iterable[Record]) -> list[dict[str, Any]]:
+    """For each machine, the rows that were measured there and their points, reference first."""
+    machines: dict[str, list[Record]] = {}
+    for row in rows:
+        if row["measurement"]:
+            machines.setdefault(_machine(row), []).append(row)
+    profiles = []
+    for machine, own in sorted(machines.items()):
+        points = [{**point, "row": row} for row in own for point in _points(row)]
+        grid = [point["metrics"] for row in own for point in row["measurement"]["grid"]]
+        known = {name for found in grid for name, q in found.items() if q["value"] is not None}
+        columns = [metric for metric in METRICS if metric.key in known]
+        profiles.append({"machine": machine, "rows": own, "points": points, "columns": columns})
+    return profiles
+
+
+def _points(row: Record) -> list[Record]:
+    """The points that a row was measured at: the reference, if there are others, then these."""
+    grid: list[Record] = row["measurement"]["grid"]
+    reference = row["measurement"]["reference"]
+    if not grid or reference is None:
+        return grid
+    return [{**reference, "sequences": 1, "metrics": row["performance"]}, *grid]
 
 
 def _with_scatters(section: dict[str, Any], leaderboard: Record) -> dict[str, Any]:
