@@ -94,6 +94,7 @@ def test_llama_cpp_is_compiled_alike_everywhere() -> None:
             assert f"--config-settings=cmake.define.{setting}" in line
     assert not any("AVX" in setting for setting in install.llama_cmake("aarch64"))
     assert "GGML_NATIVE=OFF" in install.llama_cmake("aarch64")
+    assert "GGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16" in install.llama_cmake("aarch64")
 
 
 BLOCK = """

@@ -67,6 +67,8 @@ def llama_cmake(machine: str) -> list[str]:
     settings = ["GGML_NATIVE=OFF", "LLAVA_BUILD=OFF"]
     if machine.lower() in ("x86_64", "amd64"):
         settings[1:1] = [f"GGML_{name}=ON" for name in ("AVX2", "FMA", "F16C", "BMI2")]
+    elif machine.lower() in ("aarch64", "arm64"):
+        settings[1:1] = ["GGML_CPU_ARM_ARCH=armv8.2-a+dotprod+fp16"]
     return settings
 
 

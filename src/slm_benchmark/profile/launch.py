@@ -66,6 +66,7 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
         host["warnings"].append(f"the warm-up ended before times had settled: {unsettled}")
     if note := result["memory"]["note"]:
         host["warnings"].append(note)
+    _check_peak(result)
     reread_bytes = result["limits"]["memory"]["reread_bytes"]
     if reread_bytes:
         host["warnings"].append(
@@ -112,6 +113,8 @@ def run(
                 raise _does_not_fit(f"killed at {memory_limit_bytes} bytes", memory_limit_bytes)
             reread_bytes = group.reread_bytes() if group else None
         if not result_file.exists():
+            if memory_limit_bytes is not None and done.returncode == -signal.SIGABRT:
+                raise _does_not_fit("it gave up for want of memory", memory_limit_bytes)
             raise _ended_early(done.returncode)
         answer = read_json(result_file)
     if answer["kind"] == "user":
@@ -148,6 +151,17 @@ def _environment(device: str, threads: int) -> dict[str, str]:
     if device == "cpu":
         variables["CUDA_VISIBLE_DEVICES"] = ""
     return variables
+
+
+def _check_peak(result: Mapping[str, Any]) -> None:
+    """Where no control group holds the cap, see that the whole process stayed below it."""
+    limit_bytes = result["limits"]["memory"]["limit_bytes"]
+    if limit_bytes is None or result["limits"]["memory"]["enforced_by"].startswith("cgroup"):
+        return
+    memory = result["memory"]
+    peak_bytes = memory["baseline_bytes"] + memory["load_peak_memory_bytes"]
+    if peak_bytes > limit_bytes:
+        raise _does_not_fit(f"the process held {peak_bytes} at its peak", limit_bytes)
 
 
 def _does_not_fit(what: str, limit_bytes: int | None) -> ProfileFailed:

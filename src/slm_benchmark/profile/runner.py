@@ -47,7 +47,7 @@ class Runner(Protocol):
         """
 
     def traffic(self) -> dict[str, Any]:
-        """What one token costs, see `traffic.Traffic`; it may run a token, so ask after measuring."""
+        """See `traffic.Traffic`; it may run a token, so it is asked after measuring."""
 
     def device_memory(self) -> dict[str, int] | None:
         """Memory of an accelerator since `prepare`; None on a CPU.
