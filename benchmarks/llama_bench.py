@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 from slm_benchmark.errors import EnvironmentFault
 from slm_benchmark.files import atomic_directory, atomic_write_json, read_json
 from slm_benchmark.paths import ROOT, relative
+from slm_benchmark.profile.launch import environment
 from slm_benchmark.quantize.converter import PACKAGE, SHA256, VERSION
 from slm_benchmark.wheels import fetch_wheel
 from tools.install import clean_environment, exclusive, llama_cmake
@@ -139,7 +141,8 @@ def run(program: Path, file: Path, work: Work, phase: str, repetitions: int) -> 
         RuntimeError: when it did other work than asked.
     """
     asked = command(program, file, work, phase, repetitions)
-    done = subprocess.run(asked, capture_output=True, text=True)
+    bound = os.environ | environment("cpu", work.threads)
+    done = subprocess.run(asked, capture_output=True, text=True, env=bound)
     if done.returncode != 0:
         raise EnvironmentFault(
             f"llama-bench ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}",

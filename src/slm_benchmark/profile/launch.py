@@ -57,13 +57,12 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
         memory_limit_bytes=job.memory_limit_bytes,
     )
     host = watch.finish()
-    unsettled = [
-        f"{p['sequences']} × {p['prompt_tokens']} + {p['output_tokens']} tokens"
+    host["warnings"] += [
+        f"times of {p['sequences']} × ({p['prompt_tokens']} + {p['output_tokens']}) tokens had "
+        f"not settled after {len(p['warmups'])} warm-ups"
         for p in result["points"]
         if not p["settled"]
     ]
-    if unsettled:
-        host["warnings"].append(f"the warm-up ended before times had settled: {unsettled}")
     if note := result["memory"]["note"]:
         host["warnings"].append(note)
     _check_peak(result)
@@ -103,7 +102,7 @@ def run(
                     str(result_file),
                 ],
                 env=os.environ
-                | _environment(device, threads)
+                | environment(device, threads)
                 | (group.environment if group else {}),
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what the libraries print belongs to the log
@@ -135,12 +134,14 @@ def run(
     return result
 
 
-def _environment(device: str, threads: int) -> dict[str, str]:
+def environment(device: str, threads: int) -> dict[str, str]:
     """What must be set before the measured process imports its libraries."""
     source = str(Path(slm_benchmark.__file__).parents[1])
     variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": str(threads),
+        # A thread that moves to another CPU takes longer: bound ones make even repetitions.
+        "OMP_PROC_BIND": "true",
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",

@@ -196,11 +196,13 @@ def _engine(session: Mapping[str, Any], variant: str) -> dict[str, Any]:
 
 
 def _warnings(before: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each thing that may have disturbed a variant, with the process it was seen in."""
+    """Each thing that may have disturbed a variant, with the processes it was seen in."""
+    seen: dict[str, list[str]] = {}
+    for number, process in enumerate(processes, start=1):
+        for warning in process["host"]["warnings"]:
+            seen.setdefault(warning, []).append(str(number))
     return [*before["warnings"]] + [
-        f"process {number}: {warning}"
-        for number, process in enumerate(processes, start=1)
-        for warning in process["host"]["warnings"]
+        f"process {', '.join(numbers)}: {warning}" for warning, numbers in seen.items()
     ]
 
 
