@@ -203,6 +203,7 @@ def test_a_session_has_every_variant_in_fresh_processes(session: dict[str, Any])
         for process in found["processes"]:
             first = process["points"][0]["warmups"][0]
             began.setdefault(variant, []).append(first["started_unix_s"])
+    assert len(session["roofline"]["cpu"]["bandwidth_by_round_bytes_per_s"]) == 3
     base, gguf = began["base"], began["gguf-q8_0"]
     assert base[0] < gguf[0] < gguf[1] < base[1] < base[2] < gguf[2]
 

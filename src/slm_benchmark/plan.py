@@ -289,7 +289,7 @@ class Names:
             "hardware": self.entry("hardware", hardware),
             "remote_code": self.model(model).trust_remote_code,
             "instrument": VERSION,
-            "packages": {variant: _packages(variant) for variant in variants},
+            "packages": {variant: _profiled_packages(variant) for variant in variants},
         }
 
     # ── resources ──
@@ -356,6 +356,13 @@ class Names:
 def _engine(variant: str, choice: str = "default") -> dict[str, Any]:
     name = engine_name(variant, choice)
     return {"name": name, "version": VERSIONS[name], "packages": _packages(variant, choice)}
+
+
+def _profiled_packages(variant: str) -> dict[str, str]:
+    """Without the harness, which makes no requests there."""
+    found = _packages(variant)
+    del found["lm-eval"]
+    return found
 
 
 def _packages(variant: str, choice: str = "default") -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from statistics import median
 from typing import Any
 
 from slm_benchmark.profile.host import before_session
@@ -67,8 +67,11 @@ def profile(jobs: Sequence[Job], plan: Mapping[str, Any]) -> dict[str, Any]:
     devices = _devices(jobs)
     host = before_session(plan["host"], gpu="cuda" in devices)
     idle = {device: [_idle(job, plan["idle_s"])] for device, job in devices.items()}
-    rooflines = {device: [_roofline(job)] for device, job in devices.items()}
+    rooflines: dict[str, list[dict[str, Any]]] = {device: [] for device in devices}
     for number, variants in enumerate(order, start=1):
+        for device, job in devices.items():
+            say(f"round {number} of {len(order)}: bandwidth and matrix rate of the {device}")
+            rooflines[device].append(_roofline(job))
         for variant in variants:
             if found[variant]["error"]:
                 continue
@@ -84,13 +87,12 @@ def profile(jobs: Sequence[Job], plan: Mapping[str, Any]) -> dict[str, Any]:
                 {"round": number, "duration_s": duration_s, **result}
             )
     for device, job in devices.items():
-        rooflines[device].append(_roofline(job))
         idle[device].append(_idle(job, plan["idle_s"]))
     return {
         "order": order,
         "host": host,
         "idle": idle,
-        "roofline": {device: _ceiling(found) for device, found in rooflines.items()},
+        "roofline": {device: _typical(passes) for device, passes in rooflines.items()},
         "variants": found,
     }
 
@@ -106,14 +108,25 @@ def _idle(job: Job, seconds: float) -> dict[str, Any]:
     return run(request, device=job.runs_on, threads=job.threads)
 
 
-def _ceiling(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The better of two measurements of the machine: what disturbs can only make it look slower."""
-    best = max(passes, key=itemgetter("bandwidth_bytes_per_s"))
-    found = [measured["bandwidth_bytes_per_s"] for measured in passes]
-    return {**best, "bandwidth_before_and_after_bytes_per_s": found}
+def _typical(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rooflines of all rounds as one: medians, as for the variants that ran between them.
+
+    The best of them would be wrong where a virtual machine's processors are moved between cores
+    of the host: one lucky round would be the divisor for variants that had no such luck.
+    """
+    bandwidths, rates = (
+        [found[name] for found in passes]
+        for name in ("bandwidth_bytes_per_s", "matrix_flops_per_s")
+    )
+    return {
+        **min(passes, key=lambda found: abs(found["bandwidth_bytes_per_s"] - median(bandwidths))),
+        "bandwidth_bytes_per_s": median(bandwidths),
+        "matrix_flops_per_s": median(rates),
+        "bandwidth_by_round_bytes_per_s": bandwidths,
+        "matrix_by_round_flops_per_s": rates,
+    }
 
 
 def _roofline(job: Job) -> dict[str, Any]:
-    say(f"bandwidth and matrix rate of this machine ({job.runs_on})")
     request = {"do": "roofline", "device": job.runs_on, "dtype": job.dtype}
     return run(request, device=job.runs_on, threads=job.threads)
