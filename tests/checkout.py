@@ -115,7 +115,7 @@ class Checkout:
         self._git("clone", "--quiet", ".", str(root))
         return Checkout(root, self.environment)
 
-    def snakemake(self, *arguments: str, timeout_s: float = 300, **environment: str) -> Done:
+    def snakemake(self, *arguments: str, timeout_s: float = 600, **environment: str) -> Done:
         """Run ``snakemake --profile profiles/demo`` with more arguments."""
         command = ("snakemake", "--profile", "profiles/demo", *arguments)
         return self.run(*command, timeout_s=timeout_s, **environment)
@@ -172,7 +172,7 @@ class Checkout:
                 text=True,
                 start_new_session=True,
             )
-        give_up = time.monotonic() + 120
+        give_up = time.monotonic() + 400
         while not sign.exists():
             if process.poll() is not None or time.monotonic() > give_up:
                 Held(process).kill(group=True) if process.poll() is None else None

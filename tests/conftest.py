@@ -10,8 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.hub import Hub, serve
+
+# The same examples in every run: what passes here passes in CI.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 TEXTS = (
     "A small model reads a short text and writes the next word.",

@@ -483,7 +483,7 @@ def naive_decoder(file: Path) -> Callable[[Sequence[int]], Any]:
     return forward
 
 
-NATS_PER_TOKEN = 0.05
+NATS_PER_TOKEN = 0.1
 """llama.cpp is not batch-invariant: it sums in another order for another shape of the batch, in
 float16 within attention, and rounding activations to 8 bits can make a step of that. The logits of
 so wide a model lie nats apart where it sees other tokens."""

@@ -512,8 +512,9 @@ def test_a_new_card_is_valid_and_planned(copy: Checkout) -> None:
     assert checked.code == 0, checked.output
     assert f"{name}: valid" in checked.output
     jobs = copy.plan().measurements()
+    assert "Profile new on local (demo)" in jobs
     for variant in ("base", "gguf-q8_0"):
-        assert f"Profile new {variant} on local" in jobs
+        assert f"Summarise the profile of new {variant} on local (demo)" in jobs
         for job in ("Evaluate {} on arc_challenge", "Generate {} on gsm8k", "Score {} on gsm8k"):
             assert f"{job.format(f'new {variant}')} (demo)" in jobs
     assert "Download new" in jobs

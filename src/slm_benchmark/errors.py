@@ -28,10 +28,15 @@ class UserError(Exception):
         fix: str | None = None,
     ) -> None:
         self.message, self.file, self.field, self.fix = message, file, field, fix
-        where = ": ".join(str(part) for part in (file, field) if part is not None)
+        where = ": ".join(_one_line(str(part)) for part in (file, field) if part is not None)
         what = message if value is _ABSENT else f"{message} (got {value!r})"
         text = f"{where}: {what}" if where else what
         super().__init__(f"{text}. Fix: {fix}" if fix else text)
+
+
+def _one_line(text: str) -> str:
+    """``text`` with the control characters written out: a key can be any text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class EnvironmentFault(UserError):

@@ -42,7 +42,9 @@ class Names:
         ]
 
     def performance(self) -> list[str]:
-        """Records of all planned profiles."""
+        """Records of all planned profiles; vLLM, which decides its own batches, has none."""
+        if self.catalogue.engine(self.plan.protocol) == "vllm":
+            return []
         return [
             f"runs/{model}/{variant}/{self.plan.hardware}/{self.plan.protocol}/performance.json"
             for model, variant in self.plan.model_variants()

@@ -15,6 +15,7 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.files import sha256_bytes
 from slm_benchmark.paths import RESULTS
 from slm_benchmark.profile.energy import energy_metrics, idle_drift, resting_power_w
+from slm_benchmark.profile.energy.carbon import emissions
 from slm_benchmark.profile.energy.integrate import Sample, integrate
 from slm_benchmark.provenance import result_digest
 from slm_benchmark.schemas import read_record, write_record
@@ -119,7 +120,7 @@ def with_wall_meter(
         points = [process["points"][place] for process in processes]
         return {**metrics, **energy_metrics(points, idle_w, _NOT_COVERED, joules_of=joules_of)}
 
-    filled = {
+    filled: dict[str, Any] = {
         **record,
         "metrics": metrics_at(0, record["metrics"]),
         "grid": [
@@ -137,6 +138,8 @@ def with_wall_meter(
             "warnings": [drift] if drift else [],
         },
     }
+    if grid := record["energy"].get("grid"):
+        filled["energy"]["grid"] = emissions(grid, filled["metrics"])
     return {**filled, "result_sha256": result_digest(filled)}
 
 

@@ -92,7 +92,7 @@ def compare(first: Path, second: Path) -> tuple[list[Comparison], list[str]]:
             fix="name folders with records of the same model, variant, machine and protocol",
         )
     lacking = [
-        f"{folder} has no record of {_title(cell)}"
+        f"{folder} has no record of {_title(cell)} that could be compared"
         for folder, cells in ((second, ours.keys() - theirs), (first, theirs.keys() - ours))
         for cell in sorted(cells)
     ]
@@ -137,6 +137,8 @@ def _newest(folder: Path) -> dict[tuple[str, ...], Found]:
         if "content" in read_json(path):
             continue  # results/ has a summary of each model under the same name
         record = _read(path)
+        if record["schema_version"] == 1 or record["state"] != "ok":
+            continue  # the others can be compared all the same
         cell = _cell(record)
         if cell not in newest or record["started"] > newest[cell][1]["started"]:
             newest[cell] = (path, record)

@@ -315,7 +315,11 @@ def _gpu_processes() -> list[str]:
     rows = nvidia_smi("--query-compute-apps=pid,process_name", f"--id={_gpu_id()}") or []
     own = {str(pid) for pid in _own_pids()}
     # Some drivers give the whole command line; only the program's name is anybody's business.
-    return [f"{Path(name.split()[0]).name} (pid {pid})" for pid, name in rows if pid not in own]
+    return [
+        f"{Path((name.split() or ['unknown'])[0]).name} (pid {pid})"
+        for pid, name in rows
+        if pid not in own
+    ]
 
 
 def _own_children() -> list[psutil.Process]:

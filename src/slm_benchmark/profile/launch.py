@@ -50,13 +50,15 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
     if job.memory_limit_bytes is not None:
         drop_cached(job.weight_files())
     watch = HostWatch(bounds, gpu=job.runs_on == "cuda")
-    result = run(
-        {"do": "measure", "job": asdict(job)},
-        device=job.runs_on,
-        threads=job.threads,
-        memory_limit_bytes=job.memory_limit_bytes,
-    )
-    host = watch.finish()
+    try:
+        result = run(
+            {"do": "measure", "job": asdict(job)},
+            device=job.runs_on,
+            threads=job.threads,
+            memory_limit_bytes=job.memory_limit_bytes,
+        )
+    finally:
+        host = watch.finish()
     host["warnings"] += [
         f"times of {p['sequences']} × ({p['prompt_tokens']} + {p['output_tokens']}) tokens had "
         f"not settled after {len(p['warmups'])} warm-ups"
@@ -114,7 +116,7 @@ def run(
         if not result_file.exists():
             if memory_limit_bytes is not None and done.returncode == -signal.SIGABRT:
                 raise _does_not_fit("it gave up for want of memory", memory_limit_bytes)
-            raise _ended_early(done.returncode)
+            raise _ended_early(_what(request), done.returncode)
         answer = read_json(result_file)
     if answer["kind"] == "user":
         raise UserError(answer["message"])
@@ -123,9 +125,12 @@ def run(
     if answer["kind"] == "memory":
         if memory_limit_bytes is not None:
             raise _does_not_fit(answer["message"], memory_limit_bytes)
+        if device == "cuda":  # nothing else uses it: the model is too large for it
+            raise ProfileFailed("OutOfMemory", answer["message"], answer["traceback"])
         raise EnvironmentFault(
-            f"memory ran out while profiling: {answer['message']}",
-            fix="free memory and run the same command again",
+            f"memory ran out while profiling {_what(request)}: {answer['message']}",
+            fix="free memory and run the same command again, or leave the variant out with "
+            "--config 'variants=[…]'",
         )
     if answer["kind"] == "failed":
         raise ProfileFailed(answer["type"], answer["message"], answer["traceback"])
@@ -140,8 +145,6 @@ def environment(device: str, threads: int) -> dict[str, str]:
     variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
         "OMP_NUM_THREADS": str(threads),
-        # A thread that moves to another CPU takes longer: bound ones make even repetitions.
-        "OMP_PROC_BIND": "true",
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         "HF_HUB_OFFLINE": "1",
@@ -171,17 +174,23 @@ def _does_not_fit(what: str, limit_bytes: int | None) -> ProfileFailed:
     )
 
 
-def _ended_early(code: int) -> Exception:
+def _what(request: Mapping[str, Any]) -> str:
+    """What a process was to measure: a variant, the roofline or the idle machine."""
+    return str(request["job"]["variant"] if "job" in request else request["do"])
+
+
+def _ended_early(what: str, code: int) -> Exception:
     """The error for a process that left no answer."""
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
         name = signal.Signals(-code).name
         return EnvironmentFault(
-            f"the profiled process was killed by {name}",
-            fix="if nobody killed it, memory ran out: free some; then run the same command again",
+            f"the process that profiled {what} was killed by {name}",
+            fix="if nobody killed it, memory ran out: free some and run the same command again, or "
+            "leave the variant out with --config 'variants=[…]'",
         )
     if code < 0:
         name = signal.Signals(-code).name
-        return ProfileFailed("Crash", f"the profiled process died of {name}")
+        return ProfileFailed("Crash", f"the process that profiled {what} died of {name}")
     return EnvironmentFault(
-        f"the profiled process could not work: exit code {code}", fix="see its messages above"
+        f"the process for {what} could not work: exit code {code}", fix="see its messages above"
     )

@@ -15,7 +15,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
-from slm_benchmark.errors import EnvironmentFault, UserError
+from slm_benchmark.errors import UserError
 from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.memory import release_mappings
 from slm_benchmark.profile.traffic import gguf_traffic
@@ -45,6 +45,7 @@ class LlamaCppRunner:
 
         Raises:
             UserError: when llama.cpp cannot load the file.
+            MemoryError: when there is no memory for its weights.
         """
         parameters = api.llama_model_default_params()
         parameters.n_gpu_layers = 0
@@ -53,6 +54,8 @@ class LlamaCppRunner:
             api.llama_backend_init()
             self._model = api.llama_model_load_from_file(str(self._file).encode(), parameters)
         if not self._model:
+            if "allocate" in _errors(heard):
+                raise MemoryError(_errors(heard))
             raise UserError(
                 f"llama.cpp cannot load this file: {_errors(heard) or 'no reason given'}",
                 file=self._file,
@@ -70,7 +73,7 @@ class LlamaCppRunner:
         """Make a context with a cache of just this point's size.
 
         Raises:
-            EnvironmentFault: when there is no memory for the cache.
+            MemoryError: when there is no memory for the cache.
         """
         if self._context:
             api.llama_free(self._context)
@@ -84,11 +87,7 @@ class LlamaCppRunner:
         with _listening() as heard:
             self._context = api.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise EnvironmentFault(
-                f"no memory for a cache of {point.positions} tokens: {_errors(heard)}",
-                file=self._file,
-                fix="free memory and run again",
-            )
+            raise MemoryError(f"none for a cache of {point.positions} tokens: {_errors(heard)}")
         self._context_log = "".join(text for _, text in heard)
         self._memory = api.llama_get_memory(self._context)
         self._prompt = _Batch(BATCH)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from slm_benchmark.files import digest
 from slm_benchmark.hardware import FILE
 from slm_benchmark.hardware import identity as hardware_identity
 from slm_benchmark.manifest import read_manifest, verify_files
-from slm_benchmark.profile.energy.carbon import co2e_ug_per_token, grid_factor
+from slm_benchmark.profile.energy.carbon import emissions, grid_factor
 from slm_benchmark.profile.job import Job
+from slm_benchmark.profile.roofline import own_cpus
 from slm_benchmark.profile.session import points_of, profile
 from slm_benchmark.profile.summary import summarise
 from slm_benchmark.provenance import (
@@ -174,7 +174,7 @@ def write_performance(session_file: Path, variant: str, output: Path) -> dict[st
         "command": command_for([session_file, output], protocol_id, hardware_id, variants=ran),
     }
     if session["grid"]:
-        record["energy"]["grid"] = _emissions(session["grid"], record["metrics"])
+        record["energy"]["grid"] = emissions(session["grid"], record["metrics"])
     record["result_sha256"] = result_digest(record)
     write_record(output, record, "performance")
     return record
@@ -206,14 +206,6 @@ def _warnings(before: Mapping[str, Any], processes: Sequence[Mapping[str, Any]])
     ]
 
 
-def _emissions(grid: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The grid's factor, and what it makes of a token's energy where that is known."""
-    energy_mwh = metrics["energy_mwh_per_token"]["value"]
-    if energy_mwh is None:
-        return dict(grid)
-    return {**grid, "co2e_ug_per_token": co2e_ug_per_token(energy_mwh, grid["g_co2e_per_kwh"])}
-
-
 def _raw(process: Mapping[str, Any]) -> dict[str, Any]:
     """What a process found, without what the record says in a block of its own."""
     return {key: value for key, value in process.items() if key not in ("host", "limits")}
@@ -223,13 +215,13 @@ def _threads(hardware: Mapping[str, Any]) -> int:
     """Threads of the matrix products.
 
     Raises:
-        UserError: when the entry asks for more than the machine has cores.
+        UserError: when the entry asks for more than this process may use CPUs.
     """
-    cores = os.cpu_count() or 1
+    cores = len(own_cpus())
     threads: int = hardware["threads"] or cores
     if threads > cores:
         raise UserError(
-            f"more threads than this machine has cores ({cores})",
+            f"more threads than this process may use CPUs ({cores})",
             file=FILE,
             field="threads",
             value=threads,

@@ -270,7 +270,9 @@ def _cpu_streams(threads: int, size_bytes: int) -> Iterator[Operation]:
 
 def _numbers(count: int) -> Array:
     """Numbers that differ, so that no two pages are alike and none can stand for another."""
-    return np.arange(count, dtype=np.int64) & _WITHOUT_ABSENT_BYTE
+    numbers = np.arange(count, dtype=np.int64)
+    numbers &= _WITHOUT_ABSENT_BYTE
+    return numbers
 
 
 def _span(
@@ -308,11 +310,11 @@ def _wall_seconds(run: Callable[[], object], passes: int) -> float:
     return time.perf_counter() - started
 
 
-def own_cpus() -> Iterable[int]:
+def own_cpus() -> list[int]:
     """The CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return range(os.cpu_count() or 1)
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 # CUDA

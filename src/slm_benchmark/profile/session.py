@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from slm_benchmark.errors import EnvironmentFault
 from slm_benchmark.profile.host import before_session
 from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.launch import ProfileFailed, launch, run
@@ -104,8 +105,7 @@ def _devices(jobs: Sequence[Job]) -> dict[str, Job]:
 
 def _idle(job: Job, seconds: float) -> dict[str, Any]:
     """Power of the resting machine, in a process of its own, as the meter opens the GPU."""
-    request = {"do": "idle", "device": job.runs_on, "energy": job.energy, "seconds": seconds}
-    return run(request, device=job.runs_on, threads=job.threads)
+    return _of_machine(job, {"do": "idle", "energy": job.energy, "seconds": seconds})
 
 
 def _typical(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -128,5 +128,15 @@ def _typical(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _roofline(job: Job) -> dict[str, Any]:
-    request = {"do": "roofline", "device": job.runs_on, "dtype": job.dtype}
-    return run(request, device=job.runs_on, threads=job.threads)
+    return _of_machine(job, {"do": "roofline", "dtype": job.dtype})
+
+
+def _of_machine(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask for something that no variant can be blamed for."""
+    try:
+        return run({**request, "device": job.runs_on}, device=job.runs_on, threads=job.threads)
+    except ProfileFailed as failed:
+        raise EnvironmentFault(
+            f"the {job.runs_on} of this machine cannot be measured: {failed}",
+            fix="run with a hardware id that fits, or mend the driver or the installation of torch",
+        ) from failed

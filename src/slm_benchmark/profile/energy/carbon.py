@@ -5,6 +5,7 @@ Nothing else of codecarbon is used, and it is not imported: energy is measured h
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def grid_factor(country: str) -> dict[str, Any]:
         package = metadata.distribution("codecarbon")
     except metadata.PackageNotFoundError:
         raise UserError(
-            "grid factors need codecarbon's table", fix="pip install 'slm-benchmark[carbon]'"
+            "grid factors need codecarbon's table",
+            fix="pip install codecarbon, or leave `country` out of the hardware's entry",
         ) from None
     table = read_json(Path(str(package.locate_file(TABLE))))
     if country not in table:
@@ -48,6 +50,15 @@ def grid_factor(country: str) -> dict[str, Any]:
     }
 
 
-def co2e_ug_per_token(energy_mwh_per_token: float, g_co2e_per_kwh: float) -> float:
-    """Emissions of a token's energy: mWh × g/kWh are µg."""
-    return energy_mwh_per_token * g_co2e_per_kwh
+def emissions(grid: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A grid's factor, with ``co2e_ug_per_token`` where a record's energy is known.
+
+    Args:
+        grid: What `grid_factor` gave, and the country.
+        metrics: The record's.
+    """
+    energy_mwh = metrics["energy_mwh_per_token"]["value"]
+    if energy_mwh is None:
+        return dict(grid)
+    # mWh × g/kWh are µg.
+    return {**grid, "co2e_ug_per_token": energy_mwh * grid["g_co2e_per_kwh"]}
