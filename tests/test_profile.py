@@ -399,7 +399,7 @@ def answer_with(script: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> N
         (
             """echo '{"kind": "memory", "message": "no room"}' > "$4" """,
             EnvironmentFault,
-            "memory ran out while profiling: no room",
+            "memory ran out while profiling base: no room",
         ),
         (
             """echo '{"kind": "failed", "type": "ValueError", "message": "bad shape", """
@@ -418,7 +418,7 @@ def test_an_end_without_numbers_says_whose_fault_it_was(
 ) -> None:
     answer_with(script, monkeypatch, tmp_path)
     with pytest.raises(kind, match=text) as caught:
-        run({"do": "measure"}, device="cpu", threads=1)
+        run({"do": "measure", "job": {"variant": "base"}}, device="cpu", threads=1)
     if isinstance(caught.value, ProfileFailed):
         assert set(caught.value.record) == {"type", "message", "traceback"}
 
@@ -429,6 +429,24 @@ def test_a_variant_that_does_not_fit_the_declared_memory_fails(
     small = job("base", tiny_model, tiny_model, memory_limit_bytes=64 * 2**20)
     with pytest.raises(ProfileFailed, match="declared memory"):
         launch(small, BOUNDS)
+
+
+def test_a_model_too_large_for_the_gpu_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = """{"kind": "memory", "type": "OutOfMemoryError", "message": "CUDA", "traceback": ""}"""
+    answer_with(f"""echo '{said}' > "$4" """, monkeypatch, tmp_path)
+    with pytest.raises(ProfileFailed, match="OutOfMemory: CUDA"):
+        run({"do": "measure", "job": {"variant": "base"}}, device="cuda", threads=1)
+
+
+def test_a_machine_that_cannot_be_measured_is_no_variant_s_fault(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = """{"kind": "failed", "type": "AssertionError", "message": "no CUDA", "traceback": ""}"""
+    answer_with(f"""echo '{said}' > "$4" """, monkeypatch, tmp_path)
+    with pytest.raises(EnvironmentFault, match=r"cpu of this machine .* no CUDA\. Fix: "):
+        profile([job("base", tiny_model, tiny_model)], PLAN)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")

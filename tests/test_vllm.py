@@ -26,6 +26,7 @@ from slm_benchmark.engines.vllm import BATCH_INVARIANT, load_vllm, vllm_argument
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import read_yaml
 from slm_benchmark.paths import CONFIG
+from slm_benchmark.plan import Names
 
 PROTOCOL = "throughput-vllm"
 
@@ -244,6 +245,8 @@ def test_the_protocol_plans_what_vllm_runs() -> None:
     variants = {cell.variant for cell in plan().cells()}
     assert variants == {"base", "gptq-4bit", "awq-4bit"}
     assert {cell.variant for cell in plan(protocol="full").cells()} == set(VARIANTS)
+    assert Names(plan()).performance() == []
+    assert len(Names(plan(protocol="full")).performance()) == len(VARIANTS)
 
 
 @pytest.mark.parametrize(
