@@ -258,14 +258,15 @@ def test_folders_are_matched_by_what_was_measured(
         put(folder / "old.json", profile("old", 3, variant=variant))
         record = profile("new", factor, variant=variant)
         put(folder / "new.json", record | {"started": LATE})
+    put(one / "failed" / "performance.json", profile(variant="awq-4bit") | {"state": "failed"})
     (two / "performance.json").write_text('{"kind": "performance", "content": {}}')
     (two / "base" / "arc_challenge.json").write_text("{}")
     assert main(["compare-profiles", str(one), str(two)]) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].startswith(f"{MEASURED} of {2 * MEASURED} medians (50.0")
     assert captured.err.splitlines() == [
-        f"warning: {two} has no record of tiny, gguf-f16, on local under demo",
-        f"warning: {one} has no record of tiny, gguf-q8_0, on local under demo",
+        f"warning: {two} has no record to compare of tiny, gguf-f16, on local under demo",
+        f"warning: {one} has no record to compare of tiny, gguf-q8_0, on local under demo",
     ]
 
 

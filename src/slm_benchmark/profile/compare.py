@@ -92,7 +92,7 @@ def compare(first: Path, second: Path) -> tuple[list[Comparison], list[str]]:
             fix="name folders with records of the same model, variant, machine and protocol",
         )
     lacking = [
-        f"{folder} has no record of {_title(cell)} that could be compared"
+        f"{folder} has no record to compare of {_title(cell)}"
         for folder, cells in ((second, ours.keys() - theirs), (first, theirs.keys() - ours))
         for cell in sorted(cells)
     ]
