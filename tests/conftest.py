@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,9 @@ from tests.hub import Hub, serve
 # The same examples in every run: what passes here passes in CI.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+SPIN = "while True: pass"
+"""A program that keeps one CPU busy."""
 
 TEXTS = (
     "A small model reads a short text and writes the next word.",
@@ -230,3 +236,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The pid of a process that works, and is not a child of this one."""
+    source = (
+        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', "
+        f"{SPIN!r}, 'secret-argument'], stdout=subprocess.DEVNULL, "
+        "stderr=subprocess.DEVNULL).pid)"
+    )
+    started = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
+    pid = int(started.stdout)
+    yield pid
+    os.kill(pid, signal.SIGKILL)

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.paths import ROOT
 from slm_benchmark.profile import host, limits
+from tests.conftest import SPIN
 
 BOUNDS: dict[str, Any] = {
     "other_work_cores": 0.2,
@@ -29,8 +29,6 @@ BOUNDS: dict[str, Any] = {
     "wait_s": 0.3,
     "before": "refuse",
 }
-
-SPIN = "while True: pass"
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's interfaces are Linux's")
 
@@ -50,20 +48,6 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     return folder
-
-
-@pytest.fixture
-def stranger() -> Iterator[int]:
-    """The pid of a process that works, and is not a child of this one."""
-    source = (
-        "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', "
-        f"{SPIN!r}, 'secret-argument'], stdout=subprocess.DEVNULL, "
-        "stderr=subprocess.DEVNULL).pid)"
-    )
-    started = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
-    pid = int(started.stdout)
-    yield pid
-    os.kill(pid, signal.SIGKILL)
 
 
 def put(path: Path, text: str | int) -> None:
