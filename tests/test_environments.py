@@ -115,8 +115,14 @@ for module in sys.argv[2:]:
         ("download", "slm_benchmark.download slm_benchmark.tasks.datasets datasets transformers"),
         ("quantize", "slm_benchmark.quantize.gptqmodel slm_benchmark.engines.transformers"),
         ("gguf", "slm_benchmark.quantize.gguf slm_benchmark.engines.llamacpp llama_cpp"),
-        ("evaluate-transformers", "slm_benchmark.evaluate slm_benchmark.profile lm_eval.evaluator"),
-        ("evaluate-llamacpp", "slm_benchmark.evaluate slm_benchmark.profile lm_eval.evaluator"),
+        ("evaluate-transformers", "slm_benchmark.evaluate lm_eval.evaluator"),
+        ("evaluate-llamacpp", "slm_benchmark.evaluate lm_eval.evaluator"),
+        (
+            "profile",
+            "slm_benchmark.profile.record slm_benchmark.profile.process "
+            "slm_benchmark.profile.roofline slm_benchmark.profile.llamacpp "
+            "slm_benchmark.profile.transformers optimum",
+        ),
         (
             "equivalence",
             "slm_benchmark.equivalence slm_benchmark.engines.llamacpp "
