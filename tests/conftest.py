@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from slm_benchmark.manifest import write_manifest
 from tests.hub import Hub, serve
 
 # The same examples in every run: what passes here passes in CI.
@@ -250,3 +251,20 @@ def stranger() -> Iterator[int]:
     pid = int(started.stdout)
     yield pid
     os.kill(pid, signal.SIGKILL)
+
+
+def add_manifest(folder: Path, variant: str) -> Path:
+    """Describe the files of a finished folder as the workflow does."""
+    write_manifest(
+        folder,
+        "tiny",
+        variant,
+        source={"type": "local", "path": "tiny"},
+        method="download",
+        nominal_bits_per_weight=16,
+        effective_bits_per_weight=16,
+        tensor_types={"F16": 1.0},
+        libraries={},
+        duration_s=0,
+    )
+    return folder

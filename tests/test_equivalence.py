@@ -23,13 +23,13 @@ from slm_benchmark.config import Catalogue, Plan, load_catalogue
 from slm_benchmark.equivalence import Inputs, breaches, check_equivalence
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_json, digest, read_yaml
-from slm_benchmark.manifest import write_manifest
 from slm_benchmark.paths import CONFIG, ROOT
 from slm_benchmark.plan import Names
 from slm_benchmark.publish import publish, published_records
 from slm_benchmark.registry import load_model
 from slm_benchmark.schemas import read_record
 from slm_benchmark.tasks.datasets import prepare_dataset
+from tests.conftest import add_manifest
 from tests.test_aggregate import (
     LATE,
     MODEL,
@@ -47,23 +47,6 @@ Record = dict[str, Any]
 Check = Callable[..., Record]
 
 N = 10
-
-
-def add_manifest(folder: Path, variant: str) -> Path:
-    """Describe the files of a folder as the workflow does."""
-    write_manifest(
-        folder,
-        "tiny",
-        variant,
-        source={"type": "local", "path": "tiny"},
-        method="test",
-        nominal_bits_per_weight=16,
-        effective_bits_per_weight=16,
-        tensor_types={"F16": 1.0},
-        libraries={},
-        duration_s=0,
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,6 @@ from slm_benchmark.config import Catalogue, Cell, load_catalogue
 from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.evaluate import Outputs, evaluate
 from slm_benchmark.files import canonical_json, digest, read_json
-from slm_benchmark.manifest import write_manifest
 from slm_benchmark.provenance import result_digest
 from slm_benchmark.registry import load_model
 from slm_benchmark.schemas import read_record, schema
@@ -33,6 +32,7 @@ from slm_benchmark.tasks import requests
 from slm_benchmark.tasks.datasets import prepare_dataset
 from slm_benchmark.tasks.harness import TaskPart, load_task, task_digest
 from slm_benchmark.tasks.subset import document_subset
+from tests.conftest import add_manifest
 from tests.test_aggregate import performance_record, score_record
 from tests.test_runners import scaled
 
@@ -106,24 +106,8 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(tiny_model: Path) -> Path:
     """The tiny model with its manifest, as the download leaves it."""
     if not (tiny_model / "manifest.json").exists():
-        record_manifest(tiny_model)
+        add_manifest(tiny_model, "base")
     return tiny_model
-
-
-def record_manifest(folder: Path) -> None:
-    """Write the manifest of a base model."""
-    write_manifest(
-        folder,
-        "tiny",
-        "base",
-        source={"type": "local", "path": "tiny"},
-        method="download",
-        nominal_bits_per_weight=16,
-        effective_bits_per_weight=16,
-        tensor_types={"F16": 1.0},
-        libraries={},
-        duration_s=0,
-    )
 
 
 CARD = {
@@ -316,7 +300,7 @@ def test_a_model_that_overflows_float16_fails_and_has_no_score(
 ) -> None:
     folder = scaled(tiny_model, tmp_path / "scaled", "up_proj", 20000.0)
     (folder / "manifest.json").unlink(missing_ok=True)
-    record_manifest(folder)
+    add_manifest(folder, "base")
     demo = {**catalogue.protocols["demo"], "dtype": "float16"}
     narrow = dataclasses.replace(catalogue, protocols={**catalogue.protocols, "demo": demo})
     cell = Cell("tiny", "base", "local", "demo", task)

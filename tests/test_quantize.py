@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import digest, read_json
-from slm_benchmark.manifest import read_manifest, verify_files, write_manifest
+from slm_benchmark.manifest import read_manifest, verify_files
 from slm_benchmark.paths import ROOT
 from slm_benchmark.quantize.calibration import Calibration, load_calibration
 from slm_benchmark.quantize.four_bit import quantizer
@@ -24,6 +24,7 @@ from slm_benchmark.quantize.gguf import convert_to_gguf, quantize_gguf, weight_f
 from slm_benchmark.quantize.shapes import GROUP_SIZES, group_size, linear_in_features
 from slm_benchmark.registry import Model
 from slm_benchmark.tasks.datasets import prepare_dataset
+from tests.conftest import add_manifest
 
 PARAMETERS = 105_728
 
@@ -46,29 +47,12 @@ MODEL = Model(
 )
 
 
-def describe(folder: Path, variant: str) -> Path:
-    """Write the manifest of a finished folder."""
-    write_manifest(
-        folder,
-        "tiny",
-        variant,
-        source={"type": "local"},
-        method="download",
-        nominal_bits_per_weight=16,
-        effective_bits_per_weight=16,
-        tensor_types={"F16": 1.0},
-        libraries={},
-        duration_s=0,
-    )
-    return folder
-
-
 @pytest.fixture(scope="module")
 def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a manifest."""
     folder = tmp_path_factory.mktemp("tiny") / "base"
     shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("manifest.json"))
-    return describe(folder, "base")
+    return add_manifest(folder, "base")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +69,7 @@ def square(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(21)
     LlamaForCausalLM(config).to(torch.float16).save_pretrained(folder)
     torch.set_rng_state(state)
-    return describe(folder, "base")
+    return add_manifest(folder, "base")
 
 
 def parameters_of(base: Path) -> int:

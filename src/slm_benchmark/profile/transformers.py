@@ -14,6 +14,7 @@ import transformers
 
 from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.memory import release_mappings
+from slm_benchmark.profile.roofline import compute_dtype
 from slm_benchmark.profile.traffic import transformers_traffic
 
 _CACHES = ("past_key_values", "cache_params")
@@ -35,7 +36,7 @@ class TransformersRunner:
         torch.set_num_threads(self._job.threads)
         self.model = transformers.AutoModelForCausalLM.from_pretrained(
             self._job.weights,
-            dtype=_dtype(self._job),
+            dtype=getattr(torch, compute_dtype(self._job.runs_on, self._job.dtype)),
             device_map=self._job.runs_on,
             local_files_only=True,
             trust_remote_code=self._job.trust_remote_code,
@@ -185,9 +186,3 @@ def _import_modelling(job: Job) -> None:
         transformers.AutoModelForCausalLM.from_config(
             config, trust_remote_code=job.trust_remote_code
         )
-
-
-def _dtype(job: Job) -> Any:
-    if job.dtype == "auto":
-        return torch.float16 if job.runs_on == "cuda" else torch.float32
-    return getattr(torch, job.dtype)
