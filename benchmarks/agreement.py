@@ -8,7 +8,6 @@ fresh process, in turn. Model folders: the profiler's repetition, a bare loop of
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import shlex
 import statistics
@@ -29,7 +28,7 @@ from slm_benchmark.paths import ROOT
 from slm_benchmark.profile import launch
 from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.limits import apply_limits
-from slm_benchmark.profile.process import overhead_us_per_token, repeat
+from slm_benchmark.profile.process import collecting_by_hand, overhead_us_per_token, repeat
 from slm_benchmark.profile.prompts import Prompt, make_prompt
 from slm_benchmark.provenance import now, versions
 from slm_benchmark.reference import fill_between
@@ -220,13 +219,10 @@ class Bench:
             return rates(self.work, whole_s=made)
 
         contenders = {OURS: ours, "bare loop": bare, "generate()": generate}
-        gc.disable()  # as in a measured process
-        try:
+        with collecting_by_hand():
             for contender in contenders.values():  # warms up
                 contender()
             turns = self._take_turns(folder.name, contenders)
-        finally:
-            gc.enable()
         if len(answers) > 1:
             raise RuntimeError(f"{folder}: the bare loop generated other tokens")
         overheads_us = [overhead_us_per_token() for _ in turn]
@@ -398,7 +394,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--output-tokens", type=int, default=32, metavar="N")
     parser.add_argument("--rounds", type=int, default=8, metavar="N")
-    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="in each round")
+    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="in each round")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--llama-bench", type=Path, metavar="FILE", help="instead of building it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")

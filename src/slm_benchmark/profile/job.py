@@ -9,7 +9,7 @@ from typing import Any
 
 from slm_benchmark.errors import UserError
 
-VERSION = 1
+VERSION = 2
 """Raised when the instrument may give other numbers: it makes profiles measure again."""
 
 

@@ -7,8 +7,8 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,13 @@ def measure(job: Job, runner: Runner, meter: Meter | str) -> dict[str, Any]:
     load_s = time.perf_counter() - started
     runner.release_files()
     memory.loaded()
-    gc.disable()  # a collection inside a repetition would look like a slow token
     points = []
     used: dict[str, Any] = {}
-    for point in job.points:
-        points.append(_measure_point(job, runner, point, prompts[point.prompt_tokens], meter))
-        if not used:  # memory is that of the reference point, which is the first
-            used = {**memory.details(), "device": runner.device_memory()}
-    gc.enable()
+    with collecting_by_hand():
+        for point in job.points:
+            points.append(_measure_point(job, runner, point, prompts[point.prompt_tokens], meter))
+            if not used:  # memory is that of the reference point, which is the first
+                used = {**memory.details(), "device": runner.device_memory()}
     return {
         "engine": {**runner.engine(), "threads": job.threads},
         "load_s": round(load_s, DIGITS),
@@ -117,6 +116,24 @@ def measure(job: Job, runner: Runner, meter: Meter | str) -> dict[str, Any]:
         "overhead_us_per_token": overhead_us_per_token(),
         "points": points,
     }
+
+
+@contextmanager
+def collecting_by_hand() -> Iterator[None]:
+    """Let Python collect its garbage only when it is told to, and then fast.
+
+    A collection inside a repetition would look like a slow token. One before it must be short: to
+    look through all objects that the libraries made takes tenths of a second on one CPU, after
+    which the others are slower to join in.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def repeat(runner: Runner, prompt: Prompt, point: Point, meter: Meter | str) -> Repetition:
