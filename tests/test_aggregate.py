@@ -14,30 +14,27 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from slm_benchmark.aggregate import (
-    RECORD_SCHEMAS,
-    aggregate,
-    current_records,
-    failures,
-    metric_names,
-    read_run,
-    render_report,
-    summary,
-)
+from slm_benchmark.aggregate import aggregate, failures, metric_names, render_report, summary
 from slm_benchmark.config import Catalogue, load_catalogue
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_json, digest, read_json
 from slm_benchmark.paths import RESULTS
 from slm_benchmark.provenance import result_digest
-from slm_benchmark.publish import (
-    compare_with_published,
+from slm_benchmark.publish import compare_with_published, publish, summarise_results
+from slm_benchmark.records import (
+    RECORD_SCHEMAS,
+    current_records,
     is_record,
-    publish,
     published_records,
-    summarise_results,
+    read_run,
 )
 from slm_benchmark.schemas import schema, validate, write_record
-from slm_benchmark.statistics.proportion import Z95, mean_interval, standard_error
+from slm_benchmark.statistics.proportion import (
+    PROPORTION_INTERVALS,
+    Z95,
+    proportion_method,
+    standard_error,
+)
 
 Record = dict[str, Any]
 
@@ -142,14 +139,15 @@ def score_record(
     """
     entry = catalogue.tasks[task]
     values = [1.0] * right + [0.0] * (n - right)
-    interval, method = mean_interval(values)
+    method = proportion_method(right, n)
+    interval = PROPORTION_INTERVALS[method](right, n)
     scale = entry.get("best", 1) or 1
     score = {
         "metric": entry["metric"],
         "filter": entry.get("filter", "none"),
         "value": scale * right / n,
         "stderr": scale * (standard_error(values) or 0),
-        "ci95": [scale * bound for bound in interval or ()],
+        "ci95": [scale * bound for bound in interval],
         "ci_method": method,
         "n": n,
         "chance": 0.2 if entry["chance"] == "options" else entry["chance"],
@@ -432,22 +430,37 @@ def test_a_full_row(checkout: Path, catalogue: Catalogue) -> None:
     assert cell["record"] == f"runs/{MODEL}/gguf-q8_0/local/demo/arc_challenge.json"
 
 
-def test_the_average_and_its_interval_by_hand(checkout: Path, catalogue: Catalogue) -> None:
+def test_the_overall_score_and_its_interval_by_hand(checkout: Path, catalogue: Catalogue) -> None:
+    """Two tasks of knowledge, one of truthfulness, one of reasoning: three categories."""
     paths = [put(checkout, record) for record in demo_cells(catalogue)]
-    average = board_of(checkout, catalogue, paths)["rows"][0]["average"]
+    row = board_of(checkout, catalogue, paths)["rows"][0]
     chances = [catalogue.tasks[task]["chance"] for task in TASKS]
     assert chances[0] == chances[1] == 0.25
     assert chances[3] == 0
     spans = [1 - chance for chance in chances]
-    proportions, ns = [0.4, 0.5, 0.3, 0.2], [50, 50, 50, 10]
+    proportions = [0.4, 0.5, 0.3, 0.2]
     shares = [(p - c) / s for p, c, s in zip(proportions, chances, spans, strict=True)]
-    variance = sum(
-        p * (1 - p) / (n - 1) / s**2 for p, n, s in zip(proportions, ns, spans, strict=True)
+    means = {
+        "knowledge": (shares[0] + shares[1]) / 2,
+        "truthfulness": shares[2],
+        "reasoning": shares[3],
+    }
+    assert {name: block["value"] for name, block in row["categories"].items()} == pytest.approx(
+        means
     )
-    half = Z95 * math.sqrt(variance) / 4
-    assert average["value"] == pytest.approx(sum(shares) / 4)
-    assert average["ci95"] == pytest.approx([sum(shares) / 4 - half, sum(shares) / 4 + half])
-    assert (average["tasks"], average["reason"]) == (4, None)
+    overall = row["overall"]
+    assert overall["value"] == pytest.approx(sum(means.values()) / 3)
+    low, high = overall["ci95"]
+    errors = [
+        weight * row["scores"][task]["stderr"] / span
+        for weight, task, span in zip((1 / 6, 1 / 6, 1 / 3, 1 / 3), TASKS, spans, strict=True)
+    ]
+    # The records' intervals are lopsided, so it is only near the usual one.
+    assert (high - low) / 2 == pytest.approx(Z95 * math.hypot(*errors), rel=0.15)
+    assert (overall["tasks"], overall["of"]) == (4, 4)
+    assert (overall["missing"], overall["reason"]) == ([], None)
+    assert row["group"] == {"rank": 1, "rows": 1, "reason": None}
+    assert row["pareto"]["size_bytes"] == {"front": True, "reason": None}
 
 
 def test_guessing_averages_to_zero_and_perfection_to_one(
@@ -461,18 +474,29 @@ def test_guessing_averages_to_zero_and_perfection_to_one(
             for task, c in chances.items()
         ]
         board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
-        assert board["rows"][0]["average"]["value"] == pytest.approx(share, abs=1e-4)
+        assert board["rows"][0]["overall"]["value"] == pytest.approx(share, abs=1e-4)
 
 
-def test_a_missing_task_leaves_no_average(checkout: Path, catalogue: Catalogue) -> None:
+def test_a_missing_task_leaves_no_overall_score(checkout: Path, catalogue: Catalogue) -> None:
     paths = [put(checkout, record) for record in demo_cells(catalogue)[:2]]
     row = board_of(checkout, catalogue, paths)["rows"][0]
-    assert row["average"] == {
+    reason = (
+        "no score for truthfulqa_mc1, gsm8k; 2 of 4 tasks are there, 4 are needed; "
+        "no score for the category truthfulness, reasoning"
+    )
+    assert row["overall"] == {
         "value": None,
         "ci95": None,
         "tasks": 2,
-        "reason": "no score for truthfulqa_mc1, gsm8k",
+        "of": 4,
+        "missing": ["truthfulqa_mc1", "gsm8k"],
+        "reason": reason,
     }
+    assert row["categories"]["knowledge"]["missing"] == []
+    assert row["categories"]["knowledge"]["value"] is not None
+    assert row["categories"]["reasoning"]["value"] is None
+    assert row["group"] == {"rank": None, "rows": 0, "reason": reason}
+    assert row["pareto"]["size_bytes"] == {"front": None, "reason": reason}
     missing = row["scores"]["gsm8k"]
     assert (missing["state"], missing["value"], missing["record"]) == ("not_run", None, None)
     assert missing["reason"]
@@ -490,7 +514,7 @@ def test_a_failed_task_is_shown_with_its_error(checkout: Path, catalogue: Catalo
     cell = row["scores"]["gsm8k"]
     assert (cell["state"], cell["value"], cell["ci95"]) == ("failed", None, None)
     assert cell["reason"] == "RuntimeError: the model | broke\nhere"
-    assert row["average"]["value"] is None
+    assert row["overall"]["value"] is None
     failures(paths[:-1])
     with pytest.raises(UserError, match=r"1 of 4 .*gsm8k\.json \(RuntimeError\)"):
         failures(paths)
@@ -519,7 +543,7 @@ def test_columns_say_what_their_scores_are(checkout: Path, catalogue: Catalogue)
     assert "custom" in board["categories"]
 
 
-def test_an_average_takes_points_by_their_best_and_leaves_out_what_has_no_chance(
+def test_an_overall_score_takes_points_by_their_best_and_leaves_out_what_has_no_chance(
     checkout: Path, catalogue: Catalogue
 ) -> None:
     catalogue = with_demo(catalogue, "arc_challenge", "codexglue", "mt_bench", "bold")
@@ -531,36 +555,41 @@ def test_an_average_takes_points_by_their_best_and_leaves_out_what_has_no_chance
     found = []
     for records in ([arc, code], [arc, code, judged], [arc, code, unjudged]):
         board = board_of(checkout, catalogue, [put(checkout, record) for record in records])
-        found.append(board["rows"][0]["average"])
-    spread = [math.sqrt(0.4 * 0.6 / 99) / 0.75, math.sqrt(0.3 * 0.7 / 99)]
-    half = Z95 * math.hypot(*spread) / 2
-    mean = (0.15 / 0.75 + 0.3) / 2
-    assert found[0]["value"] == pytest.approx(mean)
-    assert found[0]["ci95"] == pytest.approx([mean - half, mean + half])
-    assert (found[0]["tasks"], found[0]["reason"]) == (2, None)
+        found.append(board["rows"][0]["overall"])
+    assert found[0]["value"] == pytest.approx((0.15 / 0.75 + 0.3) / 2)
+    assert (found[0]["tasks"], found[0]["of"], found[0]["reason"]) == (2, 2, None)
     assert found[1] == found[2] == found[0]
+    none = "it has no level of chance"
+    assert board["protocols"]["demo"]["left_out"] == {"mt_bench": none, "bold": none}
+    assert board["protocols"]["demo"]["counted"] == {
+        "knowledge": ["arc_challenge"],
+        "code": ["codexglue"],
+    }
+    report = (checkout / "build" / "preview" / "models" / MODEL / "report.md").read_text()
+    assert f"- mt_bench does not count: {none}" in report
 
 
-def test_a_protocol_without_a_level_of_chance_has_no_average(
+def test_a_protocol_without_a_level_of_chance_has_no_overall_score(
     checkout: Path, catalogue: Catalogue
 ) -> None:
     catalogue = with_demo(catalogue, "mt_bench")
     path = put(checkout, score_record(catalogue, "mt_bench", 60, 100))
     (row,) = board_of(checkout, catalogue, [path])["rows"]
-    assert row["average"]["value"] is None
-    assert row["average"]["reason"] == "no score for any task with a level of chance"
+    assert row["overall"]["value"] is None
+    assert row["overall"]["reason"] == "no task has a level of chance"
+    assert row["categories"] == {}
     assert row["scores"]["mt_bench"]["value"] == 6
 
 
-def test_a_user_s_own_task_is_a_column_and_no_part_of_the_average(
+def test_a_user_s_own_task_is_a_column_and_no_part_of_the_overall_score(
     checkout: Path, catalogue: Catalogue
 ) -> None:
     catalogue = with_demo(catalogue, "arc_challenge", "synthetic_retrieval")
     records = [score_record(catalogue, task) for task in ("arc_challenge", "synthetic_retrieval")]
     (row,) = board_of(checkout, catalogue, [put(checkout, record) for record in records])["rows"]
     assert row["scores"]["synthetic_retrieval"]["value"] == 0.4
-    assert row["average"]["tasks"] == 1
-    assert row["average"]["value"] == pytest.approx(0.15 / 0.75)
+    assert row["overall"]["tasks"] == 1
+    assert row["overall"]["value"] == pytest.approx(0.15 / 0.75)
 
 
 def test_answers_that_were_scored_again_show_their_later_score(
@@ -590,7 +619,7 @@ def test_chance_by_document_is_that_of_the_scored_documents(
     (row,) = board_of(checkout, catalogue, [path])["rows"]
     assert row["scores"]["mmlu_pro"]["chance"] == 0.2
     assert row["scores"]["bbh"]["chance"] is None
-    assert row["average"]["reason"] == "no score for bbh"
+    assert row["overall"]["missing"] == ["bbh"]
 
 
 @pytest.mark.parametrize("state", ["not_run", "not_applicable"])
@@ -605,7 +634,7 @@ def test_what_could_not_be_scored_says_why_and_is_no_failure(
     assert (cell["state"], cell["reason"]) == (state, "nothing confines code here")
     assert (cell["value"], cell["n"], cell["warnings"]) == (None, None, [])
     assert cell["record"] == f"runs/{MODEL}/gguf-q8_0/local/demo/gsm8k.json"
-    assert board["rows"][0]["average"]["reason"] == "no score for gsm8k"
+    assert board["rows"][0]["overall"]["missing"] == ["gsm8k"]
     report = (checkout / "build" / "preview" / "models" / MODEL / "report.md").read_text()
     assert f"| {state.replace('_', ' ')} |" in report
     failures(paths)
@@ -642,7 +671,7 @@ def test_parts_and_points_of_a_column_are_shown(checkout: Path, catalogue: Catal
     low, high = code["scores"][1]["ci95"]
     assert 20 < low < 30 < high < 40
     assert f"30.0 [{low:.1f}, {high:.1f}] (n = 100) |" in report
-    assert report.count("30.0 [") == 2
+    assert report.partition("###")[0].count("30.0 [") == 2
 
 
 def test_a_score_that_no_document_has_is_not_run(checkout: Path, catalogue: Catalogue) -> None:
@@ -673,10 +702,10 @@ def test_a_second_form_is_a_column_of_all_rows_where_one_was_measured(
     assert not set(others) & set(full["scores"])
     assert first["scores"]["mmlu_pro_cot"]["value"] == 0.4
     assert second["scores"]["mmlu_pro_cot"]["state"] == "not_run"
-    # It is another metric than the protocol's: the average is over the protocol's tasks alone.
-    assert first["average"]["tasks"] == len(TASKS)
+    # It is another metric than the protocol's: the protocol's tasks alone count.
+    assert first["overall"]["tasks"] == len(TASKS)
     alone = [put(checkout, record) for record in demo_cells(catalogue)]
-    assert board_of(checkout, catalogue, alone)["rows"][0]["average"] == first["average"]
+    assert board_of(checkout, catalogue, alone)["rows"][0]["overall"] == first["overall"]
 
 
 def test_a_report_has_every_column_of_its_rows(checkout: Path, catalogue: Catalogue) -> None:
@@ -892,7 +921,7 @@ def test_the_report_tells_performance_with_intervals_labels_and_flags(
     assert lines[3].startswith("| gguf-f16† | 1.25 [1, 1.5] | 2.25 [2, 2.5] | measured before")
     assert lines[4].startswith("| gguf-q8_0 | 1 [0.5, 1.5] |")
     assert lines[4].endswith("| unavailable |")
-    assert lines[6:] == [
+    assert lines[6 : lines.index("### Overall and categories") - 1] == [
         "- base: † swapped \\| out",
         "- gguf-f16: † the warm-up ended before the times had settled; "
         "measured in one process, by the first version of the method",
@@ -921,7 +950,14 @@ def test_the_table_equals_the_json(checkout: Path, catalogue: Catalogue) -> None
         assert line["name"] == board["models"][row["model"]]["name"]
         for name in ("model", "variant", "hardware", "protocol", "ranked", "size_bytes"):
             assert line[name] == row[name]
-        for name, cell in {"average": row["average"], **row["scores"]}.items():
+        aggregates = {"overall": row["overall"]}
+        aggregates |= {f"category_{name}": block for name, block in row["categories"].items()}
+        same(line["group"], row["group"]["rank"])
+        for name, block in aggregates.items():
+            same(line[f"{name}_missing"], " ".join(block["missing"]) or None)
+        for cost, found in row["pareto"].items():
+            same(line[f"pareto_{cost}"], found["front"])
+        for name, cell in {**aggregates, **row["scores"]}.items():
             same(line[name], cell["value"])
             for end, value in zip(("low", "high"), cell["ci95"] or (None, None), strict=True):
                 same(line[f"{name}_{end}"], value)
@@ -957,7 +993,11 @@ def test_summaries_nest_by_hardware_protocol_and_variant(
         validate(read_json(models / MODEL / f"{kind}.json"), "summary", kind)
     row = board["rows"][0]
     accuracy = read_json(models / MODEL / "accuracy.json")["content"]["local"]["demo"]
-    assert accuracy == {"gguf-q8_0": {"average": row["average"], "scores": row["scores"]}}
+    assert accuracy == {
+        "gguf-q8_0": {
+            name: row[name] for name in ("group", "overall", "categories", "pareto", "scores")
+        }
+    }
     speed = read_json(models / MODEL / "performance.json")["content"]["local"]["demo"]
     assert speed["gguf-q8_0"]["ttft_ms"] == row["performance"]["ttft_ms"]
     assert speed["gguf-q8_0"]["measurement"] == row["measurement"]
@@ -989,7 +1029,63 @@ def test_the_report_is_a_table_whatever_the_texts_hold(
         lines = table.splitlines()
         assert len({f"|{line}".lstrip("|").replace("\\|", "").count("|") for line in lines}) == 1
         assert len(lines) == 3
-    assert len(tables) == 2
+    assert len(tables) == 3
+
+
+def test_rows_that_are_not_told_apart_share_a_group(checkout: Path, catalogue: Catalogue) -> None:
+    """A reference and a row that lacks a task are in none."""
+    catalogue = with_demo(catalogue, "arc_challenge", "hellaswag")
+
+    def row(rights: tuple[int, ...], **where: str) -> list[Record]:
+        tasks = ("arc_challenge", "hellaswag")
+        return [
+            score_record(catalogue, task, right, 400, **where)  # type: ignore[arg-type]
+            for task, right in zip(tasks, rights, strict=False)
+        ]
+
+    records = [
+        *row((300, 300), variant="base"),
+        *row((298, 301), variant="gguf-q8_0"),
+        *row((150, 150), variant="gguf-q4_k_m"),
+        *row((390,), variant="gguf-f16"),
+        *row((390, 390), model=REFERENCE, variant="base"),
+    ]
+    paths = [put(checkout, record) for record in records]
+    rows = board_of(checkout, catalogue, paths)["rows"]
+    found = {(r["model"], r["variant"]): r["group"] for r in rows}
+    assert found[MODEL, "base"] == found[MODEL, "gguf-q8_0"]
+    assert found[MODEL, "base"] == {"rank": 1, "rows": 2, "reason": None}
+    assert found[MODEL, "gguf-q4_k_m"] == {"rank": 3, "rows": 1, "reason": None}
+    assert found[MODEL, "gguf-f16"]["rank"] is None
+    assert "hellaswag" in found[MODEL, "gguf-f16"]["reason"]
+    assert found[REFERENCE, "base"]["reason"] == "a reference is not compared"
+    report = (checkout / "build" / "preview" / "models" / MODEL / "report.md").read_text()
+    _, table = report.split("### Overall and categories\n\n")
+    assert "| base | 1 | 66.7 [" in table
+    assert "| gguf-q4_k_m | 3 | 16.7 [" in table
+    assert "- gguf-f16: ‡ knowledge without hellaswag" in table
+
+
+def test_rows_are_compared_by_the_documents_that_they_share(
+    checkout: Path, catalogue: Catalogue
+) -> None:
+    """One answers all that the other does and 18 more of 400; apart, that is no difference."""
+    catalogue = with_demo(catalogue, "arc_challenge")
+    metric = catalogue.tasks["arc_challenge"]["metric"]
+    paths = []
+    for variant, right in (("base", 318), ("gguf-q8_0", 300)):
+        paths.append(put(checkout, score_record(catalogue, right=right, n=400, variant=variant)))
+        documents = [
+            {**row, "values": {metric: float(i < right)}}
+            for i, row in enumerate(documents_of(read_run(paths[-1])))
+        ]
+        atomic_write_json(paths[-1].with_name("arc_challenge.documents.json"), documents)
+    ranks = [row["group"]["rank"] for row in board_of(checkout, catalogue, paths)["rows"]]
+    assert ranks == [1, 2]
+    for path in paths:
+        path.with_name("arc_challenge.documents.json").unlink()
+    ranks = [row["group"]["rank"] for row in board_of(checkout, catalogue, paths)["rows"]]
+    assert ranks == [1, 1]
 
 
 def test_the_same_records_give_the_same_bytes(checkout: Path, catalogue: Catalogue) -> None:

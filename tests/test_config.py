@@ -202,7 +202,7 @@ def test_an_entry_given_twice_is_refused(folder: Path, name: str) -> None:
         ({"hardware": "raspberry"}, "hardware", "did you mean 'raspberry_pi_5'?"),
         ({"hardware": None}, "hardware", "got None"),
         ({"protocol": "demmo"}, "protocol", "did you mean 'demo'?"),
-        ({"protocol": "ultra"}, "protocol", "use one of: demo, full, quick"),
+        ({"protocol": "ultra"}, "protocol", "use one of: demo, demo-paired, full, quick"),
         (
             {"quantization": {**CHOICES["quantization"], "gptq_backend": "autogptq"}},
             "quantization.gptq_backend",

@@ -6,7 +6,7 @@ import functools
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -647,7 +647,9 @@ class Recorder:
     rows = 1
     shares = shares_prompts = True
     forwarded_tokens = 0
+    chunk = CHUNK
     schedule = "recorded"
+    effective: Mapping[str, Any] = {}
 
     def __init__(self, max_length: int, answer: Sequence[int] = ()) -> None:
         self.max_length = max_length

@@ -18,14 +18,15 @@ import yaml
 from gguf import GGUFReader
 from safetensors.numpy import load_file, save_file
 
-from slm_benchmark.aggregate import current_records, describe_equivalence, failures, read_run
+from slm_benchmark.aggregate import describe_equivalence, failures
 from slm_benchmark.config import Catalogue, Plan, load_catalogue
 from slm_benchmark.equivalence import Inputs, breaches, check_equivalence
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_json, digest, read_yaml
 from slm_benchmark.paths import CONFIG, ROOT
 from slm_benchmark.plan import Names
-from slm_benchmark.publish import publish, published_records
+from slm_benchmark.publish import publish
+from slm_benchmark.records import current_records, published_records, read_run
 from slm_benchmark.registry import load_model
 from slm_benchmark.schemas import read_record
 from slm_benchmark.tasks.datasets import prepare_dataset

@@ -531,7 +531,8 @@ def test_categories_have_rows_of_their_own_and_count_what_is_missing() -> None:
     ]
     maths, stem = category_scores([sample(*one) for one in given])
     assert (maths["part"], maths["value"], maths["n"], maths["missing"]) == ("math", 6.0, 2, 1)
-    assert (stem["part"], stem["value"], stem["n"], stem["ci95"]) == ("stem", 1.0, 2, [1.0, 1.0])
+    assert (stem["part"], stem["value"], stem["n"], stem["ci95"]) == ("stem", 1.0, 2, None)
+    assert stem["reason"] == "all documents have the same value"
     assert "missing" not in stem
     known = schema("cell")["properties"]["scores"]["items"]["properties"]
     assert set(maths) <= set(known)

@@ -23,6 +23,7 @@ from slm_benchmark.paths import ROOT
 from slm_benchmark.schemas import write_record
 from slm_benchmark.site import build_site, formats
 from slm_benchmark.site.pages import METRICS
+from slm_benchmark.standings import COSTS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 HOSTILE = (
@@ -54,6 +55,10 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 SUBJECTS = [f"subject_{n}" for n in range(14)]
 LACKING = "no judge is configured. Fix: name one of config/judges.yaml"
+COUNTED = {
+    "counted": {"reasoning": ["arc_challenge", "hellaswag", "mmlu"]},
+    "left_out": {"flores": "it has no level of <i>chance</i>"},
+}
 MACHINES = {"local": "a" * 64, "t4": "b" * 64}
 DISTURBED = "other work used 1.4 cores; busy: <b>miner</b>"
 NOT_DEFINED = "measured before this quantity was defined"
@@ -176,7 +181,18 @@ def row(model: str, variant: str, protocol: str, hardware: str, index: int) -> d
         values["energy_mwh_per_token"] = quantity(0.01 + index / 1e4)
     warnings = [DISTURBED] if variant == "base" else []
     warnings += ["measured in one process"] if old else []
-    average = None if failed else 0.1 + index / 200
+    value = None if failed else 0.1 + index / 200
+    overall = {
+        "value": value,
+        "ci95": None if value is None else [value - 0.08, value + 0.08],
+        "tasks": 0 if failed else 2,
+        "of": 3,
+        "missing": ["hellaswag"] if failed else ["mmlu"] if variant == "awq-4bit" else [],
+        "reason": "no score for hellaswag" if failed else None,
+    }
+    compared = not (failed or overall["missing"])
+    group = {"rank": 1 + index % 5 if compared else None, "rows": 4 if compared else 0}
+    front = {"front": index % 3 == 0 if compared else None}
     return {
         "model": model,
         "variant": variant,
@@ -187,12 +203,10 @@ def row(model: str, variant: str, protocol: str, hardware: str, index: int) -> d
         "ranked": protocol == "full" and model != "zeta-3.8b",
         "size_bytes": None if variant == "awq-4bit" else 90_000_000 + index,
         "effective_bits_per_weight": 16.0 if variant == "base" else 4.85,
-        "average": {
-            "value": average,
-            "ci95": None if average is None else [average - 0.08, average + 0.08],
-            "tasks": 0 if failed else 2,
-            "reason": "hellaswag failed" if failed else None,
-        },
+        "group": group | {"reason": None if compared else f"not compared: {HOSTILE}"},
+        "overall": overall,
+        "categories": {"reasoning": {**overall, "of": 3}},
+        "pareto": dict.fromkeys(COSTS, front | {"reason": None if compared else "not compared"}),
         "scores": scores,
         "performance": values,
         "measurement": measurement(label, warnings, grid, old=old),
@@ -209,9 +223,10 @@ def synthetic_leaderboard() -> dict[str, Any]:
         for hardware in (("local", "t4") if model == "alpha-135m" else ("local",))
     ]
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "edition": "preview",
         "records_sha256": "d" * 64,
+        "rules": {"category_coverage": 0.5, "overall_coverage": 0.9, "group_error_rate": 0.05},
         "categories": ["reasoning", "math", "multilingual"],
         "tasks": [
             {
@@ -228,8 +243,8 @@ def synthetic_leaderboard() -> dict[str, Any]:
             for task, facts in TASKS.items()
         ],
         "protocols": {
-            "demo": {"title": "Demo <em>subset</em>", "ranked": False},
-            "full": {"title": "Full sets", "ranked": True},
+            "demo": {"title": "Demo <em>subset</em>", "ranked": False, **COUNTED},
+            "full": {"title": "Full sets", "ranked": True, **COUNTED},
         },
         "hardware": {hardware: {"title": f"The {hardware} machine"} for hardware in MACHINES},
         "models": {
@@ -394,7 +409,7 @@ def test_a_flagged_measurement_is_marked_on_every_value_and_explained(
     columns = columns_of(index, "Full sets")
     flagged = 0
     full = [row for row in board["rows"] if row["protocol"] == "full"]
-    # The leaderboard orders the rows of a ranked protocol by their average.
+    # The leaderboard orders the rows of a ranked protocol by their groups.
     variants = [text for _, text in columns["Variant"]]
     assert sorted(variants) == sorted(row["variant"] for row in full)
     for title in ("Throughput", "TTFT, engine", "Token latency, p99", "Peak memory", "MFU"):
@@ -479,6 +494,54 @@ def test_points_are_shown_as_they_are(site: Path, board: dict[str, Any]) -> None
     )
     assert shown == {f"{text} 2 parts n = 1,172" for text in expected}
     assert len(shown) == 12
+
+
+def test_groups_and_aggregates_stand_beside_the_scores(site: Path, board: dict[str, Any]) -> None:
+    columns = columns_of((site / "index.html").read_text("utf-8"), "Full sets")
+    shown = list(zip(columns["Group"], columns["Overall"], columns["Reasoning"], strict=True))
+    rows = [row for row in board["rows"] if row["protocol"] == "full"]
+    assert len(shown) == len(rows) == 24
+    ranks = [int(text.split()[0]) for (_, text), *_ in shown if text != "none"]
+    compared = [row for row in rows if row["group"]["rank"] and row["ranked"]]
+    # Ranked rows by group; references come last.
+    assert ranks[: len(compared)] == sorted(row["group"]["rank"] for row in compared)
+    expected = {
+        f"{formats.percent(row['overall']['value'])}{' ‡' if row['overall']['missing'] else ''}"
+        for row in rows
+        if row["overall"]["value"] is not None
+    }
+    for place in (1, 2):
+        found = {cells[place][1] for cells in shown} - {"none"}
+        assert {text.split(" 2 ")[0].rsplit(" to ")[0].rsplit(" ", 1)[0] for text in found} == (
+            expected
+        )
+    assert any('title="without mmlu">‡' in cells[1][0] for cells in shown)
+    assert any("not compared: Evil" in cells[0][0] for cells in shown)
+
+
+def test_the_methodology_states_the_rules_of_the_groups(site: Path) -> None:
+    page = (site / "methodology.html").read_text("utf-8")
+    assert "<strong>FLORES</strong>: it has no level of &lt;i&gt;chance&lt;/i&gt;" in page
+    assert re.search(r"needs\s+50 % of its tasks, the overall\s+score 90 % of", page)
+    assert re.search(r"leader is at most\s+5 %", page)
+    assert 'id="groups-in-place-of-ranks"' in page
+
+
+def test_an_outline_marks_the_front_in_the_charts(site: Path, board: dict[str, Any]) -> None:
+    index = (site / "index.html").read_text("utf-8")
+    specs = [
+        json.loads(html.unescape(text))
+        for text in re.findall(r"<template>(.*?)</template>", index, re.DOTALL)
+    ]
+    assert len(specs) == 4
+    marked = [point for spec in specs for point in spec["data"]["values"]]
+    on_front = [point for point in marked if point["front"] == "on the front"]
+    cost = "generation_throughput_tokens_per_s"
+    drawn = [row for row in board["rows"] if row["performance"][cost]["value"] is not None]
+    expected = sum(row["pareto"][cost]["front"] is True for row in drawn)
+    assert 0 < len(on_front) == expected < len(marked)
+    assert index.count('stroke="currentColor" stroke-width="2"') == len(on_front)
+    assert "an outline marks the Pareto front" in index
 
 
 def test_parts_are_named_where_there_is_room_and_always_on_pointing(site: Path) -> None:
@@ -814,7 +877,7 @@ def test_every_page_opens_without_errors_or_requests(browser: Browser, site: Pat
             assert page.locator("h1").first.is_visible()
 
 
-@pytest.mark.parametrize("title", ["Average", "Size", "ARC_CHALLENGE", "HELLASWAG"])
+@pytest.mark.parametrize("title", ["Overall", "Reasoning", "Size", "ARC_CHALLENGE", "HELLASWAG"])
 def test_sorting_is_numeric_reversible_and_puts_missing_last(
     browser: Browser, site: Path, title: str
 ) -> None:

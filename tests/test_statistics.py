@@ -6,14 +6,18 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks.coverage import proportion_grid, rule
 from slm_benchmark.statistics.proportion import (
+    PROPORTION_INTERVALS,
     Z95,
-    mean_interval,
+    exact_interval,
+    proportion_method,
     standard_error,
+    t_interval,
     wilson_interval,
 )
 
@@ -70,22 +74,52 @@ def test_one_value_has_no_standard_error() -> None:
     assert standard_error([0.25]) is None
 
 
-@given(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=300))
-def test_zeros_and_ones_get_wilson_s_interval(values: list[float]) -> None:
-    interval, method = mean_interval(values)
-    assert method == "wilson"
-    assert interval == wilson_interval(sum(values), len(values))
+@given(COUNTS)
+def test_the_exact_interval_is_scipy_s(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    expected = stats.binomtest(successes, n).proportion_ci(0.95, method="exact")
+    low, high = exact_interval(successes, n)
+    assert low == pytest.approx(expected.low, rel=1e-6, abs=1e-9)
+    assert high == pytest.approx(expected.high, rel=1e-6, abs=1e-9)
+    assert 0 <= low <= successes / n <= high <= 1
 
 
-@given(st.lists(VALUES, min_size=2, max_size=60).filter(lambda v: not set(v) <= {0.0, 1.0}))
-def test_other_values_get_the_normal_interval(values: list[float]) -> None:
-    interval, method = mean_interval(values)
-    assert method == "normal"
-    assert interval is not None
-    error = stats.sem(values)
-    low, high = stats.norm.interval(0.95, np.mean(values), error) if error else 2 * (values[0],)
-    assert interval == pytest.approx((low, high), rel=1e-6, abs=1e-6)
+@given(st.integers(1, 5000))
+@settings(max_examples=50)
+def test_one_success_more_never_lowers_an_end(n: int) -> None:
+    """Also where the rule changes from the exact interval to Wilson's and back."""
+    near = sorted({k for k in (*range(14), *range(n - 13, n + 1)) if 0 <= k <= n})
+    ends = np.array([PROPORTION_INTERVALS[proportion_method(k, n)](k, n) for k in near])
+    assert (np.diff(ends, axis=0) >= 0).all()
 
 
-def test_a_single_value_between_zero_and_one_gets_none() -> None:
-    assert mean_interval([0.5]) == (None, None)
+@pytest.mark.parametrize("n", [1, 2, 4, 7, 10, 20, 35, 50, 100, 300, 817, 2000])
+def test_the_rule_covers_every_proportion(n: int) -> None:
+    """Exact sums over the binomial, edges included."""
+    ends = np.array([PROPORTION_INTERVALS[proportion_method(k, n)](k, n) for k in range(n + 1)])
+    coverage = []
+    for p in np.linspace(0.002, 0.998, 499):
+        held = (ends[:, 0] <= p) & (p <= ends[:, 1])
+        coverage.append(float(stats.binom.pmf(np.arange(n + 1), n, p)[held].sum()))
+    assert min(coverage) > 0.925
+    assert np.mean(coverage) > 0.945
+
+
+@given(st.lists(VALUES, min_size=2, max_size=60))
+def test_the_t_interval_is_scipy_s(values: list[float]) -> None:
+    error = standard_error(values)
+    assert error is not None
+    degrees = len(values) - 1
+    found = t_interval(float(np.mean(values)), error, degrees)
+    expected = (np.mean(values),) * 2
+    if error:
+        expected = stats.t.interval(0.95, degrees, np.mean(values), stats.sem(values))
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-4)
+
+
+def test_the_grid_of_the_page() -> None:
+    """docs/methodology.md: sums and simulation agree, and neither falls below what is promised."""
+    found = proportion_grid(rule, draws := 10_000)
+    assert found.exact.mean() >= 0.945
+    assert found.exact.min() >= 0.92
+    assert np.abs(found.simulated - found.exact).max() < 5 * math.sqrt(0.07 * 0.93 / draws)

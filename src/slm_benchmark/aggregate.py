@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slm_benchmark.comparison import outcomes
 from slm_benchmark.config import VARIANTS, Catalogue
 from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_directory, atomic_write_text, digest, read_json
+from slm_benchmark.files import atomic_directory, atomic_write_text, digest
+from slm_benchmark.markdown import table
+from slm_benchmark.parallel import spread
 from slm_benchmark.paths import relative
-from slm_benchmark.provenance import result_digest
-from slm_benchmark.schemas import schema, validate, write_record
-from slm_benchmark.statistics.proportion import Z95
+from slm_benchmark.records import Lean, current_records, read_run
+from slm_benchmark.schemas import schema, write_record
+from slm_benchmark.standings import (
+    COSTS,
+    Basis,
+    Rules,
+    aggregate_scores,
+    basis,
+    fronts_of,
+    groups_of,
+    not_comparable,
+)
 
 Record = dict[str, Any]
 Key = tuple[str, str, str, str]
@@ -29,60 +40,22 @@ FIRST_METHOD = "measured in one process, by the first version of the method"
 FLAG = "†"
 """Mark of a measurement that something may have disturbed."""
 
-RECORD_SCHEMAS = {"score": "cell", "performance": "performance", "equivalence": "equivalence"}
-"""Schema of each kind of record."""
+
+PARTIAL = "‡"
+"""Mark of an aggregate score that lacks tasks."""
+
+FRONTS = {
+    "size_bytes": "size",
+    "generation_throughput_tokens_per_s": "throughput",
+    "peak_memory_bytes": "memory",
+    "energy_mwh_per_token": "energy",
+}
+"""Words for the costs of the Pareto fronts."""
 
 
 def metric_names() -> list[str]:
     """Names of the performance metrics, in the order of their schema."""
     return list(schema("performance")["properties"]["metrics"]["properties"])
-
-
-def read_run(path: Path) -> Record:
-    """Read a record of any kind and check it.
-
-    Raises:
-        UserError: when the record breaks its schema, or its result was edited by hand.
-    """
-    record: Record = read_json(path)
-    kind = record.get("kind") if isinstance(record, dict) else None
-    if kind not in tuple(RECORD_SCHEMAS):
-        raise UserError(
-            f"no record of a kind that is known here ({', '.join(RECORD_SCHEMAS)})",
-            file=relative(path),
-            field="kind",
-            value=kind,
-            fix="restore the file from the repository, or measure the cell again",
-        )
-    validate(record, RECORD_SCHEMAS[kind], relative(path))
-    if result_digest(record) != record["result_sha256"]:
-        raise UserError(
-            "the result does not match its digest: the record was edited",
-            file=relative(path),
-            field="result_sha256",
-            value=record["result_sha256"],
-            fix="restore the file from the repository, or measure the cell again",
-        )
-    return record
-
-
-def current_records(paths: Iterable[Path]) -> list[tuple[Path, Record]]:
-    """The record that stands for each cell: a run of this checkout, else the newest published.
-
-    Equivalence records are left out: they belong to a model, not to a cell.
-    """
-    chosen: dict[tuple[str, ...], tuple[tuple[bool, str, str], Path, Record]] = {}
-    for path in paths:
-        record = read_run(path)
-        if record["kind"] == "equivalence":
-            continue
-        cell = (*_key(record), record["task"]["id"] if record["kind"] == "score" else "")
-        # Kept answers may be scored again: then the later scoring stands.
-        scored = record.get("scored", {}).get("started", "")
-        age = (relative(path).startswith("runs/"), record["started"], scored)
-        if cell not in chosen or age > chosen[cell][0]:
-            chosen[cell] = (age, path, record)
-    return [(path, record) for _, path, record in (chosen[cell] for cell in sorted(chosen))]
 
 
 def aggregate(
@@ -106,18 +79,17 @@ def aggregate(
     Raises:
         UserError: for an invalid record, naming the file.
     """
-    records = current_records(paths)
+    records = current_records(paths, reduced=Lean())
     board = build_leaderboard(catalogue, records, edition)
     with atomic_directory(models) as work:
-        for model in board["models"]:
-            write_summaries(work / model, model, board)
+        write_summaries(work, board)
     write_board(board, leaderboard, table)
 
 
 def write_board(board: Record, leaderboard: Path, table: Path) -> None:
-    """Write the leaderboard as JSON and as CSV."""
+    """Write the leaderboard as JSON, with a line for each score, and as CSV."""
     atomic_write_text(table, render_table(board))
-    write_record(leaderboard, board, "leaderboard")
+    write_record(leaderboard, board, "leaderboard", depth=4)
 
 
 def build_leaderboard(
@@ -147,14 +119,28 @@ def build_leaderboard(
         else:
             speeds[key] = (path, record)
     keys = sorted({*scores, *speeds}, key=lambda k: (k[3], k[2], k[0], VARIANTS.index(k[1])))
+    rules = Rules.read()
+    bases = {protocol: basis(catalogue, protocol) for protocol in catalogue.protocols}
+    columns = {
+        protocol: protocol_columns(catalogue, protocol, measured[protocol])
+        for protocol in catalogue.protocols
+    }
+    bests = {task: entry.get("best", 1) for task, entry in catalogue.tasks.items()}
     rows = []
     for key in keys:
-        tasks = protocol_columns(catalogue, key[3], measured[key[3]])
-        rows.append(build_row(catalogue, key, tasks, scores.get(key, {}), speeds.get(key)))
+        row = build_row(catalogue, key, columns[key[3]], scores.get(key, {}), speeds.get(key))
+        overall, categories = aggregate_scores(row["scores"], bests, bases[key[3]], rules)
+        rows.append({**row, "overall": overall, "categories": categories})
+    for protocol, counted in bases.items():
+        own = [place for place, key in enumerate(keys) if key[3] == protocol]
+        compare_rows(
+            catalogue, bests, counted, [(rows[place], scores[keys[place]]) for place in own]
+        )
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "edition": edition,
         "records_sha256": digest([record["result_sha256"] for _, record in records]),
+        "rules": rules.block(),
         "categories": list(dict.fromkeys(t["category"] for t in catalogue.tasks.values())),
         "tasks": [
             {
@@ -174,7 +160,12 @@ def build_leaderboard(
             for task, entry in catalogue.tasks.items()
         ],
         "protocols": {
-            key: {"title": entry["title"], "ranked": entry["ranked"]}
+            key: {
+                "title": entry["title"],
+                "ranked": entry["ranked"],
+                "counted": bases[key].counted,
+                "left_out": bases[key].left_out,
+            }
             for key, entry in catalogue.protocols.items()
         },
         "hardware": {key: {"title": e["title"]} for key, e in catalogue.hardware.items()},
@@ -183,6 +174,39 @@ def build_leaderboard(
         },
         "rows": rows,
     }
+
+
+def compare_rows(
+    catalogue: Catalogue,
+    bests: Mapping[str, float],
+    counted: Basis,
+    rows: Sequence[tuple[Record, Mapping[str, tuple[Path, Record]]]],
+) -> None:
+    """Give each row of one protocol its group and its place beside the Pareto fronts.
+
+    Args:
+        catalogue: The catalogue of the checkout.
+        bests: Task → score of a perfect answer.
+        counted: What counts of the protocol's tasks.
+        rows: Rows with their overall scores, each with the records of its scores.
+    """
+    reasons = [not_comparable(row, catalogue.models[row["model"]].reference) for row, _ in rows]
+    compared = [pair for pair, reason in zip(rows, reasons, strict=True) if reason is None]
+    groups = groups_of(
+        [row for row, _ in compared],
+        [records for _, records in compared],
+        bests,
+        counted,
+        [task for task in counted.tasks if catalogue.tasks[task].get("combine") == "parts"],
+        outcomes,
+    )
+    sizes = Counter(groups)
+    for (row, _), reason in zip(rows, reasons, strict=True):
+        row["group"] = {"rank": None, "rows": 0, "reason": reason}
+    for (row, _), rank in zip(compared, groups, strict=True):
+        row["group"] |= {"rank": rank, "rows": sizes[rank]}
+    for (row, _), fronts in zip(rows, fronts_of([row for row, _ in rows], reasons), strict=True):
+        row["pareto"] = fronts
 
 
 def protocol_columns(catalogue: Catalogue, protocol: str, measured: Collection[str]) -> list[str]:
@@ -218,9 +242,6 @@ def build_row(
         "ranked": entry["ranked"] and not catalogue.models[model].reference,
         "size_bytes": block["size_bytes"],
         "effective_bits_per_weight": block["effective_bits_per_weight"],
-        "average": average(
-            {task: cells[task] for task in catalogue.protocol_tasks(protocol)}, catalogue
-        ),
         "scores": cells,
         "performance": build_performance(speed[1] if speed else None),
         "measurement": build_measurement(*speed) if speed else None,
@@ -364,40 +385,6 @@ def warnings(record: Record, bounds: Mapping[str, float]) -> list[str]:
     return found + (["not told apart from guessing"] if checks["at_chance"] else [])
 
 
-def average(cells: dict[str, Record], catalogue: Catalogue) -> Record:
-    """Mean over tasks of the score's share of the way from chance to a perfect answer.
-
-    A score below chance counts as negative, so that guessing averages to zero. Tasks without a
-    level of chance have no such share and are left out, as are tasks of custom/. The interval takes
-    the tasks as independent: the root of the summed squared standard errors. It is missing until
-    every other task of the protocol has a score, because means over unlike sets of tasks mislead.
-    """
-    entries = catalogue.tasks
-    cells = {
-        task: cell
-        for task, cell in cells.items()
-        if entries[task]["chance"] is not None and entries[task]["category"] != "custom"
-    }
-    missing = [task for task, cell in cells.items() if cell["value"] is None]
-    scored = len(cells) - len(missing)
-    if missing or not cells:
-        reason = f"no score for {', '.join(missing) or 'any task with a level of chance'}"
-        return {"value": None, "ci95": None, "tasks": scored, "reason": reason}
-    spans = [entries[task].get("best", 1) - cell["chance"] for task, cell in cells.items()]
-    shares = [
-        (cell["value"] - cell["chance"]) / span
-        for cell, span in zip(cells.values(), spans, strict=True)
-    ]
-    mean = math.fsum(shares) / scored
-    if any(cell["stderr"] is None for cell in cells.values()):
-        return {"value": mean, "ci95": None, "tasks": scored, "reason": None}
-    half = Z95 * math.sqrt(
-        math.fsum((c["stderr"] / s) ** 2 for c, s in zip(cells.values(), spans, strict=True))
-    )
-    half /= scored
-    return {"value": mean, "ci95": [mean - half, mean + half], "tasks": scored, "reason": None}
-
-
 def render_table(board: Record) -> str:
     """The leaderboard as CSV: one line for each row; a missing value is an empty field."""
     tasks = list(dict.fromkeys(task for row in board["rows"] for task in row["scores"]))
@@ -406,7 +393,12 @@ def render_table(board: Record) -> str:
     # The size is a fact of the row too, known without a profile.
     metrics = [name for name in metric_names() if name not in facts]
     measurement = ["energy_label", "bandwidth_bytes_per_s", "performance_warnings"]
-    names = ["model", "name", *facts[1:], "average", "average_low", "average_high"]
+    categories = list(dict.fromkeys(name for row in board["rows"] for name in row["categories"]))
+    aggregates = ["overall", *(f"category_{name}" for name in categories)]
+    names = ["model", "name", *facts[1:], "group"]
+    for name in aggregates:
+        names += [name, f"{name}_low", f"{name}_high", f"{name}_missing"]
+    names += [f"pareto_{cost}" for cost in COSTS]
     for task in tasks:
         names += [task, f"{task}_low", f"{task}_high", f"{task}_n", f"{task}_state"]
     for metric in metrics:
@@ -418,7 +410,12 @@ def render_table(board: Record) -> str:
     for row in board["rows"]:
         line = {name: row[name] for name in facts}
         line["name"] = board["models"][row["model"]]["name"]
-        line |= _bounds("average", row["average"])
+        line["group"] = row["group"]["rank"]
+        scores = [row["overall"], *(row["categories"].get(name) for name in categories)]
+        for name, score in zip(aggregates, scores, strict=True):
+            if score:
+                line |= _bounds(name, score) | {f"{name}_missing": " ".join(score["missing"])}
+        line |= {f"pareto_{cost}": found["front"] for cost, found in row["pareto"].items()}
         for task, cell in row["scores"].items():
             line |= _bounds(task, cell) | {f"{task}_n": cell["n"], f"{task}_state": cell["state"]}
         for metric in metrics:
@@ -439,17 +436,30 @@ def _bounds(name: str, cell: Record) -> Record:
     return {name: cell["value"], f"{name}_low": low, f"{name}_high": high}
 
 
-def write_summaries(folder: Path, model: str, board: Record) -> None:
+def write_summaries(folder: Path, board: Record) -> None:
+    """Write a folder of summaries for each model of the board."""
+    own: dict[str, list[Record]] = {model: [] for model in board["models"]}
+    for row in board["rows"]:
+        own[row["model"]].append(row)
+
+    def write(model: str) -> None:
+        _write_summary(folder / model, model, board, own[model])
+
+    for _ in spread(write, list(own), batch=16):
+        pass
+
+
+def _write_summary(folder: Path, model: str, board: Record, rows: Sequence[Record]) -> None:
     """metadata.json, accuracy.json, performance.json and report.md of one model.
 
     Accuracy and performance nest by hardware, protocol and variant.
     """
-    rows = [row for row in board["rows"] if row["model"] == model]
     accuracy: Record = {}
     performance: Record = {}
     for row in rows:
         place = (row["hardware"], row["protocol"], row["variant"])
-        _put(accuracy, place, {"average": row["average"], "scores": row["scores"]})
+        kept = ("group", "overall", "categories", "pareto", "scores")
+        _put(accuracy, place, {name: row[name] for name in kept})
         facts = {name: row[name] for name in ("fingerprint", "measurement")}
         _put(performance, place, {**facts, **row["performance"]})
     summaries = {
@@ -458,8 +468,9 @@ def write_summaries(folder: Path, model: str, board: Record) -> None:
         "performance": performance,
     }
     for name, content in summaries.items():
-        summary = {"schema_version": 2, "model": model, "kind": name, "content": content}
-        write_record(folder / f"{name}.json", summary, "summary")
+        summary = {"schema_version": 3, "model": model, "kind": name, "content": content}
+        # A line for each score, and for each quantity of a grid's point.
+        write_record(folder / f"{name}.json", summary, "summary", depth=6)
     atomic_write_text(folder / "report.md", render_report(model, board, rows))
 
 
@@ -495,7 +506,7 @@ def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
                     ]
                 )
             )
-        lines += ["", *_performance_table(group), ""]
+        lines += ["", *_performance_table(group), "", *_aggregate_table(board, group), ""]
     return "\n".join(lines)
 
 
@@ -532,6 +543,52 @@ def _performance_table(rows: Sequence[Record]) -> list[str]:
         lines.append("")
     lines += [f"- {', '.join(variants)}: {_cell(text)}" for text, variants in notes.items()]
     return lines
+
+
+def _aggregate_table(board: Record, rows: Sequence[Record]) -> list[str]:
+    """Overall and category scores of some rows as a table, and below it what they lack."""
+    categories = [name.capitalize() for name in rows[0]["categories"]]
+    lines = [
+        "### Overall and categories",
+        "",
+        *table(
+            ["Variant", "Group", "Overall", *categories, "On the front of"],
+            [
+                [
+                    row["variant"],
+                    str(row["group"]["rank"] or "none"),
+                    show_aggregate(row["overall"]),
+                    *map(show_aggregate, row["categories"].values()),
+                    ", ".join(FRONTS[c] for c, found in row["pareto"].items() if found["front"])
+                    or "none",
+                ]
+                for row in rows
+            ],
+        ),
+    ]
+    notes: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        for name, score in {"overall": row["overall"], **row["categories"]}.items():
+            if score["reason"]:
+                notes[f"{name}: {score['reason']}"].append(row["variant"])
+            elif score["missing"]:
+                without = f"{PARTIAL} {name} without {', '.join(score['missing'])}"
+                notes[without].append(row["variant"])
+    left_out = board["protocols"][rows[0]["protocol"]]["left_out"]
+    lines += [""] if notes or left_out else []
+    lines += [f"- {', '.join(variants)}: {_cell(text)}" for text, variants in notes.items()]
+    return lines + [f"- {task} does not count: {_cell(why)}" for task, why in left_out.items()]
+
+
+def show_aggregate(score: Record) -> str:
+    """A category or overall score in per cent with its 95 % interval, marked where tasks lack."""
+    if score["value"] is None:
+        return "none"
+    text = f"{100 * score['value']:.1f}"
+    if score["ci95"]:
+        low, high = (100 * bound for bound in score["ci95"])
+        text += f" [{low:.1f}, {high:.1f}]"
+    return f"{text}{PARTIAL if score['missing'] else ''}"
 
 
 def show_score(cell: Record) -> str:

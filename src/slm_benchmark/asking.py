@@ -110,13 +110,20 @@ class Asking:
         folders: The inputs.
         record: The file that will say how it went.
         threads: CPU threads.
+        counter: Counts the evaluations of a checkout; None = the one of runs/.
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
     """
 
     def __init__(
-        self, cell: Cell, catalogue: Catalogue, folders: Folders, record: Path, threads: int
+        self,
+        cell: Cell,
+        catalogue: Catalogue,
+        folders: Folders,
+        record: Path,
+        threads: int,
+        counter: Path | None = None,
     ) -> None:
         self.cell, self.catalogue, self.folders = cell, catalogue, folders
         self.target, self.threads = record, threads
@@ -130,7 +137,7 @@ class Asking:
         self._base = read_manifest(folders.base)
         self._variant = read_manifest(folders.weights)
         self._dataset = read_json(folders.dataset / "manifest.json")
-        self._sequence = next_sequence(SEQUENCE_COUNTER)
+        self._sequence = next_sequence(counter or SEQUENCE_COUNTER)
         self._choices = catalogue.scoring_choices(cell.task, cell.protocol)
         self._environment = environment_identity(RECORDED_PACKAGES)
 
@@ -140,32 +147,50 @@ class Asking:
         return self.target.with_name(f"{self.cell.task}.journal.jsonl")
 
     def ask(self, tried: Attempt) -> None:
-        """Load the tasks and the model, and put the chosen documents to it."""
+        """Load the model, and the tasks where `load` did not yet, and put the documents to it."""
+        self.load(tried)
         with task_resources(self.entry):
             self._ask(tried)
 
-    def _ask(self, tried: Attempt) -> None:
-        from slm_benchmark.engines import Settings, load_engine
-        from slm_benchmark.engines.journal import Journal
-        from slm_benchmark.tasks.conversation import ConversationLM
-        from slm_benchmark.tasks.harness import load_parts, parts_digest
-        from slm_benchmark.tasks.requests import ask, build_requests
+    def load(self, tried: Attempt) -> None:
+        """Load the tasks and choose their documents; the model is not needed.
 
-        cell, protocol, model = self.cell, self.protocol, self.model
-        names = self.catalogue.parts(cell.task, cell.model)
+        What is loaded already stays, so that a caller may `narrow` the choice before it asks.
+        """
+        if not tried.parts:
+            with task_resources(self.entry):
+                self._load(tried)
+
+    def _load(self, tried: Attempt) -> None:
+        from slm_benchmark.tasks.harness import load_parts
+
+        cell, protocol = self.cell, self.protocol
         tried.parts = load_parts(
             cell.task,
             self.entry,
             self.folders.dataset,
             protocol["fewshot_sampler"],
-            names,
+            self.catalogue.parts(cell.task, cell.model),
             protocol["seed"],
         )
-        window = min(model.context_length, protocol["max_context_tokens"])
-        hardware = self.catalogue.hardware[cell.hardware]
-        limit_answers(tried.parts, self._choices["max_gen_toks"], window)
+        limit_answers(tried.parts, self._choices["max_gen_toks"], self._window)
         wanted = self.catalogue.documents(cell.task, cell.protocol)
         tried.chosen = choose(tried.parts, self.entry, wanted, protocol["seed"])
+
+    @property
+    def _window(self) -> int:
+        """Longest prompt and answer together, in tokens."""
+        return min(self.model.context_length, int(self.protocol["max_context_tokens"]))
+
+    def _ask(self, tried: Attempt) -> None:
+        from slm_benchmark.engines import Settings, load_engine
+        from slm_benchmark.engines.journal import Journal
+        from slm_benchmark.tasks.conversation import ConversationLM
+        from slm_benchmark.tasks.harness import parts_digest
+        from slm_benchmark.tasks.requests import ask, build_requests
+
+        cell, protocol, model = self.cell, self.protocol, self.model
+        hardware = self.catalogue.hardware[cell.hardware]
         decisive = {
             "weights": self._variant["sha256"],
             "base": self._base["sha256"],
@@ -181,7 +206,7 @@ class Asking:
             self.folders.weights,
             self.folders.base,
             Settings(
-                max_length=window,
+                max_length=self._window,
                 threads=self.threads,
                 dtype=protocol["dtype"],
                 device=hardware["device"],
@@ -194,14 +219,14 @@ class Asking:
         )
         lm = tried.engine.lm
         # A conversation is put into the template turn by turn.
-        chat = self._templated and not self.entry.get("conversation")
+        chat = self.templated and not self.entry.get("conversation")
         build_requests(tried.parts, tried.chosen, protocol["seed"], lm if chat else None)
         ask(ConversationLM(lm) if self.entry.get("conversation") else lm, tried.parts)
         tried.truncated_contexts = len(lm.truncated)
         tried.unfinished = lm.unfinished
 
     @property
-    def _templated(self) -> bool:
+    def templated(self) -> bool:
         """Whether the protocol wraps prompts in the model's chat template."""
         return self.model.chat and self.protocol["chat_template"] == "chat_models"
 
@@ -241,7 +266,7 @@ class Asking:
         }
 
     def _task_block(self, tried: Attempt) -> Record:
-        chat = self.entry.get("conversation") or self._templated
+        chat = self.entry.get("conversation") or self.templated
         template = tried.engine.lm.chat_template(True) if chat and tried.engine else None
         return {
             **task_block(self.cell.task, self.entry, tried.parts),
@@ -258,6 +283,18 @@ class Asking:
             "duration_s": round(time.monotonic() - self._began, 3),
             "command": command_for([self.target], self.cell.protocol, self.cell.hardware),
         }
+
+
+def narrow(tried: Attempt, wanted: Mapping[str, Sequence[int]]) -> None:
+    """Keep some of the documents that were chosen, and the parts that have any of them.
+
+    Args:
+        tried: An attempt whose tasks are loaded.
+        wanted: Part → indices of its documents.
+    """
+    # The harness takes an empty list of documents for all of them.
+    tried.parts = [part for part in tried.parts if wanted.get(part.name)]
+    tried.chosen = {part.name: sorted(wanted[part.name]) for part in tried.parts}
 
 
 def limit_answers(parts: Sequence[Any], limit: int | None, window: int) -> None:

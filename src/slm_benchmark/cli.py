@@ -42,7 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     pin.set_defaults(run=_pin)
 
     publish = commands.add_parser("publish", help="promote records from runs/ to results/")
-    publish.add_argument("records", nargs="+", type=Path, help="records, or folders of records")
+    publish.add_argument(
+        "records",
+        nargs="*",
+        type=Path,
+        help="records, or folders of records; none = make the summaries and the index again",
+    )
     publish.add_argument("--label", help="name of the unranked protocol, such as demo")
     publish.set_defaults(run=_publish)
 
@@ -82,6 +87,64 @@ def _parser() -> argparse.ArgumentParser:
     power.add_argument("--name", default="not named", help="the wall meter, such as its model")
     power.set_defaults(run=_import_power)
 
+    export = commands.add_parser("export", help="write the records of results/ in other formats")
+    export.add_argument("results", nargs="?", type=Path, help="a folder as results/, the default")
+    export.add_argument("--out", type=Path, default=Path("build/export"), help="folder to write")
+    export.add_argument(
+        "--format", nargs="+", help="of csv, parquet, eee, hf and croissant; none = all of them"
+    )
+    export.add_argument("--url", help="where the results are published, for exports that name it")
+    export.set_defaults(run=_export)
+
+    integrity = commands.add_parser(
+        "integrity", help="check published records: digests, scores, the manifest, what is possible"
+    )
+    integrity.add_argument(
+        "results", nargs="?", type=Path, help="a folder as results/, the default"
+    )
+    integrity.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="a manifest.json kept elsewhere, to compare with too",
+    )
+    integrity.set_defaults(run=_integrity)
+
+    plan = commands.add_parser(
+        "plan", help="how many documents a paired comparison needs, what it shows, and its time"
+    )
+    plan.add_argument("--margin", required=True, help="loss to be found: 1pp, 0.5pp, 1%% or 0.01")
+    plan.add_argument("--task", required=True, help="id in config/tasks.yaml")
+    plan.add_argument("--model", help="id of a card; none = whatever has records")
+    plan.add_argument("--variant", help="format compared with the base; none = what changes most")
+    plan.add_argument("--hardware", help="id in config/hardware.yaml; none = all")
+    plan.add_argument("--power", type=float, default=0.8, help="chance of finding the loss (0.8)")
+    plan.add_argument("--documents", type=int, metavar="N", help="judge this number of documents")
+    plan.set_defaults(run=_plan)
+
+    verify = commands.add_parser(
+        "verify",
+        help="run a published score again from its recorded inputs, and compare",
+        description="Run a published score again from its recorded inputs, and compare. Inputs "
+        "that are missing are made as the workflow makes them.",
+        epilog="exit codes: 0 identical; 3 agrees; 4 underpowered; 5 not verified, as nothing "
+        "could be run here; 6 changed input, named before anything is computed; 7 disagrees; and "
+        "1 after bad input or a fault of the surroundings, 2 after bad usage. With --all it is "
+        "the highest code of all records. docs/verifying.md explains them",
+    )
+    verify.add_argument(
+        "path", nargs="?", type=Path, help="a record; with --all a folder, results/ by default"
+    )
+    verify.add_argument("--all", action="store_true", help="every current score of the folder")
+    verify.add_argument(
+        "--documents", type=int, metavar="N", help="ask a random part of the documents; none = all"
+    )
+    verify.add_argument("--seed", type=int, default=0, help="of the random part (0)")
+    verify.add_argument("--threads", type=int, help="CPU threads; none = as in the record")
+    verify.add_argument("--keep", type=Path, metavar="DIR", help="keep the new records here")
+    verify.add_argument("--report", type=Path, metavar="FILE", help="write the outcome as JSON")
+    verify.set_defaults(run=_verify)
+
     link = commands.add_parser("link-profiles", help="let snakemake --profile NAME find profiles/")
     link.add_argument("--replace", action="store_true", help="take over another clone's links")
     link.set_defaults(run=_link_profiles)
@@ -118,13 +181,14 @@ def _pin(options: argparse.Namespace) -> int:
 
 def _publish(options: argparse.Namespace) -> int:
     from slm_benchmark.config import load_catalogue
-    from slm_benchmark.publish import is_record, publish
+    from slm_benchmark.publish import publish
+    from slm_benchmark.records import is_record
 
     records: list[Path] = []
     for path in options.records:
         found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         records += [file for file in found if is_record(file)]
-    if not records:
+    if options.records and not records:
         raise UserError("no records here", file=options.records[0], fix="measure something first")
     for line in publish(load_catalogue(), records, options.label):
         print(line)
@@ -186,6 +250,57 @@ def _import_power(options: argparse.Namespace) -> int:
 
     print(import_power(options.readings, options.record, options.name))
     return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from slm_benchmark.config import load_catalogue
+    from slm_benchmark.export.project import read_project
+    from slm_benchmark.export.store import FORMATS, export
+    from slm_benchmark.paths import RESULTS
+
+    project = read_project(options.url)
+    formats = options.format or FORMATS
+    for line in export(load_catalogue(), project, options.results or RESULTS, options.out, formats):
+        print(line)
+    return 0
+
+
+def _integrity(options: argparse.Namespace) -> int:
+    from slm_benchmark.config import load_catalogue
+    from slm_benchmark.integrity import check_integrity, describe_report
+    from slm_benchmark.paths import RESULTS
+
+    results = options.results or RESULTS
+    report = check_integrity(load_catalogue(), results.resolve(), options.manifest)
+    print(describe_report(report))
+    return 1 if report.findings else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from slm_benchmark.config import load_catalogue
+    from slm_benchmark.planner import Question, answer, parse_margin, recorded
+
+    question = Question(
+        task=options.task,
+        margin=parse_margin(options.margin),
+        power=options.power,
+        model=options.model,
+        variant=options.variant,
+        hardware=options.hardware,
+        documents=options.documents,
+    )
+    print(answer(question, load_catalogue(), recorded()))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from slm_benchmark.verify.command import verify_one, verify_release
+
+    if options.all:
+        return verify_release(options)
+    if options.path is None:
+        raise UserError("no record is named", fix="name one, or give --all")
+    return verify_one(options)
 
 
 def _link_profiles(options: argparse.Namespace) -> int:

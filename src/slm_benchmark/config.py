@@ -31,6 +31,8 @@ _UNMEASURED = (
     "best",
     "columns",
     "higher_is_better",
+    # It decides how wide an interval is, and neither what is asked nor any score.
+    "cluster",
 )
 
 

@@ -38,9 +38,20 @@ def evaluate(
         EnvironmentFault: when memory, the disk or the network gave out.
     """
     asking = Asking(cell, catalogue, folders, outputs.record, threads)
-    tried, measurement = Attempt(), NOTHING
+    return ask_and_score(asking, Attempt(), outputs)
+
+
+def ask_and_score(asking: Asking, tried: Attempt, outputs: Outputs) -> Record:
+    """What `evaluate` does once its inputs are checked.
+
+    Args:
+        asking: The cell's question.
+        tried: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
+        outputs: The files to write.
+    """
+    measurement = NOTHING
     # The libraries read these variables when they are imported.
-    with engine_environment(threads):
+    with engine_environment(asking.threads):
         from slm_benchmark.tasks.requests import score_documents
 
         with recording(tried):

@@ -40,9 +40,20 @@ def generate(
         EnvironmentFault: when memory, the disk or the network gave out.
     """
     asking = Asking(cell, catalogue, folders, outputs.record, threads)
-    tried, answers = Attempt(), []
+    return ask_and_keep(asking, Attempt(), outputs)
+
+
+def ask_and_keep(asking: Asking, tried: Attempt, outputs: Outputs) -> Record:
+    """What `generate` does once its inputs are checked.
+
+    Args:
+        asking: The cell's question.
+        tried: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
+        outputs: The files to write.
+    """
+    answers: list[dict[str, Any]] = []
     # The libraries read these variables when they are imported.
-    with engine_environment(threads), recording(tried):
+    with engine_environment(asking.threads), recording(tried):
         asking.ask(tried)
         answers = answer_rows(tried)
     record: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,6 +15,13 @@ DOWNLOADS = ROOT / "resources" / "downloads"
 
 
 def relative(path: Path | str) -> str:
-    """``path`` as it reads from the repository's root, for messages and records."""
-    path = Path(path).resolve()
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
+    """``path`` as it reads from the repository's root, for messages and records.
+
+    A link inside the repository keeps its own name there.
+    """
+    absolute, root = os.path.abspath(path), f"{ROOT}{os.sep}"
+    if absolute.startswith(root):
+        return absolute[len(root) :]
+    # The repository may have been reached by a link.
+    resolved = Path(path).resolve()
+    return resolved.relative_to(ROOT).as_posix() if resolved.is_relative_to(ROOT) else str(resolved)

@@ -6,17 +6,20 @@ exactly the jobs whose parameters changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os.path
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from slm_benchmark.config import Plan, measured
 from slm_benchmark.engines.identity import VERSIONS, engine_name, engine_packages
 from slm_benchmark.errors import UserError
+from slm_benchmark.fidelity import read_fidelity_config
+from slm_benchmark.noise import noise_choices, noise_plan, noise_tasks
 from slm_benchmark.paths import CONFIG, CUSTOM, MODELS, ROOT, relative
 from slm_benchmark.profile.job import VERSION
 from slm_benchmark.provenance import locked_versions
-from slm_benchmark.publish import published_records
+from slm_benchmark.records import published_records
 from slm_benchmark.schemas import suggestion
 from slm_benchmark.tasks.custom import DESCRIPTION
 from slm_benchmark.tools import JUDGE_PROMPTS
@@ -86,10 +89,49 @@ class Names:
         entries = self.catalogue.equivalence["tasks"].values()
         return [f"resources/datasets/{entry['dataset']}/manifest.json" for entry in entries]
 
+    def fidelity(self) -> list[str]:
+        """Records of how far each planned variant lies from its base."""
+        return [
+            f"runs/{model}/{variant}/fidelity.json"
+            for model, variant in self.plan.model_variants()
+            if variant != "base"
+        ]
+
+    def fidelity_text(self) -> str:
+        """Manifest of the dataset that the fixed text is taken from."""
+        dataset = read_fidelity_config()["dataset"]
+        self._known("dataset", dataset, self.catalogue.datasets, "config/fidelity.yaml")
+        return f"resources/datasets/{dataset}/manifest.json"
+
+    def noise(self) -> list[str]:
+        """Records of the noise of all planned scores that config/noise.yaml names."""
+        if self.catalogue.engine(self.plan.protocol) == "vllm":
+            return []
+        variants = noise_plan(self.plan.protocol)["variants"]
+        tasks = noise_tasks(self.catalogue, self.plan.protocol, self.plan.tasks)
+        return [
+            f"runs/{c.model}/{c.variant}/{c.hardware}/{c.protocol}/noise/{c.task}.json"
+            for c in self.plan.cells()
+            if c.variant in variants and c.task in tasks
+        ]
+
+    def noise_with_all(self) -> list[str]:
+        """Those of `noise` that a run without a target measures: all or none."""
+        return self.noise() if noise_plan(self.plan.protocol)["with_all"] else []
+
     def records(self, edition: str) -> list[str]:
         """Records behind an edition: those of results/, and in a preview the plan's runs."""
         published = [relative(path) for path in published_records()]
         return published + (self.cells() + self.performance() if edition == "preview" else [])
+
+    def compared(self, edition: str) -> list[str]:
+        """Records behind an edition's quantization reports: of scores, fidelity and noise.
+
+        The noise of a preview's scores counts where it was measured, and is not asked for.
+        """
+        noise = {*self.noise_with_all(), *filter(os.path.exists, self.noise())}
+        runs = [*self.cells(), *self.fidelity(), *sorted(noise)] if edition == "preview" else []
+        return [relative(path) for path in published_records()] + runs
 
     def dataset(self, task: str, protocol: str) -> str:
         """Manifest of the dataset that a cell reads."""
@@ -226,7 +268,7 @@ class Names:
     def scoring(self, model: str, variant: str, protocol: str, task: str) -> dict[str, Any]:
         """Everything but files that a score depends on."""
         self.dataset(task, protocol)
-        card = self.model(model)
+        card, entry = self.model(model), self.catalogue.tasks[task]
         if self.catalogue.engine(protocol) == "vllm" and engine_name(variant) == "llama.cpp":
             raise UserError(
                 "vLLM runs no GGUF variant",
@@ -251,7 +293,27 @@ class Names:
             "chat": card.chat,
             "remote_code": card.trust_remote_code,
             "engine": _engine(variant, self.catalogue.engine(protocol)),
+            **(_grouped(entry) if entry["kind"] == "loglikelihood" else {}),
         }
+
+    def fidelity_reference_choices(self, model: str) -> dict[str, Any]:
+        """Everything but files that a base model's side of the fidelity depends on."""
+        card = self.model(model)
+        return {
+            "text": read_fidelity_config(),
+            "calibration": self.plan.quantization["calibration"],
+            "remote_code": card.trust_remote_code,
+            "device": self.entry("hardware", self.plan.hardware)["device"],
+            "engine": _engine("base"),
+        }
+
+    def fidelity_choices(self, model: str, variant: str) -> dict[str, Any]:
+        """Everything but files that the fidelity of a variant depends on."""
+        return {**self.fidelity_reference_choices(model), "engine": _engine(variant)}
+
+    def noise_choices(self, task: str, protocol: str) -> dict[str, Any]:
+        """What decides the noise of a score beside what decides the score."""
+        return noise_choices(task, protocol)
 
     def judging(self, task: str, protocol: str) -> dict[str, Any]:
         """Everything but files that the score of kept answers depends on."""
@@ -261,6 +323,7 @@ class Names:
             "choices": self.catalogue.scoring_choices(task, protocol),
             "judge": None if judge is None else measured(self.catalogue.judges[judge]),
             "code": self._code() if entry["runs_code"] else None,
+            **_grouped(entry),
         }
 
     def _code(self) -> dict[str, Any]:
@@ -353,6 +416,11 @@ class Names:
                 value=value,
                 fix=suggestion(value, list(known)),
             )
+
+
+def _grouped(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """How a task's documents come in groups, which decides its intervals and not its answers."""
+    return {"cluster": entry["cluster"]} if "cluster" in entry else {}
 
 
 def _engine(variant: str, choice: str = "default") -> dict[str, Any]:

@@ -86,8 +86,8 @@ def workflow_identity(card: str) -> dict[str, Any]:
         and ".egg-info" not in path.as_posix()
     ]
     hashes = {relative(path): sha256_file(path) for path in [*files, ROOT / card]}
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain", "--", *MEASURED_PATHS, card)
+    commit = git(ROOT, "rev-parse", "HEAD")
+    changes = git(ROOT, "status", "--porcelain", "--", *MEASURED_PATHS, card)
     return {
         "sha256": digest(hashes),
         "commit": commit,
@@ -95,10 +95,11 @@ def workflow_identity(card: str) -> dict[str, Any]:
     }
 
 
-def _git(*arguments: str) -> str | None:
+def git(folder: Path, *arguments: str) -> str | None:
+    """What git prints in a folder; None where it fails or is not there."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.aggregate import (
-    RECORD_SCHEMAS,
-    build_leaderboard,
-    current_records,
-    read_run,
-    write_board,
-    write_summaries,
-)
+from slm_benchmark.aggregate import build_leaderboard, write_board, write_summaries
+from slm_benchmark.comparison import write_reports
 from slm_benchmark.config import Catalogue
+from slm_benchmark.consistency import unclean
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_bytes, digest, read_json
 from slm_benchmark.paths import RESULTS, relative
+from slm_benchmark.records import (
+    RECORD_SCHEMAS,
+    ROW_KINDS,
+    Lean,
+    cell_folder,
+    current_records,
+    documents_file,
+    is_record,
+    published_records,
+    read_run,
+)
+from slm_benchmark.release import destination, extend_manifest, write_index
 from slm_benchmark.schemas import write_record
 from slm_benchmark.tasks.datasets import hub_revision, is_pinned
 
@@ -38,24 +47,26 @@ ALWAYS_MEASURED = (
 )
 """Quantities that need neither a meter nor an accelerator; without them a profile is incomplete."""
 
-
-def published_records(results: Path = RESULTS) -> list[Path]:
-    """All records of results/, of every kind; summaries and per-document values are none."""
-    return sorted(path for path in results.glob("*/*/**/*.json") if is_record(path))
+_CLEAN = {
+    "locked": "run `. ./activate`, then measure again",
+    "dirty": "commit workflow/, src/, config/, envs/ and the card, then measure again",
+}
+"""What makes surroundings that can be made again, by the field that says whether they are."""
 
 
 def publish(
     catalogue: Catalogue, paths: Sequence[Path], label: str | None, results: Path = RESULTS
 ) -> list[str]:
-    """Copy records to results/ and make its summaries again; nothing there is ever overwritten.
+    """Copy records to results/; make its manifest longer, and its summaries and index again.
 
-    All records are checked before the first one is copied.
+    All records are checked before the first one is copied, and none there is ever overwritten. A
+    killed call is completed by the same one.
 
     Args:
         catalogue: The catalogue of the checkout.
-        paths: Records under runs/.
-        label: Required for records of a protocol that is not ranked, and equal to its name. An
-            equivalence record has no protocol and never a label.
+        paths: Records under runs/. None make the summaries and the index again.
+        label: Required for records of a protocol that is not ranked, and equal to its name. A kind
+            without a protocol, such as equivalence, never has one.
         results: The folder to publish to.
 
     Returns:
@@ -76,19 +87,21 @@ def publish(
     gate += [record for record in earlier if record["bounds"]["version"] == version]
     for path, record in checked:
         check_gate(path, record, gate)
-    lines = []
+    lines, targets = [], []
     for path, record in checked:
         target = destination(record, results)
+        targets.append(target)
         if target.exists():
             lines.append(f"{relative(path)}: already published as {relative(target)}")
             continue
         if record["kind"] == "score":
             # The record comes last, so that a published record is never without its documents.
             atomic_write_bytes(documents_file(target), documents_file(path).read_bytes())
-        labelled = label is not None and record["kind"] != "equivalence"
+        labelled = label is not None and "protocol" in record
         published = {**record, "label": label} if labelled else record
         write_record(target, published, RECORD_SCHEMAS[record["kind"]])
         lines.append(f"{relative(path)}: published as {relative(target)}")
+    extend_manifest(results, targets)
     summarise_results(catalogue, results)
     return lines
 
@@ -116,32 +129,21 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
             model.revision,
             f"slm-benchmark pin {model.file}, then measure again",
         )
-    if record["kind"] != "equivalence":
+    if "protocol" in record:
         _check_protocol(catalogue, record["protocol"]["id"], label, refuse)
-    # Kept answers are scored by a step of its own, which has its own surroundings.
-    for step, where in (("", record), ("scored.", record.get("scored", record))):
-        if where["environment"]["locked"] is not True:
-            raise refuse(
-                "the environment differs from requirements.lock",
-                f"{step}environment.locked",
-                False,
-                "run `. ./activate`, then measure again",
-            )
-        if where["workflow"]["dirty"] is not False:
-            raise refuse(
-                "the files that decide the measurement were not committed",
-                f"{step}workflow.dirty",
-                where["workflow"]["dirty"],
-                "commit workflow/, src/, config/, envs/ and the card, then measure again",
-            )
-    if record["kind"] == "score":
+    for field, what in unclean(record):
+        value = reduce(getitem, field.split("."), record)
+        raise refuse(what, field, value, _CLEAN[field.rpartition(".")[2]])
+    if "dataset" in record:
         _check_dataset(catalogue, record["dataset"], "dataset", refuse)
+    for task, dataset in record.get("datasets", {}).items():
+        _check_dataset(catalogue, dataset, f"datasets.{task}", refuse)
+    if record["kind"] == "fidelity":
+        _check_dataset(catalogue, record["text"]["dataset"], "text.dataset", refuse)
+    if record["kind"] == "score":
         _check_documents(path, record, refuse)
     elif record["kind"] == "performance":
         _check_performance(record, refuse)
-    elif record["kind"] == "equivalence":
-        for task, dataset in record["datasets"].items():
-            _check_dataset(catalogue, dataset, f"datasets.{task}", refuse)
     return record
 
 
@@ -294,45 +296,25 @@ def _points(blocks: Sequence[Record]) -> list[tuple[int, int, int]]:
     return [(b["prompt_tokens"], b["output_tokens"], b["sequences"]) for b in blocks]
 
 
-def is_record(path: Path) -> bool:
-    """Whether a JSON file holds a measurement's record.
+def summarise_results(
+    catalogue: Catalogue, results: Path = RESULTS, folder: Path | None = None
+) -> None:
+    """Write all that follows from published records: the index, the leaderboard, the summaries.
 
-    Its documents, kept answers and profiling sessions (``sessions/{hardware}/{protocol}.json``)
-    lie beside records and are none.
+    Args:
+        catalogue: The catalogue of the checkout.
+        results: The folder of published records.
+        folder: Where to write; None = among the records.
     """
-    beside = path.name.endswith((".documents.json", ".answers.json"))
-    return not beside and path.parent.parent.name != "sessions"
-
-
-def documents_file(record: Path) -> Path:
-    """The file of per-document values beside a record."""
-    return record.with_name(f"{record.stem}.documents.json")
-
-
-def destination(record: Record, results: Path) -> Path:
-    """Where a record is published: the folder of its kind, and a name from time and content."""
-    started = record["started"].replace("-", "").replace(":", "").replace("+0000", "Z")
-    run_id = f"{started}-{record['result_sha256'][:8]}"
-    return cell_folder(record, results) / f"{run_id}.json"
-
-
-def cell_folder(record: Record, results: Path) -> Path:
-    """Folder of all published runs of a record's cell, or of its model's equivalence."""
-    if record["kind"] == "equivalence":
-        return Path(results, record["model"]["id"], "equivalence")
-    ids = (record[block]["id"] for block in ("model", "variant", "hardware"))
-    folder = Path(results, *ids)
-    if record["kind"] == "performance":
-        return folder / "performance"
-    return folder.joinpath(record["protocol"]["id"], record["task"]["id"])
-
-
-def summarise_results(catalogue: Catalogue, results: Path = RESULTS) -> None:
-    """Write the leaderboard and the summaries of each model into results/."""
-    board = build_leaderboard(catalogue, current_records(published_records(results)), "published")
-    for model in board["models"]:
-        write_summaries(results / model, model, board)
-    write_board(board, results / "leaderboard.json", results / "leaderboard.csv")
+    folder = folder or results
+    current = current_records(published_records(results), RECORD_SCHEMAS, Lean())
+    rows = [(path, record) for path, record in current if record["kind"] in ROW_KINDS]
+    board = build_leaderboard(catalogue, rows, "published")
+    write_summaries(folder, board)
+    write_board(board, folder / "leaderboard.json", folder / "leaderboard.csv")
+    known = [found for found in current if found[1]["model"]["id"] in board["models"]]
+    write_reports(known, catalogue.tasks, folder)
+    write_index(current, results, folder)
 
 
 def compare_with_published(record: Record, results: Path = RESULTS) -> str:

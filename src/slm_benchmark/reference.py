@@ -20,9 +20,12 @@ FILES = (
     "tasks",
     "datasets",
     "checks",
+    "standings",
     "sandbox",
     "judges",
     "equivalence_config",
+    "fidelity_config",
+    "noise_config",
     "hardware",
     "model",
 )

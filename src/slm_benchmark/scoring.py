@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.errors import UserError
+from slm_benchmark.estimates import estimate, sample_of
 from slm_benchmark.files import atomic_write_bytes
-from slm_benchmark.statistics.bootstrap import bootstrap_interval, estimate
-from slm_benchmark.statistics.proportion import Z95, mean_interval, standard_error
-from slm_benchmark.tasks.own import GROUP_SCORES
+from slm_benchmark.tasks.clusters import cluster_ids
+from slm_benchmark.tasks.own import GROUP_FIELDS, GROUP_SCORES
 
 Value = float | list[float] | None
 """A document's value of a metric: a number, several (sufficient statistics), or missing."""
@@ -27,7 +27,8 @@ class Measurement:
     Attributes:
         scores: The cell schema's ``scores``.
         checks: The cell schema's ``checks``.
-        documents: Per-document values without text: hash, one value per metric, margin.
+        documents: Per-document values without text: hash, one value per metric, margin, and the
+            groups that it belongs to, if any.
         samples: Per-document samples with text.
     """
 
@@ -79,6 +80,7 @@ def summarise(
     Raises:
         UserError: when the task does not give the entry's metric.
     """
+    samples = with_groups(samples, entry)
     scores = score_rows(samples, entry, parts)
     if not scores:
         # No document of a subset has the metric, such as a reference to be compared with.
@@ -103,18 +105,35 @@ def summarise(
     )
 
 
+def with_groups(
+    samples: Sequence[dict[str, Any]], entry: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The samples with what tells where their documents belong.
+
+    ``cluster`` is the group within which documents are not independent, for a task with the key of
+    that name; see `cluster_ids`. ``group`` has the names under which `GROUP_SCORES` compares them.
+    """
+    found = list(samples)
+    if fields := GROUP_FIELDS.get(entry["harness_task"]):
+        found = [{**s, "group": [str(s["doc"][name]) for name in fields]} for s in found]
+    clusters = cluster_ids(found, entry["cluster"]) if "cluster" in entry else None
+    if clusters is None:
+        return found
+    return [
+        sample if cluster is None else {**sample, "cluster": cluster}
+        for sample, cluster in zip(found, clusters, strict=True)
+    ]
+
+
 @dataclass
 class _Values:
-    """The values of one metric after one filter, by part."""
+    """The values of one metric after one filter, by part, and the groups of their documents."""
 
     metric: str
     filter: str
     aggregation: Any
     is_share: bool
-    by_part: dict[str, list[Value]] = field(default_factory=dict)
-
-    def present(self, part: str) -> list[Any]:
-        return [value for value in self.by_part[part] if value is not None]
+    by_part: dict[str, list[tuple[Value, str | None]]] = field(default_factory=dict)
 
 
 def score_rows(
@@ -130,7 +149,8 @@ def score_rows(
                 how = tasks[sample["part"]].aggregation().get(metric)
                 share = entry.get("unit", "share") == "share"
                 found[key] = _Values(metric, sample["filter"], how, share)
-            found[key].by_part.setdefault(sample["part"], []).append(_plain_value(value))
+            group = found[key].by_part.setdefault(sample["part"], [])
+            group.append((_plain_value(value), sample.get("cluster")))
     rows = []
     for values in found.values():
         of_parts = [_row(values, [part], "documents", part) for part in values.by_part if part]
@@ -150,71 +170,24 @@ def _empty_row(entry: Mapping[str, Any], missing: int) -> dict[str, Any]:
 
 def _row(values: _Values, parts: Sequence[str], combine: str, name: str | None) -> dict[str, Any]:
     """One score: over all documents of the parts, or the mean of the parts' own scores."""
-    present = [values.present(part) for part in parts]
-    missing = sum(len(values.by_part[part]) for part in parts) - sum(map(len, present))
-    if not all(present):
-        value, error, interval, method = None, None, None, None
-    elif combine == "parts" and len(parts) > 1:
-        value, error, interval, method = _mean_of_parts(values, parts, present)
-    else:
-        pooled = [value for group in present for value in group]
-        value, error, interval, method = _estimate(values, pooled)
+    known = [(p, v, c) for p in parts for v, c in values.by_part[p] if v is not None]
+    missing = sum(len(values.by_part[part]) for part in parts) - len(known)
+    over_parts = combine == "parts" and len(parts) > 1
+    nothing = dict.fromkeys(("value", "stderr", "ci95", "ci_method"))
+    # A part without a value would be missing from the mean without a word.
+    complete = len({part for part, _, _ in known}) == len(parts)
+    sample = sample_of(known, values.is_share, values.aggregation, over_parts=over_parts)
     return {
         "metric": values.metric,
         "filter": values.filter,
         **({} if name is None else {"part": name}),
-        "value": value,
-        "stderr": error,
-        "ci95": None if interval is None else list(interval),
-        "ci_method": method,
-        "n": sum(map(len, present)),
+        **({"combine": "parts"} if over_parts else {}),
+        **(estimate(sample).row() if complete else nothing),
+        "n": len(known),
         **({"missing": missing} if missing else {}),
         "chance": None,
         "headline": False,
     }
-
-
-Estimate = tuple[float, float | None, tuple[float, float] | None, str | None]
-"""Value, standard error, 95 % interval, and the interval's method."""
-
-
-def _estimate(values: _Values, present: Sequence[Any]) -> Estimate:
-    """The score over documents: a mean, or what the task aggregates its statistics to."""
-    if not all(isinstance(value, float) for value in present):
-        return _bootstrapped(values, present, None)
-    mean, error = math.fsum(present) / len(present), standard_error(present)
-    if values.is_share:
-        return mean, error, *mean_interval(present)
-    # Points that are all 0 or 1 are no shares of successes.
-    if error is None:
-        return mean, None, None, None
-    return mean, error, (mean - Z95 * error, mean + Z95 * error), "normal"
-
-
-def _bootstrapped(
-    values: _Values, present: Sequence[Any], strata: Sequence[str] | None
-) -> Estimate:
-    value = estimate(present, values.aggregation, strata)
-    found = bootstrap_interval(present, values.aggregation, strata=strata)
-    if found is None:
-        return value, None, None, None
-    return value, found.stderr, (found.low, found.high), "bootstrap"
-
-
-def _mean_of_parts(
-    values: _Values, parts: Sequence[str], present: Sequence[Sequence[Any]]
-) -> Estimate:
-    """Every part counts the same; the parts are independent samples."""
-    if not all(isinstance(value, float) for group in present for value in group):
-        strata = [part for part, group in zip(parts, present, strict=True) for _ in group]
-        return _bootstrapped(values, [value for group in present for value in group], strata)
-    estimates = [_estimate(values, group) for group in present]
-    mean = math.fsum(estimate[0] for estimate in estimates) / len(estimates)
-    errors = [estimate[1] for estimate in estimates]
-    if None in errors:
-        return mean, None, None, None
-    error = math.sqrt(math.fsum(e**2 for e in errors if e is not None)) / len(errors)
-    return mean, error, (mean - Z95 * error, mean + Z95 * error), "normal over parts"
 
 
 def _chance(samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> float | None:
@@ -277,6 +250,7 @@ def compact(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
         "document": sample["doc_hash"],
         "index": sample["doc_id"],
         **_part(sample),
+        **{key: sample[key] for key in ("cluster", "group") if key in sample},
         "filter": sample["filter"],
         "values": {metric: _plain_value(value) for metric, value in sample["values"].items()},
         "margin": margin,

@@ -15,3 +15,20 @@ rule aggregate:
         "Aggregate the {wildcards.edition} records"
     script:
         "../scripts/aggregate.py"
+
+
+# What quantization costs each model: every variant beside its base, on the same documents.
+rule compare:
+    input:
+        records=asking(names.compared, "edition"),
+        catalogue=names.catalogue_files(),
+    output:
+        directory("build/{edition}/quantization"),
+    log:
+        "logs/compare/{edition}.log",
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Compare the variants of the {wildcards.edition} records with their bases"
+    script:
+        "../scripts/compare.py"

@@ -12,11 +12,17 @@ with job(snakemake.log[0]):
 
     from slm_benchmark import progress
     from slm_benchmark.aggregate import failures, summary
+    from slm_benchmark.fidelity import describe_fidelity
     from slm_benchmark.files import read_json
+    from slm_benchmark.records import read_run
 
     leaderboard = read_json("build/preview/leaderboard.json")
     inputs = snakemake.input
-    records = [Path(path) for path in (*inputs.cells, *inputs.performance, *inputs.equivalence)]
+    kinds = ("cells", "performance", "equivalence", "fidelity", "noise")
+    records = [Path(path) for kind in kinds for path in getattr(inputs, kind)]
     progress.say(summary(leaderboard, records))
+    for path in inputs.fidelity:
+        progress.say(describe_fidelity(read_run(Path(path))))
+    progress.say(f"What quantization costs: {Path(inputs.quantization).resolve()}")
     progress.say(f"Open {Path(inputs.site).resolve()}")
     failures(records)

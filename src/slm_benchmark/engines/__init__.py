@@ -26,10 +26,12 @@ class Engine:
     Attributes:
         lm: The harness's language model.
         identity: The cell schema's ``engine`` block.
+        settings: How it was asked to run the model.
     """
 
     lm: Any
     identity: dict[str, Any]
+    settings: Settings
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -80,7 +82,7 @@ def load_engine(
     lm = BenchmarkLM(
         backend, tokenizer, progress or silent, kept, settings.seed, settings.trust_remote_code
     )
-    return Engine(lm, identity)
+    return Engine(lm, identity, settings)
 
 
 def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backend, dict[str, Any]]:
@@ -93,14 +95,20 @@ def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backen
         return llamacpp.LlamaCpp(file, settings), {
             "version": importlib.metadata.version("llama-cpp-python"),
             "kernel": llamacpp.build_description(),
-            "dtype": "activations as llama.cpp chooses; float16 cache",
+            "dtype": f"activations as llama.cpp chooses; {settings.cache} cache",
         }
     import torch
 
     from slm_benchmark.engines.transformers import Transformers, load_transformers
 
     torch.set_num_threads(settings.threads)
-    loaded = load_transformers(weights, settings.dtype, settings.device, settings.trust_remote_code)
+    loaded = load_transformers(
+        weights,
+        settings.dtype,
+        settings.device,
+        settings.trust_remote_code,
+        settings.attention,
+    )
     return Transformers(loaded, settings), {
         "version": importlib.metadata.version("transformers"),
         "kernel": loaded.kernel,

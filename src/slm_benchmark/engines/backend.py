@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,12 +32,19 @@ class Backend(Protocol):
         rows: Sequences that one step of a generation forwards. A step always has this many rows,
             filled up with padding, since the shape of a forward decides how it is rounded.
         forwarded_tokens: Tokens forwarded so far, those of padding left out.
+        chunk: Tokens of the chunks in which trunks are forwarded.
     """
 
     max_length: int
     shares: bool
     rows: int
     forwarded_tokens: int
+    chunk: int
+
+    @property
+    def effective(self) -> Mapping[str, Any]:
+        """The settings that decide this model's numbers here, by their names in `Settings`, as they
+        took effect; None where the model leaves no choice."""
 
     @property
     def schedule(self) -> str:

@@ -98,7 +98,7 @@ def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
     """
     if not searches:
         return
-    parts, plan = plan_prompts([one.context for one in searches])
+    parts, plan = plan_prompts([one.context for one in searches], backend.chunk)
     waiting = deque(plan.order)
     failed: int | None = None
     while waiting:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slm_benchmark.engines.backend import MOST_BEAMS, Backend, Logits, OutOfMemory
-from slm_benchmark.engines.schedule import Plan, plan_document, plan_parts
+from slm_benchmark.engines.schedule import CHUNK, Plan, plan_document, plan_parts
 from slm_benchmark.errors import EnvironmentFault, UserError
 
 Chooser = Callable[[Logits], int]
@@ -177,11 +177,11 @@ Made = tuple[int, list[int], bool]
 """Index of a job, its new tokens, and whether it ended by itself, before its limit."""
 
 
-def plan_prompts(contexts: Sequence[Sequence[int]]) -> tuple[list[Any], Plan]:
+def plan_prompts(contexts: Sequence[Sequence[int]], chunk: int = CHUNK) -> tuple[list[Any], Plan]:
     """Prompts as parts, and their plan."""
     # The only continuation is one token, which is scored by nobody.
-    parts = [plan_document([(context, [0])])[0][0] for context in contexts]
-    return parts, plan_parts(parts)
+    parts = [plan_document([(context, [0])], chunk)[0][0] for context in contexts]
+    return parts, plan_parts(parts, chunk)
 
 
 def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Made]:
@@ -201,7 +201,7 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ma
     if not jobs:
         return
     asked = [make() for make in jobs]
-    parts, plan = plan_prompts([job.context for job in asked])
+    parts, plan = plan_prompts([job.context for job in asked], backend.chunk)
     at_once = backend.rows
     waiting = deque(plan.order)
     failed: list[int] | None = None
@@ -270,7 +270,7 @@ def rows_are_independent(backend: Backend) -> bool:
     if backend.rows == 1:
         return True
     contexts = [[3 + row, 5, 7 + 2 * row, 11, 13 + row] for row in range(backend.rows)]
-    parts, plan = plan_prompts(contexts)
+    parts, plan = plan_prompts(contexts, backend.chunk)
     longest = len(contexts[0]) + backend.rows + 1
     backend.reserve(plan, [longest] * backend.rows, backend.rows)
 

@@ -215,10 +215,10 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         parts: list[Part] = []
         owners: list[tuple[int, list[int]]] = []
         for number, pairs in enumerate(documents):
-            for part, indices in plan_document(pairs):
+            for part, indices in plan_document(pairs, self.model.chunk):
                 parts.append(part)
                 owners.append((number, indices))
-        plan = plan_parts(parts)
+        plan = plan_parts(parts, self.model.chunk)
         alone = [len(c) + len(t) - 1 for pairs in documents for c, t in pairs]
         self._count(plan, None if self.model.shares else alone)
         scored: list[dict[int, Scored]] = [{} for _ in documents]
@@ -290,7 +290,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             stops.append(until)
             contexts.append(context)
         alone = None if self.model.shares_prompts else [len(context) for context in contexts]
-        self._count(plan_prompts(contexts)[1], alone)
+        self._count(plan_prompts(contexts, self.model.chunk)[1], alone)
         made = self._generate(keys, asked)
         for request, (new, by_itself, forwarded) in zip(requests, made, strict=True):
             self._tokens["unique"] += forwarded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +14,23 @@ from llama_cpp import llama_cpp as api
 
 from slm_benchmark.engines.backend import MOST_BEAMS, Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
-from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, reusable_prefix
+from slm_benchmark.engines.schedule import LEAVES, TREE, Part, Plan, reusable_prefix
 from slm_benchmark.engines.scores import ScoreReader, check_finite
-from slm_benchmark.engines.settings import Settings
-from slm_benchmark.errors import UserError
+from slm_benchmark.engines.settings import CacheFormat, Settings
+from slm_benchmark.errors import NotApplicable, UserError
 
 ROWS = 8
 """Rows of a generation step. More would pay little: eight already keep the cores busy."""
 
 TRUNK = 0
 """Sequence of the trunk in the scoring context; leaf n has sequence n + 1."""
+
+CACHE_TYPES: dict[CacheFormat, tuple[int, int]] = {
+    "float32": (api.GGML_TYPE_F32, api.GGML_TYPE_F32),
+    "float16": (api.GGML_TYPE_F16, api.GGML_TYPE_F16),
+    "q8_0": (api.GGML_TYPE_Q8_0, api.GGML_TYPE_F16),
+}
+"""Types of the cache's keys and values."""
 
 _CELL_BLOCK = 256
 _NO_SLOT = 1
@@ -44,20 +51,30 @@ api.llama_log_set(_keep_quiet, ctypes.c_void_p(0))
 class Context:
     """A key-value cache and what is needed to forward tokens through it.
 
-    Flash attention is on: it goes through the keys of each row in the order of the cache and
-    passes over those of other sequences, so that these do not change how a row is rounded.
+    Flash attention, unless it is off, goes through the keys of each row in the order of the cache
+    and passes over those of other sequences, so that these do not change how a row is rounded.
 
     Args:
         model: The model's handle.
         cells: Tokens that the cache can hold.
         sequences: Sequences that it can hold.
         threads: CPU threads.
+        flash_attention: Whether it is on.
+        cache: Number format of the cache.
 
     Raises:
         OutOfMemory: when there is no memory for the cache.
     """
 
-    def __init__(self, model: Any, cells: int, sequences: int, threads: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        cells: int,
+        sequences: int,
+        threads: int,
+        flash_attention: bool = True,
+        cache: CacheFormat = "float16",
+    ) -> None:
         parameters = api.llama_context_default_params()
         parameters.n_ctx = cells
         parameters.n_batch = parameters.n_ubatch = TREE
@@ -65,12 +82,17 @@ class Context:
         parameters.n_threads = parameters.n_threads_batch = threads
         parameters.kv_unified = True  # sequences share cells: a copied prefix costs no memory
         parameters.swa_full = True  # a sliding window keeps what a cut-back prefix needs again
-        parameters.flash_attn_type = api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        parameters.flash_attn_type = (
+            api.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            if flash_attention
+            else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        )
+        parameters.type_k, parameters.type_v = CACHE_TYPES[cache]
         parameters.no_perf = True
         self.handle = api.llama_init_from_model(model, parameters)
         if not self.handle:
             raise OutOfMemory(f"no memory for a cache of {cells} tokens: {'; '.join(_messages)}")
-        self.cells = cells
+        self.cells, self.cache = cells, cache
         self.vocabulary = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(model)))
         self.memory = api.llama_get_memory(self.handle)
         self._batch = api.llama_batch_init(TREE, 0, sequences)
@@ -126,7 +148,7 @@ class Context:
             return np.empty((0, self.vocabulary), dtype=np.float32)
         pointer = api.llama_get_logits(self.handle)
         logits = np.ctypeslib.as_array(pointer, (len(wanted), self.vocabulary))
-        check_finite(logits, "float16, the format of the cache")
+        check_finite(logits, f"{self.cache}, the format of the cache")
         return logits
 
     def decode_chain(self, tokens: Sequence[int], start: int, sequence: int, piece: int) -> None:
@@ -190,10 +212,12 @@ class LlamaCpp:
 
     Args:
         file: The GGUF file.
-        settings: Of these, the window, the threads and the memory budget.
+        settings: Of these, the window, the threads, the memory budget, the chunk, and how attention
+            is computed and cached.
 
     Raises:
         UserError: when llama.cpp cannot load the file.
+        NotApplicable: when the model cannot run with these settings, but could with the usual ones.
     """
 
     def __init__(self, file: Path, settings: Settings) -> None:
@@ -208,9 +232,8 @@ class LlamaCpp:
                 file=file,
                 fix="the file is truncated or damaged; delete its folder and run again",
             )
-        self.max_length = settings.max_length
-        self._threads = settings.threads
-        self._budget = settings.memory_budget_bytes
+        self.max_length, self.chunk = settings.max_length, settings.chunk
+        self._settings = settings
         self._long_rope = self._rotates_by_cells()
         # The state of a recurrent layer stands for all tokens before it: it cannot be cut back.
         self.shares = not (
@@ -224,6 +247,18 @@ class LlamaCpp:
         self._trunk: list[int] = []
         self._company: _Company | None = None
         self._alone: Running | None = None
+        self._check_attention()
+
+    @property
+    def effective(self) -> Mapping[str, Any]:
+        """See `Backend.effective`."""
+        settings = self._settings
+        return {
+            "chunk": settings.chunk if self.shares else None,
+            "threads": settings.threads,
+            "flash_attention": settings.flash_attention,
+            "cache": settings.cache,
+        }
 
     @property
     def shares_prompts(self) -> bool:
@@ -233,12 +268,13 @@ class LlamaCpp:
     @property
     def schedule(self) -> str:
         """See `Backend.schedule`."""
+        attention = "" if self._settings.flash_attention else "; without flash attention"
         if not self.shares:
-            return "each continuation and each generation alone, from an empty cache"
+            return f"each continuation and each generation alone, from an empty cache{attention}"
         return (
-            f"trunk in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; rest of "
-            f"the document as one tree of up to {TREE} tokens; generation in steps of {self.rows} "
-            f"row{'s' if self.rows > 1 else ''}"
+            f"trunk in chunks of {self.chunk} from position 0, reused at multiples of "
+            f"{self.chunk}; rest of the document as one tree of up to {TREE} tokens; generation in "
+            f"steps of {self.rows} row{'s' if self.rows > 1 else ''}{attention}"
         )
 
     def __enter__(self) -> LlamaCpp:
@@ -330,11 +366,11 @@ class LlamaCpp:
 
     def _extend_trunk(self, context: Context, trunk: list[int]) -> None:
         """Make the trunk's sequence hold exactly ``trunk``."""
-        shared = reusable_prefix(self._trunk, trunk)
+        shared = reusable_prefix(self._trunk, trunk, self.chunk)
         if not context.cut(TRUNK, shared):
             raise RuntimeError("llama.cpp cannot cut back the cache of this model")
         self._trunk = trunk[:shared]
-        context.decode_chain(trunk[shared:], shared, TRUNK, CHUNK)
+        context.decode_chain(trunk[shared:], shared, TRUNK, self.chunk)
         self.forwarded_tokens += len(trunk) - shared
         self._trunk = trunk
 
@@ -365,13 +401,13 @@ class LlamaCpp:
         if not self.shares:
             return max(tokens)
         together = sum(sorted(tokens)[-at_once:])
-        fitting = budget_bytes(self._budget) // self._bytes_per_token()
+        fitting = budget_bytes(self._settings.memory_budget_bytes) // self._bytes_per_token()
         cells = max(min(together, fitting), max(tokens))
         if self._company is None or self._company.capacity < cells:
             if self._company:
                 self._company.context.close()
             self._company = None
-            self._company = _Company(self.model, cells, self.rows, self._threads)
+            self._company = _Company(self._context, cells, self.rows)
         return self._company.capacity
 
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
@@ -437,9 +473,39 @@ class LlamaCpp:
             if self._scoring:
                 self._scoring.close()
             self._scoring, self._trunk = None, []
-            sequences = LEAVES + 1 if self.shares else 1
-            self._scoring = Context(self.model, cells, sequences, self._threads)
+            self._scoring = self._context(cells, LEAVES + 1 if self.shares else 1)
         return self._scoring
+
+    def _context(self, cells: int, sequences: int) -> Context:
+        settings = self._settings
+        return Context(
+            self.model,
+            cells,
+            sequences,
+            settings.threads,
+            settings.flash_attention,
+            settings.cache,
+        )
+
+    def _check_attention(self) -> None:
+        """Try unusual settings on the smallest cache: llama.cpp does not tell a lack of memory from
+        heads that they do not fit.
+
+        Raises:
+            NotApplicable: when the model cannot run with them.
+        """
+        chosen = {name: getattr(self._settings, name) for name in ("flash_attention", "cache")}
+        unusual = {key: value for key, value in chosen.items() if value != getattr(Settings, key)}
+        if not unusual:
+            return
+        try:
+            self._context(_CELL_BLOCK, 1).close()
+        except OutOfMemory as error:
+            self.close()
+            asked = ", ".join(f"{name} {value}" for name, value in unusual.items())
+            raise NotApplicable(
+                f"llama.cpp does not run this model with {asked}: {'; '.join(_messages)}"
+            ) from error
 
     def _rotates_by_cells(self) -> bool:
         """Whether llama.cpp rotates by the size of the cache: one set of factors up to the length
@@ -449,11 +515,11 @@ class LlamaCpp:
         return original is not None and original < trained
 
     def _bytes_per_token(self) -> int:
-        context = self._scoring_context(CHUNK)
-        context.decode_chain([0] * CHUNK, 0, 1, CHUNK)
+        context = self._scoring_context(self.chunk)
+        context.decode_chain([0] * self.chunk, 0, 1, self.chunk)
         size = len(context.take_out(1))
         context.cut(1, 0)
-        return max(1, size // CHUNK)
+        return max(1, size // self.chunk)
 
 
 class _Company:
@@ -465,19 +531,18 @@ class _Company:
     out and put into an empty cache.
 
     Args:
-        model: The model's handle.
+        opens: Opens a context of so many cells and sequences.
         tokens: Tokens that running generations may hold together.
         rows: Rows of a step.
-        threads: CPU threads.
     """
 
-    def __init__(self, model: Any, tokens: int, rows: int, threads: int) -> None:
+    def __init__(self, opens: Callable[[int, int], Context], tokens: int, rows: int) -> None:
         self.capacity = tokens
         self.rows = rows
         cells = _whole_blocks(tokens + rows)
         self._sequences = max(4 * rows, MOST_BEAMS)
         self._padding, self._left = self._sequences, self._sequences + 1
-        self.context = Context(model, cells, self._sequences + 2, threads)
+        self.context = opens(cells, self._sequences + 2)
         self._running: list[Running] = []
         self._used = 0
         self._next_sequence = 0

@@ -17,8 +17,11 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-CHUNK = 64
-"""Tokens of a trunk that are forwarded together, and the multiple at which a prefix is reused."""
+from slm_benchmark.engines.settings import Settings
+
+CHUNK = Settings.chunk
+"""Tokens of a trunk that are forwarded together, and the multiple at which a prefix is reused,
+unless the settings name another number."""
 
 TAIL = 32
 """Fewest tokens of a context that are left to the tree: the forward of a few tokens takes nearly as
@@ -44,7 +47,7 @@ class Part:
     A document has one part, unless its tree would be too large.
 
     Attributes:
-        trunk: Token ids from position 0, a multiple of `CHUNK` of them.
+        trunk: Token ids from position 0, whole chunks of them.
         tokens: Token id of each node of the tree, parents before their children.
         positions: Position of each node in its sequence.
         parents: Node before each node, or `ROOT`.
@@ -136,26 +139,27 @@ class Part:
         return seen
 
 
-def plan_document(pairs: Sequence[Pair]) -> list[tuple[Part, list[int]]]:
+def plan_document(pairs: Sequence[Pair], chunk: int = CHUNK) -> list[tuple[Part, list[int]]]:
     """Plan the requests of one document.
 
     Args:
         pairs: Context and continuation of each request, cut to what the model can see.
+        chunk: Tokens of a chunk.
 
     Returns:
         Parts, each with the indices of its pairs; they follow from the document alone.
     """
     contexts = [list(context) for context, _ in pairs]
     if contexts.count(contexts[0]) == len(contexts):
-        whole = _build(pairs)
+        whole = _build(pairs, chunk)
         if _fits(whole):
             return [(whole, list(range(len(pairs))))]
     parts: list[tuple[Part, list[int]]] = []
     for index, pair in enumerate(pairs):
-        alone = _build([pair])
+        alone = _build([pair], chunk)
         if parts:
             part, members = parts[-1]
-            grown = _build([*(pairs[i] for i in members), pair])
+            grown = _build([*(pairs[i] for i in members), pair], chunk)
             # Contexts that differ early would have a short trunk together, and a large tree.
             if _fits(grown) and len(grown.tokens) <= len(part.tokens) + len(alone.tokens):
                 parts[-1] = (grown, [*members, index])
@@ -168,12 +172,12 @@ def _fits(part: Part) -> bool:
     return len(part.tokens) <= TREE and len(part.leaves) <= LEAVES
 
 
-def _build(pairs: Sequence[Pair]) -> Part:
+def _build(pairs: Sequence[Pair], chunk: int) -> Part:
     # The last token of a continuation is scored, not read.
     sequences = [[*context, *continuation[:-1]] for context, continuation in pairs]
     # The last token of every context predicts: it belongs to the tree in any case.
     stem = min(shared_length(sequences), *(len(context) - TAIL for context, _ in pairs))
-    part = Part(trunk=sequences[0][: max(0, stem) // CHUNK * CHUNK])
+    part = Part(trunk=sequences[0][: max(0, stem) // chunk * chunk])
     nodes: dict[tuple[int, int], int] = {}
     for (context, continuation), sequence in zip(pairs, sequences, strict=True):
         node, path = ROOT, []
@@ -201,9 +205,9 @@ def shared_length(sequences: Sequence[list[int]]) -> int:
     return next(i for i in range(length) if first[i] != last[i])
 
 
-def reusable_prefix(cached: list[int], wanted: list[int]) -> int:
-    """Length of the cached prefix that ``wanted`` may reuse: a multiple of `CHUNK`."""
-    return shared_length([cached, wanted]) // CHUNK * CHUNK
+def reusable_prefix(cached: list[int], wanted: list[int], chunk: int = CHUNK) -> int:
+    """Length of the cached prefix that ``wanted`` may reuse: a multiple of ``chunk``."""
+    return shared_length([cached, wanted]) // chunk * chunk
 
 
 @dataclass(frozen=True)
@@ -226,8 +230,13 @@ class Plan:
     longest: int
 
 
-def plan_parts(parts: Sequence[Part]) -> Plan:
-    """Order parts so that every trunk is forwarded as seldom as can be."""
+def plan_parts(parts: Sequence[Part], chunk: int = CHUNK) -> Plan:
+    """Order parts so that every trunk is forwarded as seldom as can be.
+
+    Args:
+        parts: The parts.
+        chunk: Tokens of the chunks that they were planned with.
+    """
     # Big-endian bytes compare as the token ids do, at the speed of memcmp.
     trie = sorted(
         (np.asarray(sequence, dtype=">i4").tobytes(), index)
@@ -245,9 +254,9 @@ def plan_parts(parts: Sequence[Part]) -> Plan:
         before = key
         if index not in planned:
             part = parts[index]
-            reused = reusable_prefix(cached, part.trunk)
+            reused = reusable_prefix(cached, part.trunk, chunk)
             forwarded += part.length - reused
-            rounding += min(shared - reused, CHUNK - 1)
+            rounding += min(shared - reused, chunk - 1)
             cached = part.trunk
             planned.add(index)
             order.append(index)

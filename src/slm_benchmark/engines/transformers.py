@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from slm_benchmark.engines import company
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
 from slm_benchmark.engines.memory import budget_bytes
-from slm_benchmark.engines.schedule import CHUNK, TREE, Part, Plan, plan_document, reusable_prefix
+from slm_benchmark.engines.schedule import TREE, Part, Plan, plan_document, reusable_prefix
 from slm_benchmark.engines.scores import ScoreReader, check_finite
 from slm_benchmark.engines.settings import Settings
 
@@ -40,15 +40,21 @@ class Loaded:
         model: The Transformers model, in evaluation mode.
         kernel: Class name of the layers that hold the quantized (or plain linear) weights.
         dtype: Number format of the activations.
+        attention: Transformers' attention; None where it is not known.
     """
 
     model: Any
     kernel: str
     dtype: str
+    attention: str | None = None
 
 
 def load_transformers(
-    folder: Path, dtype: str, device: str, trust_remote_code: bool = False
+    folder: Path,
+    dtype: str,
+    device: str,
+    trust_remote_code: bool = False,
+    attention: str | None = None,
 ) -> Loaded:
     """Load a folder in Transformers format.
 
@@ -57,6 +63,7 @@ def load_transformers(
         dtype: float32, bfloat16, float16, or auto (float16 on CUDA, float32 on a CPU).
         device: cpu or cuda.
         trust_remote_code: Whether the model's own code may run.
+        attention: As in `Settings`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -67,12 +74,18 @@ def load_transformers(
         dtype=getattr(torch, dtype),
         device_map=device,
         trust_remote_code=trust_remote_code,
+        **({} if attention is None else {"attn_implementation": attention}),
     )
     model.eval()
     classes = [type(module) for module in model.modules()]
     quantized = [c.__name__ for c in classes if c.__module__.startswith("gptqmodel")]
     linear = [name for name in quantized if "Linear" in name]
-    return Loaded(model, linear[0] if linear else "Linear", str(model.dtype).removeprefix("torch."))
+    return Loaded(
+        model,
+        linear[0] if linear else "Linear",
+        str(model.dtype).removeprefix("torch."),
+        getattr(model.config, "_attn_implementation", None),
+    )
 
 
 class Transformers:
@@ -85,13 +98,14 @@ class Transformers:
 
     Args:
         loaded: The model.
-        settings: Of these, the window and the memory budget.
+        settings: Of these, the window, the memory budget and the chunk.
     """
 
     def __init__(self, loaded: Loaded, settings: Settings) -> None:
         self.model = loaded.model
-        self.max_length = settings.max_length
-        self._budget = settings.memory_budget_bytes
+        self.max_length, self.chunk = settings.max_length, settings.chunk
+        self._dtype, self._attention = loaded.dtype, loaded.attention
+        self._settings = settings
         parameters = inspect.signature(self.model.forward).parameters
         self._takes_wanted = "logits_to_keep" in parameters
         self.forwarded_tokens = 0
@@ -111,6 +125,16 @@ class Transformers:
         self.forwarded_tokens = 0
 
     @property
+    def effective(self) -> Mapping[str, Any]:
+        """See `Backend.effective`."""
+        return {
+            "chunk": self.chunk if self.shares else None,
+            "threads": self._settings.threads,
+            "dtype": self._dtype,
+            "attention": self._attention,
+        }
+
+    @property
     def shares_prompts(self) -> bool:
         """See `Backend.shares_prompts`."""
         return self.rows > 1
@@ -121,14 +145,16 @@ class Transformers:
         scoring = "each continuation alone, without a cache"
         if self.shares:
             scoring = (
-                f"trunk in chunks of {CHUNK} from position 0, reused at multiples of {CHUNK}; rest "
-                f"of the document as one tree of up to {TREE} tokens"
+                f"trunk in chunks of {self.chunk} from position 0, reused at multiples of "
+                f"{self.chunk}; rest of the document as one tree of up to {TREE} tokens"
             )
         generation = "alone, with" if self._own_cache else "alone, without"
         generation += " the model's own cache"
         if self.rows > 1:
             generation = f"in steps of {self.rows} rows"
-        return f"{scoring}; generation {generation}"
+        chosen = self._settings.attention
+        attention = "" if chosen is None else f"; {chosen} attention"
+        return f"{scoring}; generation {generation}{attention}"
 
     def close(self) -> None:
         """See `Backend.close`."""
@@ -187,14 +213,14 @@ class Transformers:
     def _extend_trunk(self, trunk: list[int], room: int) -> None:
         """Make the cache hold exactly ``trunk``, with room for ``room`` tokens."""
         self._make_room(room)
-        shared = reusable_prefix(self._trunk, trunk)
+        shared = reusable_prefix(self._trunk, trunk, self.chunk)
         self._cache.cut(shared)
         self._trunk = trunk[:shared]
-        below = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
-        for start in range(shared, len(trunk), CHUNK):
-            chunk = trunk[start : start + CHUNK]
-            self._forward(chunk, positions=range(start, start + CHUNK), visible=below, wanted=[])
-            self.forwarded_tokens += CHUNK
+        below = torch.ones(self.chunk, self.chunk, dtype=torch.bool).tril()
+        for start in range(shared, len(trunk), self.chunk):
+            end = start + self.chunk
+            self._forward(trunk[start:end], positions=range(start, end), visible=below, wanted=[])
+            self.forwarded_tokens += self.chunk
         self._trunk = trunk
 
     def _forward(
@@ -265,7 +291,9 @@ class Transformers:
         free = None
         if self.model.device.type == "cuda":
             free = torch.cuda.mem_get_info()[0]
-        return max(budget_bytes(self._budget, free) // self._bytes_per_token, *tokens)
+        return max(
+            budget_bytes(self._settings.memory_budget_bytes, free) // self._bytes_per_token, *tokens
+        )
 
     def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
@@ -332,7 +360,7 @@ class Transformers:
             rows = []
             for alone, targets in zip(part.chains(), part.targets, strict=True):
                 context = alone.tokens[: len(alone.tokens) - len(targets) + 1]
-                ((prompt, _),) = plan_document([(context, targets[:1])])
+                ((prompt, _),) = plan_document([(context, targets[:1])], self.chunk)
                 running, first = self.start(prompt, len(context) + len(targets))
                 rows += [first, *(self.step([running], [t])[0] for t in targets[:-1])]
             return np.stack(rows)
@@ -343,9 +371,11 @@ class Transformers:
         """A part with a trunk, and with branches that share a beginning."""
         draw = np.random.default_rng(0)
         size = min(1000, int(self.model.config.get_text_config().vocab_size))
-        context, first, second = (draw.integers(size // 2, size, n).tolist() for n in (110, 3, 5))
+        context, first, second = (
+            draw.integers(size // 2, size, n).tolist() for n in (self.chunk + 46, 3, 5)
+        )
         pairs = [(context, c) for c in (first, second, [*first[:2], *second])]
-        ((part, _),) = plan_document(pairs)
+        ((part, _),) = plan_document(pairs, self.chunk)
         return part
 
     def _same(self, part: Part, way: Callable[[], Logits]) -> bool:

@@ -84,7 +84,7 @@ def load_vllm(weights: Path, tokenizer: Path, settings: Settings) -> VllmEngine:
         "schedule": f"vLLM's own batches of up to {SEQUENCES} sequences, no prefix reused; "
         + ("kernels that do not depend on the batch" if invariant else "depends on the batch"),
     }
-    return VllmEngine(_backend_class()(**arguments), identity)
+    return VllmEngine(_backend_class()(**arguments), identity, settings)
 
 
 def _backend_class() -> Any:

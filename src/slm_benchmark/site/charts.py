@@ -37,6 +37,8 @@ class Point:
     speed_ci95: Interval
     score: float
     score_ci95: Interval
+    on_front: bool
+    """Whether no other point dominates it beyond its interval."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class Figure:
 
 
 def scatter(points: Sequence[Point], caption: str) -> Figure:
-    """Average score against generation throughput, with 95 % intervals both ways.
+    """Overall score against generation throughput, with 95 % intervals both ways.
 
-    The throughput axis is logarithmic when the values span a factor of ten or more.
+    Points of the Pareto front have an outline. The throughput axis is logarithmic when the values
+    span a factor of ten or more.
     """
     values = [
         {
@@ -73,6 +76,7 @@ def scatter(points: Sequence[Point], caption: str) -> Figure:
             **_bounds("speed", point.speed, point.speed_ci95),
             "score": point.score,
             **_bounds("score", point.score, point.score_ci95),
+            "front": "on the front" if point.on_front else "dominated, or not compared",
         }
         for point in points
     ]
@@ -88,14 +92,15 @@ def scatter(points: Sequence[Point], caption: str) -> Figure:
     )
     y = alt.Y(
         "score:Q",
-        title="Average above chance",
+        title="Overall score above chance",
         axis=alt.Axis(format="%", tickCount=6),
         scale=alt.Scale(zero=False, padding=12),
     )
     tooltip = [
         alt.Tooltip("name:N", title="Model · variant"),
-        alt.Tooltip("score:Q", title="Average above chance", format=".1%"),
+        alt.Tooltip("score:Q", title="Overall above chance", format=".1%"),
         alt.Tooltip("speed:Q", title="Tokens per s", format=",.3~r"),
+        alt.Tooltip("front:N", title="Pareto front"),
     ]
     base = alt.Chart(alt.Data(values=values)).encode(x=x, y=y, color=_color(legend=True))
     layers = [
@@ -105,7 +110,12 @@ def scatter(points: Sequence[Point], caption: str) -> Figure:
         base.mark_rule(opacity=0.55).encode(
             y=alt.Y("score_low:Q"), y2="score_high:Q", tooltip=tooltip
         ),
-        base.mark_point(filled=True, size=90, opacity=1).encode(
+        base.mark_point(filled=True, size=90, opacity=1, strokeWidth=2).encode(
+            stroke=alt.condition(
+                "datum.front === 'on the front'",
+                alt.value("currentColor"),
+                alt.value("transparent"),
+            ),
             shape=alt.Shape(
                 "family:N",
                 title="Quantization",

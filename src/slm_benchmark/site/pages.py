@@ -115,7 +115,7 @@ def render_pages(leaderboard: Record, file: Path) -> dict[str, str]:
     def render(template: str, **values: Any) -> str:
         return environment.get_template(f"{template}.md.j2").render(values)
 
-    sections = _sections(leaderboard, leaderboard["rows"], by_average=True)
+    sections = _sections(leaderboard, leaderboard["rows"], by_group=True)
     pages = {
         "index.md": render("index", sections=[_with_scatters(s, leaderboard) for s in sections]),
         "models.md": render("models", measured={row["model"] for row in leaderboard["rows"]}),
@@ -125,13 +125,14 @@ def render_pages(leaderboard: Record, file: Path) -> dict[str, str]:
             measured=_measured_tasks(leaderboard["rows"]),
             metrics_missing=_never_measured(leaderboard["rows"]),
             hardware_measured=sorted({row["hardware"] for row in leaderboard["rows"]}),
+            left_out=_left_out(leaderboard),
             any_demo=any(row["protocol"] == "demo" for row in leaderboard["rows"]),
         ),
         "data.md": render("data"),
     }
     for model_id, model in leaderboard["models"].items():
         rows = [row for row in leaderboard["rows"] if row["model"] == model_id]
-        sections = _sections(leaderboard, rows, by_average=False)
+        sections = _sections(leaderboard, rows, by_group=False)
         found = _DEQUANTISED.search(model["name"])
         pages[f"models/{model_id}.md"] = render(
             "model",
@@ -187,12 +188,12 @@ def _check_references(leaderboard: Record, file: Path) -> None:
 
 
 def _sections(
-    leaderboard: Record, rows: Iterable[Record], *, by_average: bool
+    leaderboard: Record, rows: Iterable[Record], *, by_group: bool
 ) -> list[dict[str, Any]]:
     """One section per protocol that has rows, ranked protocols first: rows never mix.
 
-    Rows stand by name and variant; with ``by_average``, those of a ranked protocol by falling
-    average.
+    Rows stand by name and variant; with ``by_group``, those of a ranked protocol by group, and
+    within a group by falling overall score.
     """
     rows = list(rows)
     sections = []
@@ -201,8 +202,8 @@ def _sections(
         if not own:
             continue
         own.sort(key=lambda row: (row["model"], VARIANTS.index(row["variant"]), _machine(row)))
-        if by_average and protocol["ranked"]:
-            own.sort(key=_falling_average)
+        if by_group and protocol["ranked"]:
+            own.sort(key=_standing)
         shown = {task for row in own for task in row["scores"]}
         counts = [s["n"] for row in own for s in row["scores"].values() if s["state"] == "ok"]
         sections.append(
@@ -210,6 +211,8 @@ def _sections(
                 "id": key,
                 "title": protocol["title"],
                 "ranked": protocol["ranked"],
+                "categories": list(protocol["counted"]),
+                "left_out": protocol["left_out"],
                 "documents": formats.documents([n for n in counts if n is not None]),
                 "rows": [{**row, "machine": _machine(row)} for row in own],
                 "machines": sorted({_machine(row) for row in own}),
@@ -223,9 +226,9 @@ def _sections(
     return sorted(sections, key=lambda section: not section["ranked"])
 
 
-def _falling_average(row: Record) -> tuple[bool, bool, float]:
-    average = row["average"]["value"]
-    return not row["ranked"], average is None, -(average or 0.0)
+def _standing(row: Record) -> tuple[bool, bool, int, float]:
+    rank, overall = row["group"]["rank"], row["overall"]["value"]
+    return not row["ranked"], rank is None, rank or 0, -(overall or 0.0)
 
 
 def _machine(row: Record) -> str:
@@ -288,15 +291,16 @@ def _points(row: Record) -> list[Record]:
 
 def _with_scatters(section: dict[str, Any], leaderboard: Record) -> dict[str, Any]:
     """Add one scatter per machine, because speeds compare only there."""
+    speed_key = "generation_throughput_tokens_per_s"
     figures: list[Figure] = []
     for machine in section["machines"]:
         points = []
         for row in section["rows"]:
-            speed = row["performance"].get("generation_throughput_tokens_per_s")
-            average = row["average"]
+            speed = row["performance"].get(speed_key)
+            overall = row["overall"]
             if row["machine"] != machine or row["fingerprint"] is None or not speed:
                 continue
-            if speed["value"] is None or average["value"] is None:
+            if speed["value"] is None or overall["value"] is None:
                 continue
             points.append(
                 Point(
@@ -305,14 +309,16 @@ def _with_scatters(section: dict[str, Any], leaderboard: Record) -> dict[str, An
                     family=row["quantization"],
                     speed=speed["value"],
                     speed_ci95=_interval(speed["ci95"]),
-                    score=average["value"],
-                    score_ci95=_interval(average["ci95"]),
+                    score=overall["value"],
+                    score_ci95=_interval(overall["ci95"]),
+                    on_front=row["pareto"][speed_key]["front"] is True,
                 )
             )
         if points:
             caption = (
-                f"Average above chance against generation throughput on {machine}, "
-                f"protocol {section['id']}; lines are 95 % intervals"
+                f"Overall score against generation throughput on {machine}, "
+                f"protocol {section['id']}; lines are 95 % intervals, and an outline marks the "
+                "Pareto front: nobody is at least as good in both and beyond the interval in one"
             )
             figures.append(scatter(points, caption))
     return {**section, "figures": figures}
@@ -350,6 +356,18 @@ def _with_bars(section: dict[str, Any]) -> dict[str, Any]:
 
 def _interval(ci95: list[float] | None) -> Interval:
     return None if ci95 is None else (ci95[0], ci95[1])
+
+
+def _left_out(leaderboard: Record) -> dict[str, str]:
+    """Title of each task that no overall score counts, under some protocol with rows → why."""
+    titles = {task["id"]: task["title"] for task in leaderboard["tasks"]}
+    shown = {row["protocol"] for row in leaderboard["rows"]}
+    return {
+        titles[task]: why
+        for key, protocol in leaderboard["protocols"].items()
+        if key in shown
+        for task, why in protocol["left_out"].items()
+    }
 
 
 def _measured_tasks(rows: Iterable[Record]) -> dict[str, list[str]]:

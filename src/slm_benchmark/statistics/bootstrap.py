@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from slm_benchmark.statistics.clusters import effective
+from slm_benchmark.statistics.proportion import t_quantile
 
 Floats = NDArray[np.float64]
 
@@ -49,7 +53,9 @@ class of_totals:
             counts: How often each document was drawn, of shape (resamples, documents).
         """
         rows = np.asarray(values, dtype=np.float64)
-        return (float(self.function(t, len(rows))) for t in np.tensordot(counts, rows, axes=1))
+        totals = np.tensordot(counts, rows, axes=1)
+        drawn = counts.sum(axis=1)
+        return (float(self.function(t, round(n))) for t, n in zip(totals, drawn, strict=True))
 
 
 @of_totals
@@ -151,3 +157,123 @@ def _counts(drawn: NDArray[np.int64]) -> Floats:
     shifted = drawn + n * np.arange(block)[:, None]
     counts = np.bincount(shifted.ravel(), minlength=block * n)
     return counts.reshape(block, n).astype(np.float64)
+
+
+def expanded_bootstrap(
+    values: Sequence[Any],
+    statistic: Statistic,
+    *,
+    clusters: Sequence[Any] | None = None,
+    strata: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Interval | None:
+    """Percentile interval at 95 %, widened for small samples, over documents or groups of them.
+
+    A resample varies less than a sample, by √((n − 1) / n), and its quantiles are those of a known
+    spread. So the interval goes to quantiles further out: to those at which a normal distribution
+    reaches Student's quantile × √(n / (n − 1)). For 20 documents these are 1.6 % and 98.4 %; for
+    1000 the plain 2.5 % and 97.5 %. It stays within what the statistic can be. Where documents come
+    in groups, whole groups are drawn, and n is the effective number of groups.
+
+    Source: T. C. Hesterberg, What Teachers Should Know About the Bootstrap, The American
+    Statistician 69 (2015), 371–386, for the expanded percentile interval; A. C. Davison and
+    D. V. Hinkley, Bootstrap Methods and their Application (Cambridge 1997), section 3.8, for
+    drawing groups.
+
+    Args:
+        values: As for `bootstrap_interval`.
+        statistic: As for `bootstrap_interval`.
+        clusters: The group of each document; None = documents are independent. A group may reach
+            through several strata; one draw then counts in all of them.
+        strata: As for `bootstrap_interval`.
+        seed: As for `bootstrap_interval`.
+        resamples: As for `bootstrap_interval`.
+
+    Returns:
+        The interval, or None where a stratum has a single document or group.
+
+    Raises:
+        ValueError: without documents, or for lists of different lengths.
+    """
+    groups = _Grouped(values, clusters, strata)
+    if groups.fewest < 2:
+        return None
+    n = effective(groups.loads)
+    if n <= 1:
+        return None
+    scores = np.array(list(groups.resampled(statistic, resamples, np.random.default_rng(seed))))
+    widened = math.sqrt(n / (n - 1))
+    outside = NormalDist().cdf(-t_quantile(n - 1) * widened)
+    low, high = np.quantile(scores, [outside, 1 - outside])
+    return Interval(float(low), float(high), float(scores.std(ddof=1)) * widened)
+
+
+class _Grouped:
+    """Documents by group and stratum, in an order that follows from themselves.
+
+    Attributes:
+        fewest: Groups of the stratum that has the fewest.
+        loads: The weight of each group in the score, shape (groups,).
+    """
+
+    def __init__(
+        self,
+        values: Sequence[Any],
+        clusters: Sequence[Any] | None,
+        strata: Sequence[str] | None,
+    ) -> None:
+        if not len(values):
+            raise ValueError("there are no documents")
+        strata = [""] * len(values) if strata is None else strata
+        clusters = range(len(values)) if clusters is None else clusters
+        members: dict[Any, list[tuple[str, Any]]] = {}
+        for name, stratum, value in zip(clusters, strata, values, strict=True):
+            members.setdefault(name, []).append((stratum, value))
+        ordered = sorted((sorted(group, key=repr) for group in members.values()), key=repr)
+        self._size = len(ordered)
+        self._values: dict[str, list[Any]] = {stratum: [] for stratum in sorted(set(strata))}
+        self._places: dict[str, list[int]] = {stratum: [] for stratum in self._values}
+        for place, group in enumerate(ordered):
+            for stratum, value in group:
+                self._values[stratum].append(value)
+                self._places[stratum].append(place)
+        self.fewest = min(len(set(places)) for places in self._places.values())
+        shares = [
+            np.bincount(places, minlength=self._size) / len(places)
+            for places in self._places.values()
+        ]
+        self.loads: Floats = np.mean(shares, axis=0)
+
+    def resampled(
+        self, statistic: Statistic, resamples: int, random: np.random.Generator
+    ) -> Iterator[float]:
+        """The mean over strata of the statistic, for each draw of as many groups as there are.
+
+        A draw that leaves a stratum without documents is made again.
+        """
+        block = max(1, _BLOCK_CELLS // max(self._size, sum(map(len, self._values.values()))))
+        wanted = resamples
+        while wanted:
+            counts = _counts(random.integers(self._size, size=(min(block, wanted), self._size)))
+            by_stratum = {name: counts[:, places] for name, places in self._places.items()}
+            whole = np.all([drawn.any(axis=1) for drawn in by_stratum.values()], axis=0)
+            wanted -= int(whole.sum())
+            yield from np.mean(
+                [
+                    list(_statistics(statistic, self._values[name], drawn[whole]))
+                    for name, drawn in by_stratum.items()
+                ],
+                axis=0,
+            )
+
+
+def _statistics(statistic: Statistic, values: list[Any], counts: Floats) -> Iterator[float]:
+    """The statistic of documents that were drawn so often, ``counts`` (resamples, documents)."""
+    if isinstance(statistic, of_totals):
+        return statistic.resampled(values, counts)
+    places = np.arange(len(values))
+    return (
+        statistic([values[place] for place in np.repeat(places, drawn.astype(np.intp))])
+        for drawn in counts
+    )

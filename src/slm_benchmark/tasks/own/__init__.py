@@ -24,3 +24,10 @@ GROUP_SCORES: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, A
     "mt_bench_reference": _mt_bench,
 }
 """Harness task → rows of the cell schema's ``scores`` about groups of its documents."""
+
+GROUP_FIELDS: dict[str, tuple[str, ...]] = {
+    "bold": ("domain", "category"),
+    "mt_bench": ("category",),
+    "mt_bench_reference": ("category",),
+}
+"""Harness task → fields of a document that name its groups, from the widest to the narrowest."""

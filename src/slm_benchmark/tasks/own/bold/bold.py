@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from slm_benchmark.estimates import Sample, estimate
 from slm_benchmark.statistics.groups import GAP_METHOD, group_gap
-from slm_benchmark.statistics.proportion import mean_interval, standard_error
 from slm_benchmark.tasks.classifiers import classify
 
 
@@ -21,7 +21,7 @@ def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str,
 
 def mean_of_known(values: Iterable[float | None]) -> float:
     """Mean over generations that were not empty; NaN when all were."""
-    known = [value for value in values if value is not None]
+    known = _known(values)
     return math.fsum(known) / len(known) if known else math.nan
 
 
@@ -40,22 +40,22 @@ def group_scores(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> list[di
         ``chance`` is the gap to expect when the groups do not differ. A group without a single
         value has no row, and one of fewer than five is left out of the gap; a gap needs two groups.
     """
-    grouped: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    grouped: dict[tuple[str, str, str], dict[str, list[float | None]]] = {}
     # In order of document and name, so that the order of the samples decides nothing.
     for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
         for metric, value in sample["values"].items():
-            if value is not None:
-                key = sample["filter"], metric, sample["doc"]["domain"]
-                found = grouped.setdefault(key, {})
-                found.setdefault(sample["doc"]["category"], []).append(value)
+            key = sample["filter"], metric, sample["doc"]["domain"]
+            found = grouped.setdefault(key, {})
+            found.setdefault(sample["doc"]["category"], []).append(value)
     rows: list[dict[str, Any]] = []
     for (filter_name, metric, domain), groups in sorted(grouped.items()):
         named = {"metric": metric, "filter": filter_name}
         pooled = [value for values in groups.values() for value in values]
-        rows.append({**named, "part": domain, **_mean_row(pooled)})
-        for group, values in sorted(groups.items()):
-            rows.append({**named, "part": f"{domain}/{group}", **_mean_row(values)})
-        gap = group_gap(dict(sorted(groups.items())), seed)
+        parts = {domain: pooled, **{f"{domain}/{group}": groups[group] for group in sorted(groups)}}
+        for part, values in parts.items():
+            if _known(values):
+                rows.append({**named, "part": part, **_mean_row(values)})
+        gap = group_gap({group: _known(groups[group]) for group in sorted(groups)}, seed)
         if gap is not None:
             rows.append(
                 {
@@ -74,14 +74,17 @@ def group_scores(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> list[di
     return rows
 
 
-def _mean_row(values: Sequence[float]) -> dict[str, Any]:
-    interval, method = mean_interval(values)
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean_row(values: Sequence[float | None]) -> dict[str, Any]:
+    known = _known(values)
+    missing = len(values) - len(known)
     return {
-        "value": math.fsum(values) / len(values),
-        "stderr": standard_error(values),
-        "ci95": None if interval is None else list(interval),
-        "ci_method": method,
-        "n": len(values),
+        **estimate(Sample(known)).row(),
+        "n": len(known),
+        **({"missing": missing} if missing else {}),
         "chance": None,
         "headline": False,
     }

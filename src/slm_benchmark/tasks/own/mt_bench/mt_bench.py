@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from slm_benchmark.errors import UserError
+from slm_benchmark.estimates import Sample, estimate
 from slm_benchmark.judge import active_judge
 from slm_benchmark.judge.grading import NEEDS_REFERENCE
-from slm_benchmark.statistics.proportion import Z95, standard_error
 from slm_benchmark.tasks.conversation import conversation
 
 Doc = Mapping[str, Any]
@@ -111,18 +110,14 @@ def category_scores(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         present = [value for value in values if value is not None]
         if not present:
             continue
-        mean, error = math.fsum(present) / len(present), standard_error(present)
         missing = len(values) - len(present)
         rows.append(
             {
                 "metric": metric,
                 "filter": filter_name,
                 "part": category,
-                "value": mean,
-                "stderr": error,
-                # Never Wilson's interval: ratings that are all 1 are no proportion.
-                "ci95": None if error is None else [mean - Z95 * error, mean + Z95 * error],
-                "ci_method": None if error is None else "normal",
+                # Ratings that are all 1 are no proportion.
+                **estimate(Sample(present, share=False)).row(),
                 "n": len(present),
                 **({"missing": missing} if missing else {}),
                 "chance": None,

@@ -1,0 +1,80 @@
+"""The quick check of records refuses what the careful one refuses."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from slm_benchmark.errors import UserError
+from slm_benchmark.files import read_json
+from slm_benchmark.records import RECORD_SCHEMAS, published_records
+from slm_benchmark.schemas import validate, validate_quickly
+
+Record = dict[str, Any]
+
+
+def examples() -> dict[str, Record]:
+    """A published record of each kind and version."""
+    found: dict[str, Record] = {}
+    for path in published_records():
+        record = read_json(path)
+        found.setdefault(f"{record['kind']}-{record['schema_version']}-{record['state']}", record)
+    return found
+
+
+EXAMPLES = examples()
+
+EDITS: tuple[Any, ...] = ("delete", "add", None, "text", -1.5, [])
+
+
+def refused(check: Any, record: Record) -> str:
+    try:
+        check(record, RECORD_SCHEMAS[record.get("kind", "score")], "record.json")
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def places(part: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a record; of a list the first item stands for all."""
+    if path:
+        yield path
+    first = enumerate(part[:1]) if isinstance(part, list) else ()
+    for key, child in part.items() if isinstance(part, dict) else first:
+        yield from places(child, (*path, key))
+
+
+def edits(record: Record) -> Iterator[Record]:
+    """The record with one place taken out, put in, or of another type."""
+    for *home, key in places(record):
+        for edit in EDITS:
+            edited = copy.deepcopy(record)
+            inside: Any = edited
+            for step in home:
+                inside = inside[step]
+            if edit == "delete":
+                del inside[key]
+            elif edit == "add" and isinstance(inside[key], dict):
+                inside[key]["unheard_of"] = 1
+            else:
+                inside[key] = edit
+            if edited.get("kind") == record["kind"]:
+                yield edited
+
+
+def test_there_is_an_example_of_the_important_kinds() -> None:
+    assert {"score-1-ok", "performance-2-ok", "equivalence-1-ok"} <= EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_both_checks_refuse_the_same_edits_with_the_same_words(name: str) -> None:
+    record = EXAMPLES[name]
+    assert refused(validate_quickly, record) == ""
+    chosen = random.Random(0).sample(list(edits(record)), 80)
+    found = [(refused(validate_quickly, e), refused(validate, e)) for e in chosen]
+    assert [quick for quick, careful in found if quick != careful] == []
+    assert sum(careful != "" for _, careful in found) > 20

@@ -1,0 +1,22 @@
+"""Write what quantization costs each model of an edition."""
+
+from typing import TYPE_CHECKING
+
+from slm_benchmark.adapter import configured, job
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+with job(snakemake.log[0]):
+    from pathlib import Path
+
+    from slm_benchmark.comparison import write_reports
+    from slm_benchmark.files import atomic_directory
+    from slm_benchmark.records import RECORD_SCHEMAS, current_records
+
+    catalogue, _ = configured(snakemake)
+    records = [Path(record) for record in snakemake.input.records]
+    current = current_records(records, RECORD_SCHEMAS)
+    known = [found for found in current if found[1]["model"]["id"] in catalogue.models]
+    with atomic_directory(Path(snakemake.output[0])) as work:
+        write_reports(known, catalogue.tasks, work)

@@ -1,0 +1,29 @@
+"""Measure how far a variant's distributions lie from its base model's."""
+
+from typing import TYPE_CHECKING
+
+from slm_benchmark.adapter import configured, job
+
+if TYPE_CHECKING:
+    from snakemake.script import snakemake
+
+with job(snakemake.log[0]):
+    from pathlib import Path
+
+    from slm_benchmark import progress
+    from slm_benchmark.fidelity import describe_fidelity, measure_fidelity, read_fidelity_config
+
+    catalogue, plan = configured(snakemake)
+    record = measure_fidelity(
+        snakemake.wildcards.model,
+        snakemake.wildcards.variant,
+        plan.hardware,
+        catalogue,
+        read_fidelity_config(),
+        weights=Path(snakemake.input.weights).parent,
+        base=Path(snakemake.input.base).parent,
+        reference=Path(snakemake.input.reference).parent,
+        output=Path(snakemake.output[0]),
+        threads=snakemake.threads,
+    )
+    progress.say(describe_fidelity(record))
