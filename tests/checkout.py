@@ -65,7 +65,8 @@ class Done:
 
     def measurements(self) -> list[str]:
         """Those of `jobs` that make inputs or measure."""
-        return [job for job in self.jobs() if not job.startswith(("Aggregate ", "Build "))]
+        others = ("Aggregate ", "Build ", "Compare ")
+        return [job for job in self.jobs() if not job.startswith(others)]
 
     def errors(self) -> list[str]:
         """Lines that name an error of this project."""

@@ -38,6 +38,11 @@ GENERATE_GSM8K = "Generate tiny base on gsm8k (demo)"
 SCORE_GSM8K = "Score tiny base on gsm8k (demo)"
 PROFILE = "Profile tiny on local (demo)"
 SUMMARISE = "Summarise the profile of tiny base on local (demo)"
+PAGES = [
+    "Aggregate the preview records",
+    "Build the preview pages",
+    "Compare the variants of the preview records with their bases",
+]
 
 Card = dict[str, Any]
 
@@ -233,7 +238,7 @@ def test_the_main_job_ends_well_and_names_the_page_to_open(finished: Measured) -
 
 
 def test_the_summary_shows_intervals_and_numbers_of_documents(finished: Measured) -> None:
-    (row,) = [r for r in finished.done.output.splitlines() if r.startswith("| base |")]
+    row, *_ = [r for r in finished.done.output.splitlines() if r.startswith("| base |")]
     score = r"\d+\.\d \[\d+\.\d, \d+\.\d\] \(n = (\d+)\)"
     assert re.findall(score, row) == ["12", "6"]
 
@@ -329,8 +334,7 @@ def test_words_for_readers_rerun_the_pages_alone(copy: Checkout) -> None:
     copy.edit("config/tasks.yaml", lambda tasks: tasks["gsm8k"].update(note="Another note."))
     copy.edit("config/tasks.yaml", lambda tasks: tasks["gsm8k"].update(benchmark="sums"))
     copy.edit("config/protocols.yaml", lambda p: p["demo"].update(title="Another title"))
-    aggregate, build = "Aggregate the preview records", "Build the preview pages"
-    assert copy.plan(*RUN).jobs() == [aggregate, build]
+    assert copy.plan(*RUN).jobs() == PAGES
 
 
 @pytest.mark.parametrize(
@@ -345,8 +349,7 @@ def test_words_for_readers_rerun_the_pages_alone(copy: Checkout) -> None:
 )
 def test_bounds_and_titles_rerun_the_pages_alone(copy: Checkout, name: str, change: Any) -> None:
     copy.edit(name, change)
-    aggregate, build = "Aggregate the preview records", "Build the preview pages"
-    assert copy.plan(*RUN).jobs() == [aggregate, build]
+    assert copy.plan(*RUN).jobs() == PAGES
 
 
 def test_an_edited_page_builds_the_site_alone(copy: Checkout) -> None:
