@@ -1,8 +1,8 @@
 """The instrument against other clocks on the same work: ``python -m benchmarks.agreement``.
 
-GGUF files: the measured process of the profiler, and llama.cpp's own ``llama-bench``, each in a
-fresh process, in turn. Model folders: the profiler's repetition, a bare loop of forwards, and
-``generate()``, on one loaded model, in turn. See docs/profiling.md.
+GGUF files: the profiler's repetition on a loaded file, and llama.cpp's own ``llama-bench``, in
+turn. Model folders: the profiler's repetition, a bare loop of forwards, and ``generate()``, on one
+loaded model, in turn. See docs/profiling.md.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks import llama_bench, report
 from benchmarks.llama_bench import Work
@@ -30,6 +30,7 @@ from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.limits import apply_limits
 from slm_benchmark.profile.process import collecting_by_hand, overhead_us_per_token, repeat
 from slm_benchmark.profile.prompts import Prompt, make_prompt
+from slm_benchmark.profile.runner import Runner
 from slm_benchmark.provenance import now, versions
 from slm_benchmark.reference import fill_between
 from slm_benchmark.statistics.bootstrap import bootstrap_interval
@@ -45,6 +46,8 @@ BOUND = 0.03
 """Most that the median ratio may be away from one."""
 
 OURS = "ours"
+
+Loaded = TypeVar("Loaded", bound=Runner)
 
 Rates = Mapping[str, float]
 """Tokens per second by phase: ``prompt``, ``generation``, ``whole``."""
@@ -165,16 +168,26 @@ class Bench:
         )
 
     def gguf(self, path: Path, program: Path) -> Compared:
-        """The profiler's measured process beside llama-bench, on one GGUF file or its folder."""
+        """The profiler's repetition on one loaded GGUF file beside llama-bench on the same file.
+
+        llama-bench loads the file in every turn and does not time that. Turns are short on
+        purpose: a machine that is slow for some seconds is slow for both.
+        """
+        from slm_benchmark.profile.llamacpp import LlamaCppRunner
+
         job = self.job("gguf", path if path.is_dir() else path.parent)
         (file,) = job.weight_files()
-        overheads_us: list[float] = []
+        runner = self._loaded(LlamaCppRunner(job))
+
+        def repetitions(point: Point) -> list[dict[str, Any]]:
+            repeat(runner, self.prompt, point, "")  # warms up, as llama-bench does
+            return [asdict(repeat(runner, self.prompt, point, "")) for _ in self._turn]
 
         def ours() -> Rates:
-            asked = {"do": "measure", "job": asdict(job)}
-            result = launch.run(asked, device=job.runs_on, threads=job.threads)
-            overheads_us.append(result["overhead_us_per_token"])
-            return measured_rates(self.work, result["points"][0]["repetitions"])
+            # llama-bench's prompts follow on each other, which saves llama.cpp to plan anew.
+            prompts = repetitions(replace(self.point, output_tokens=1))
+            in_a_row = rates(self.work, prompt_s=[r["prefill_s"] for r in prompts])
+            return {**measured_rates(self.work, repetitions(self.point)), **in_a_row}
 
         def theirs() -> Rates:
             prompt_s, generation_s = (
@@ -184,7 +197,7 @@ class Bench:
             return rates(self.work, prompt_s, generation_s)
 
         turns = self._take_turns(file.stem, {OURS: ours, "llama-bench": theirs})
-        return Compared(file.stem, "llama.cpp", turns, overheads_us)
+        return Compared(file.stem, "llama.cpp", turns, self._overheads_us())
 
     def model_folder(self, folder: Path) -> Compared:
         """The profiler's repetition beside a bare loop and ``generate()``, on one loaded model.
@@ -197,36 +210,45 @@ class Bench:
 
         ids, steps = self.prompt.ids, self.work.output_tokens
         runner = TransformersRunner(self.job(folder.name, folder))
-        runner.load()
-        runner.prepare(self.point)
+        self._loaded(runner)
         model = runner.model  # the very same one, so that nothing but the loops differs
         answers: set[str] = set()
-        turn = range(self.repetitions)
 
         def ours() -> Rates:
-            made = [asdict(repeat(runner, self.prompt, self.point, "")) for _ in turn]
+            made = [asdict(repeat(runner, self.prompt, self.point, "")) for _ in self._turn]
             answers.update(repetition["tokens_sha256"] for repetition in made)
             return measured_rates(self.work, made)
 
         def bare() -> Rates:
-            made = [bare_loop.bare(model, ids, steps) for _ in turn]
+            made = [bare_loop.bare(model, ids, steps) for _ in self._turn]
             answers.update(digest([[token] for token in tokens]) for _, _, tokens in made)
             prompt_s, generation_s, _ = zip(*made, strict=True)
             return rates(self.work, prompt_s, generation_s)
 
         def generate() -> Rates:
-            made = [bare_loop.whole(model, ids, steps) for _ in turn]
+            made = [bare_loop.whole(model, ids, steps) for _ in self._turn]
             return rates(self.work, whole_s=made)
 
         contenders = {OURS: ours, "bare loop": bare, "generate()": generate}
-        with collecting_by_hand():
-            for contender in contenders.values():  # warms up
-                contender()
-            turns = self._take_turns(folder.name, contenders)
+        turns = self._take_turns(folder.name, contenders)
         if len(answers) > 1:
             raise RuntimeError(f"{folder}: the bare loop generated other tokens")
-        overheads_us = [overhead_us_per_token() for _ in turn]
-        return Compared(folder.name, "Transformers", turns, overheads_us)
+        return Compared(folder.name, "Transformers", turns, self._overheads_us())
+
+    @property
+    def _turn(self) -> range:
+        return range(self.repetitions)
+
+    def _loaded(self, runner: Loaded) -> Loaded:
+        """A runner that is ready for the work."""
+        runner.load()
+        runner.release_files()
+        runner.prepare(self.point)
+        return runner
+
+    def _overheads_us(self) -> list[float]:
+        """What the instrument takes for a token, measured repeatedly."""
+        return [overhead_us_per_token() for _ in range(5)]
 
     def _take_turns(
         self, weights: str, contenders: Mapping[str, Callable[[], Rates]]
@@ -238,7 +260,10 @@ class Bench:
             )
             say(f"{weights}: round {done} of {self.rounds}, tokens/s: {shown}")
 
-        return alternate(contenders, self.rounds, after_round)
+        with collecting_by_hand():
+            for contender in contenders.values():  # warms up
+                contender()
+            return alternate(contenders, self.rounds, after_round)
 
 
 @dataclass(frozen=True)
@@ -294,6 +319,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             fix = "run snakemake --profile demo, or name another place"
             raise UserError("there is no such file or folder", file=path, fix=fix)
     compared = []
+    os.environ.update(launch.environment("cpu", options.threads))
     with engine_environment(options.threads), pinned(options.threads):
         prompt = make_prompt(options.base, options.prompt_tokens)
         work = Work(len(prompt.ids), options.output_tokens, options.threads)
@@ -393,8 +419,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=MODEL / "base", metavar="FOLDER")
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--output-tokens", type=int, default=32, metavar="N")
-    parser.add_argument("--rounds", type=int, default=8, metavar="N")
-    parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="in each round")
+    parser.add_argument("--rounds", type=int, default=40, metavar="N")
+    parser.add_argument("--repetitions", type=int, default=1, metavar="N", help="in each round")
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--llama-bench", type=Path, metavar="FILE", help="instead of building it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
