@@ -89,13 +89,19 @@ def parted(share: float, documents: int, spread: float, seed: int) -> tuple[floa
         units = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
 
         def shared(
-            leader: int, others: NDArray[np.intp], units: NDArray[np.float64] = units
+            leader: int,
+            others: NDArray[np.intp],
+            terms: NDArray[np.intp],
+            units: NDArray[np.float64] = units,
         ) -> NDArray[np.float64]:
-            found: NDArray[np.float64] = (units[others] * units[leader]).sum(axis=2).clip(0, 1)
+            chosen = units[:, terms]
+            found: NDArray[np.float64] = (chosen[others] * chosen[leader]).sum(axis=2).clip(0, 1)
             return found
 
-        def apart(leader: int, others: NDArray[np.intp]) -> NDArray[np.float64]:
-            return np.zeros((len(others), 3))
+        def apart(
+            leader: int, others: NDArray[np.intp], terms: NDArray[np.intp]
+        ) -> NDArray[np.float64]:
+            return np.zeros((len(others), len(terms)))
 
         for place, correlation in enumerate((shared, apart)):
             counts[place] += bool((tied_groups(values, errors, correlation) > 1).any())

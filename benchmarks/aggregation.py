@@ -1,19 +1,20 @@
 """How long the leaderboard takes to make: ``python -m benchmarks.aggregation``.
 
-The records are made up: every variant of every model has a score with documents for each of the
-seventeen benchmarks. They lie in a folder of files as published ones do, and a fresh process reads,
-checks and aggregates them. See docs/aggregates.md.
+The records are made up: every variant of every model has a score with documents in one column of
+each of the seventeen benchmarks. They lie in files of this checkout as published ones do, and a
+fresh process finds, reads, checks and aggregates them. See docs/aggregates.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import json
 import multiprocessing
+import os
 import random
-import resource
 import shlex
 import sys
 import tempfile
@@ -22,13 +23,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+import psutil
+
 from slm_benchmark.aggregate import aggregate
 from slm_benchmark.config import Catalogue, load_catalogue
 from slm_benchmark.files import digest, read_json
 from slm_benchmark.hardware import describe
+from slm_benchmark.markdown import table
 from slm_benchmark.paths import ROOT
 from slm_benchmark.provenance import now, result_digest
-from slm_benchmark.records import documents_file, is_record, published_records
+from slm_benchmark.records import documents_file, published_records
 from slm_benchmark.reference import fill_between
 from slm_benchmark.statistics.proportion import standard_error
 
@@ -36,7 +41,12 @@ Record = dict[str, Any]
 
 VARIANTS = ("base", "gptq-4bit", "awq-4bit", "gguf-q8_0", "gguf-q4_k_m")
 PROTOCOL, HARDWARE = "full", "local"
+INTERVAL_S = 0.1
+"""Between two looks at the memory."""
+
+BUILD = ROOT / "build"
 PAGE = ROOT / "docs" / "aggregates.md"
+CHART = PAGE.with_name("aggregation.svg")
 START, END = "<!-- aggregation:start -->", "<!-- aggregation:end -->"
 
 
@@ -46,14 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aggregation", description=__doc__)
     parser.add_argument("--models", type=int, nargs="+", default=[125, 250, 500, 1000])
     parser.add_argument("--documents", type=int, default=100, metavar="N", help="of each score")
-    parser.add_argument("--write-docs", action="store_true", help=f"the table into {PAGE.name}")
+    parser.add_argument("--write-docs", action="store_true", help="table and chart into docs/")
     options = parser.parse_args(given)
     measured = [measure(models, options.documents) for models in options.models]
     command = shlex.join(["python", "-m", "benchmarks.aggregation", *given])
-    table = markdown(measured, options.documents, command)
+    page = markdown(measured, options.documents, command)
     if options.write_docs:
-        fill_between(PAGE, START, END, table)
-    print(table)
+        draw(measured).save(str(CHART))
+        fill_between(PAGE, START, END, page)
+    print(page)
     return 0
 
 
@@ -61,39 +72,69 @@ def measure(models: int, documents: int) -> Record:
     """Make records of so many models, and aggregate them in a fresh process.
 
     Returns:
-        ``models``, ``records``, ``duration_s`` and ``peak_memory_bytes`` of all its processes.
+        ``models``, ``records``, ``duration_s``, ``cpu_s`` and ``peak_memory_bytes``, the last two
+        of all its processes together.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=BUILD, prefix="aggregation-") as folder:
         results = Path(folder, "results")
         catalogue = synthetic_catalogue(models)
         for model in catalogue.models:
             write_model(catalogue, model, results, documents)
+        # What is still to be written to the disk is not part of the measurement.
+        os.sync()
         print(f"{models} models: written", file=sys.stderr, flush=True)
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe()
         process = context.Process(target=_aggregate, args=(models, results, Path(folder), there))
         process.start()
-        found: Record = {"models": models, **here.recv()}
+        there.close()
+        peak_bytes = 0
+        while not here.poll(INTERVAL_S):
+            peak_bytes = max(peak_bytes, tree_memory_bytes(process.pid))
+        found: Record = {"models": models, **here.recv(), "peak_memory_bytes": peak_bytes}
         process.join()
     print(f"{models} models: {found['duration_s']:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
+def tree_memory_bytes(pid: int | None) -> int:
+    """Memory of a process and its children, where what they share counts once (PSS)."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            # A child may end in between.
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                total += process.memory_full_info().pss
+    return total
+
+
 def _aggregate(models: int, results: Path, folder: Path, answer: Any) -> None:
     """Aggregate all records of ``results``, as the rule does."""
     catalogue = synthetic_catalogue(models)
-    started = time.perf_counter()
-    records = sorted(path for path in results.rglob("*.json") if is_record(path))
-    board, table = folder / "leaderboard.json", folder / "leaderboard.csv"
-    aggregate(catalogue, records, "published", board, table, folder / "models")
-    duration_s = time.perf_counter() - started
-    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    # The children end one after another: the largest of them, and this process.
-    peak_bytes = sum(usage.ru_maxrss for usage in usages) * 1024
-    rows = len(read_json(board)["rows"])
-    assert rows == models * len(VARIANTS)
-    found = {"records": len(records), "duration_s": duration_s, "peak_memory_bytes": peak_bytes}
-    answer.send(found)
+    started, cpu_before_s = time.perf_counter(), _cpu_s()
+    records = published_records(results)
+    board, sheet = folder / "leaderboard.json", folder / "leaderboard.csv"
+    aggregate(catalogue, records, "published", board, sheet, folder / "models")
+    duration_s, cpu_s = time.perf_counter() - started, _cpu_s() - cpu_before_s
+    answer.send({"records": len(records), "duration_s": duration_s, "cpu_s": cpu_s})
+    assert len(records) == models * len(VARIANTS) * len(columns(catalogue))
+    assert len(read_json(board)["rows"]) == models * len(VARIANTS)
+
+
+def _cpu_s() -> float:
+    """CPU time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def columns(catalogue: Catalogue) -> list[str]:
+    """The first column of each benchmark."""
+    firsts: dict[str, str] = {}
+    for task in catalogue.protocol_tasks(PROTOCOL):
+        firsts.setdefault(catalogue.tasks[task].get("benchmark", task), task)
+    return list(firsts.values())
 
 
 def synthetic_catalogue(models: int) -> Catalogue:
@@ -109,7 +150,7 @@ def write_model(catalogue: Catalogue, model: str, results: Path, documents: int)
     """Write the scores of all variants of a model with their documents."""
     draw = random.Random(model)
     ability = draw.gauss(0, 0.1)
-    for task in catalogue.protocol_tasks(PROTOCOL):
+    for task in columns(catalogue):
         entry = catalogue.tasks[task]
         chance = entry["chance"] if isinstance(entry["chance"], float | int) else 0.25
         best = entry.get("best", 1)
@@ -198,27 +239,51 @@ def _write(
 
 
 def markdown(measured: Sequence[Record], documents: int, command: str) -> str:
-    """The conditions and the table."""
+    """The conditions, the table and the chart."""
     machine = describe()
-    head = ["Models", "Records", "Time, s", "per record, ms", "Peak memory, MiB"]
-    lines = [head, ["---:"] * len(head)]
-    for found in measured:
-        each_ms = 1000 * found["duration_s"] / found["records"]
-        lines.append(
-            [
-                f"{found['models']}",
-                f"{found['records']}",
-                f"{found['duration_s']:.1f}",
-                f"{each_ms:.2f}",
-                f"{found['peak_memory_bytes'] / 2**20:.0f}",
-            ]
-        )
+    head = ["Models", "Records", "Time, s", "CPU time, s", "per record, ms", "Peak memory, MiB"]
+    rows = [
+        [
+            f"{found['models']}",
+            f"{found['records']}",
+            f"{found['duration_s']:.1f}",
+            f"{found['cpu_s']:.1f}",
+            f"{1000 * found['duration_s'] / found['records']:.2f}",
+            f"{found['peak_memory_bytes'] / 2**20:.0f}",
+        ]
+        for found in measured
+    ]
     conditions = (
         f"Measured on {now()[:10]} on {machine['cpu']['model']} with "
         f"{machine['cpu']['logical_cores']} logical cores: {len(VARIANTS)} variants of each model, "
         f"17 benchmarks, {documents} documents each. The command:\n\n```sh\n{command}\n```"
     )
-    return conditions + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    chart = f"![Time and memory by the number of models]({CHART.name})"
+    return "\n".join([conditions, "", *table(head, rows), "", chart])
+
+
+def draw(measured: Sequence[Record]) -> alt.HConcatChart:
+    """Time and memory by the number of models, both from zero, where a straight line is linear."""
+    values = [
+        {
+            "models": found["models"],
+            "seconds": found["duration_s"],
+            "mebibytes": found["peak_memory_bytes"] / 2**20,
+        }
+        for found in measured
+    ]
+    base = (
+        alt.Chart(alt.Data(values=values))
+        .mark_line(point=True)
+        .encode(x=alt.X("models:Q", title="Models", scale=alt.Scale(zero=True)))
+    )
+    panels = [
+        base.encode(y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=True))).properties(
+            width=260, height=200
+        )
+        for field, title in (("seconds", "Time, s"), ("mebibytes", "Peak memory, MiB"))
+    ]
+    return alt.hconcat(*panels, background="white")
 
 
 if __name__ == "__main__":

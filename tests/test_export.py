@@ -717,17 +717,17 @@ def test_the_shipped_results_are_exported(
     rows = read_rows(out, "scores")
     board = read_json(ROOT / "results" / "leaderboard.json")
     cells = {
-        (row["model"], row["variant"], task): cell["value"]
+        (row["model"], row["variant"], row["protocol"], task): cell["value"]
         for row in board["rows"]
         for task, cell in row["scores"].items()
         if cell["state"] == "ok"
     }
     assert cells
-    for (model, variant, task), value in cells.items():
+    for cell, value in cells.items():
         (found,) = [
             row["value"]
             for row in rows
-            if (row["model"], row["variant"], row["task"]) == (model, variant, task)
+            if (row["model"], row["variant"], row["protocol"], row["task"]) == cell
             and row["current"]
             and row["headline"]
         ]

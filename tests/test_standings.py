@@ -379,8 +379,12 @@ def test_chance_by_document_may_be_taken_as_known() -> None:
 # --- groups ----------------------------------------------------------------------------------
 
 
-def independent(leader: int, others: NDArray[np.intp], terms: int = 1) -> Floats:
-    return np.zeros((len(others), terms))
+FIRST = np.array([0])
+"""The first term alone."""
+
+
+def independent(leader: int, others: NDArray[np.intp], terms: NDArray[np.intp]) -> Floats:
+    return np.zeros((len(others), len(terms)))
 
 
 def column(values: Sequence[float], error: float) -> tuple[Floats, Floats]:
@@ -430,12 +434,40 @@ def test_groups_are_ranks_and_the_best_is_in_the_first(values: list[float], half
 def test_correlation_is_asked_only_where_it_could_matter() -> None:
     asked: list[tuple[int, list[int]]] = []
 
-    def correlation(leader: int, others: NDArray[np.intp]) -> Floats:
+    def correlation(leader: int, others: NDArray[np.intp], terms: NDArray[np.intp]) -> Floats:
         asked.append((leader, others.tolist()))
-        return independent(leader, others)
+        return independent(leader, others, terms)
 
-    assert tied_groups(*column([0.9, 0.2, 0.88], 0.02), correlation).tolist() == [1, 3, 1]
+    # The second is too far, and the fourth is tied whatever they share.
+    assert tied_groups(*column([0.9, 0.2, 0.88, 0.9], 0.02), correlation).tolist() == [1, 4, 1, 1]
     assert asked == [(0, [2])]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 12), st.integers(1, 9))
+def test_groups_are_those_of_all_correlations(seed: int, rows: int, terms: int) -> None:
+    """Stopping as soon as a row is decided decides as all correlations together do."""
+    draw = np.random.default_rng(seed)
+    errors = draw.uniform(0.001, 0.1, (rows, terms))
+    values = draw.normal(0, 0.2, (rows, terms))
+    shared = draw.uniform(0, 1, (rows, rows, terms)) ** 0.3
+
+    def correlation(leader: int, others: NDArray[np.intp], terms: NDArray[np.intp]) -> Floats:
+        found: Floats = shared[leader][np.ix_(others, terms)]
+        return found
+
+    sums, bound = values.sum(axis=1), critical_value(rows)
+    expected, waiting = [0] * rows, sorted(range(rows), key=lambda row: -sums[row])
+    while waiting:
+        leader, rank, apart = waiting[0], rows - len(waiting) + 1, []
+        for row in waiting:
+            a, b, r = errors[leader], errors[row], shared[leader, row]
+            deviation = math.sqrt((a**2 + b**2 - 2 * r * a * b).sum())
+            if row != leader and sums[leader] - sums[row] > bound * deviation:
+                apart.append(row)
+            else:
+                expected[row] = rank
+        waiting = apart
+    assert tied_groups(values, errors, correlation).tolist() == expected
 
 
 # --- shared documents ------------------------------------------------------------------------
@@ -532,7 +564,7 @@ def test_the_correlation_is_that_of_the_documents(tmp_path: Path) -> None:
     values[2, 0] = 1 - values[0, 0]
     board = board_of(values, tmp_path)
     shared = SharedDocuments(board.evidence, ["t0"], (), board.outcomes)
-    found = shared.correlation(0, np.array([1, 2]))
+    found = shared.correlation(0, np.array([1, 2]), FIRST)
     assert found[0, 0] == pytest.approx(np.corrcoef(values[0, 0], values[1, 0])[0, 1], abs=1e-5)
     assert found[0, 0] > 0.3
     # Opposites are never taken for less than unrelated.
@@ -547,7 +579,7 @@ def test_documents_in_any_order_and_some_of_them_missing(tmp_path: Path) -> None
     items = list(board.documents[other].items())
     board.documents[other] = dict(reversed(items))
     shared = SharedDocuments(board.evidence, ["t0"], (), board.outcomes)
-    whole = shared.correlation(0, np.array([1]))[0, 0]
+    whole = shared.correlation(0, np.array([1]), FIRST)[0, 0]
     assert whole == pytest.approx(np.corrcoef(values[0, 0], values[1, 0])[0, 1], abs=1e-5)
     # Only half of the other's documents, each weighing twice as much, are the first one's too.
     board.documents[other] = dict(items[:100])
@@ -555,7 +587,7 @@ def test_documents_in_any_order_and_some_of_them_missing(tmp_path: Path) -> None
     first, second = values[0, 0], values[1, 0, :100]
     first, second = first - first.mean(), second - second.mean()
     expected = first[:100] @ second / np.linalg.norm(first) / np.linalg.norm(second)
-    assert shared.correlation(0, np.array([1]))[0, 0] == pytest.approx(expected, abs=1e-5)
+    assert shared.correlation(0, np.array([1]), FIRST)[0, 0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_mean_of_parts_weighs_documents_by_part(tmp_path: Path) -> None:
@@ -570,7 +602,7 @@ def test_the_mean_of_parts_weighs_documents_by_part(tmp_path: Path) -> None:
             for part, ((_, name, at), value) in zip(parts, found.items(), strict=True)
         }
     shared = SharedDocuments(board.evidence, ["t0"], ["t0"], board.outcomes)
-    found = shared.correlation(0, np.array([1]))[0, 0]
+    found = shared.correlation(0, np.array([1]), FIRST)[0, 0]
     means = np.zeros((2, 4000))
     for start, end in ((0, 250), (250, 300)):
         chosen = draw.integers(start, end, (4000, end - start))

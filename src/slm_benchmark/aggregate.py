@@ -5,19 +5,25 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from slm_benchmark.comparison import outcomes
 from slm_benchmark.config import VARIANTS, Catalogue
 from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_directory, atomic_write_text, digest
+from slm_benchmark.files import (
+    atomic_directory,
+    atomic_write_text,
+    digest,
+    json_text,
+    write_text,
+)
 from slm_benchmark.markdown import table
-from slm_benchmark.parallel import spread
+from slm_benchmark.parallel import no_collections, spread
 from slm_benchmark.paths import relative
 from slm_benchmark.records import Lean, current_records, read_run
-from slm_benchmark.schemas import schema, write_record
+from slm_benchmark.schemas import schema, validate_quickly
 from slm_benchmark.standings import (
     COSTS,
     Basis,
@@ -79,17 +85,51 @@ def aggregate(
     Raises:
         UserError: for an invalid record, naming the file.
     """
-    records = current_records(paths, reduced=Lean())
-    board = build_leaderboard(catalogue, records, edition)
-    with atomic_directory(models) as work:
-        write_summaries(work, board)
-    write_board(board, leaderboard, table)
+    with no_collections():
+        board = build_leaderboard(catalogue, current_records(paths, reduced=Lean()), edition)
+        with atomic_directory(models) as work:
+            write_tables(board, leaderboard, table, work, write_text)
 
 
-def write_board(board: Record, leaderboard: Path, table: Path) -> None:
-    """Write the leaderboard as JSON, with a line for each score, and as CSV."""
-    atomic_write_text(table, render_table(board))
-    write_record(leaderboard, board, "leaderboard", depth=4)
+def write_tables(
+    board: Record,
+    leaderboard: Path,
+    table: Path,
+    models: Path,
+    write: Callable[[Path, str], None] = atomic_write_text,
+) -> None:
+    """Write the leaderboard as JSON and as CSV, and into ``models`` a folder for each model.
+
+    For many models several processes do so.
+
+    Args:
+        board: The leaderboard.
+        leaderboard: File to write.
+        table: File to write.
+        models: Folder to write into.
+        write: Writes a file there.
+    """
+    own: dict[str, list[Record]] = {model: [] for model in board["models"]}
+    for row in board["rows"]:
+        own[row["model"]].append(row)
+
+    def write_one(model: str | None) -> None:
+        if model is None:
+            atomic_write_text(table, render_table(board))
+            # A line for each score.
+            atomic_write_text(leaderboard, _checked(leaderboard, board, "leaderboard", 4))
+            return
+        for path, text in _summaries(models / model, model, board, own[model]):
+            write(path, text)
+
+    for _ in spread(write_one, [None, *own], batch=16):
+        pass
+
+
+def _checked(path: Path, record: Record, name: str, depth: int) -> str:
+    """The text of a file, whose record fits its schema."""
+    validate_quickly(record, name, path)
+    return json_text(record, depth)
 
 
 def build_leaderboard(
@@ -436,21 +476,10 @@ def _bounds(name: str, cell: Record) -> Record:
     return {name: cell["value"], f"{name}_low": low, f"{name}_high": high}
 
 
-def write_summaries(folder: Path, board: Record) -> None:
-    """Write a folder of summaries for each model of the board."""
-    own: dict[str, list[Record]] = {model: [] for model in board["models"]}
-    for row in board["rows"]:
-        own[row["model"]].append(row)
-
-    def write(model: str) -> None:
-        _write_summary(folder / model, model, board, own[model])
-
-    for _ in spread(write, list(own), batch=16):
-        pass
-
-
-def _write_summary(folder: Path, model: str, board: Record, rows: Sequence[Record]) -> None:
-    """metadata.json, accuracy.json, performance.json and report.md of one model.
+def _summaries(
+    folder: Path, model: str, board: Record, rows: Sequence[Record]
+) -> Iterator[tuple[Path, str]]:
+    """File and text of metadata.json, accuracy.json, performance.json and report.md of one model.
 
     Accuracy and performance nest by hardware, protocol and variant.
     """
@@ -467,11 +496,13 @@ def _write_summary(folder: Path, model: str, board: Record, rows: Sequence[Recor
         "accuracy": accuracy,
         "performance": performance,
     }
+    # A line for each score and each quantity.
+    depths = {"metadata": 2, "accuracy": 6, "performance": 5}
     for name, content in summaries.items():
         summary = {"schema_version": 3, "model": model, "kind": name, "content": content}
-        # A line for each score, and for each quantity of a grid's point.
-        write_record(folder / f"{name}.json", summary, "summary", depth=6)
-    atomic_write_text(folder / "report.md", render_report(model, board, rows))
+        path = folder / f"{name}.json"
+        yield path, _checked(path, summary, "summary", depths[name])
+    yield folder / "report.md", render_report(model, board, rows)
 
 
 def _put(tree: Record, place: tuple[str, ...], leaf: Record) -> None:

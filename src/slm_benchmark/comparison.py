@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,20 +106,22 @@ def outcomes(path: Path, record: Record) -> dict[Key, float]:
     """
     return {
         key: float(value)
-        for key, (value, _) in _documents(path, record).items()
+        for key, value, _ in _answered(path, record)
         if not isinstance(value, list)
     }
 
 
 def _documents(path: Path, record: Record) -> dict[Key, tuple[Any, Any]]:
     """Value and cluster of each document that has a value."""
-    task = record["task"]
-    found = {}
+    return {key: (value, row.get("cluster", key)) for key, value, row in _answered(path, record)}
+
+
+def _answered(path: Path, record: Record) -> Iterator[tuple[Key, Any, Record]]:
+    """Key, value and entry of each document that has a value."""
+    metric, chosen = record["task"]["metric"], record["task"]["filter"]
     for row in read_json(documents_file(path)):
-        if row["filter"] == task["filter"] and row["values"].get(task["metric"]) is not None:
-            key = (row.get("part", ""), row["document"], row["index"])
-            found[key] = (row["values"][task["metric"]], row.get("cluster", key))
-    return found
+        if row["filter"] == chosen and (value := row["values"].get(metric)) is not None:
+            yield (row.get("part", ""), row["document"], row["index"]), value, row
 
 
 def shared_documents(base: Found, variant: Found) -> Shared:

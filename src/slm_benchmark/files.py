@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +100,30 @@ def atomic_write_text(path: Path | str, text: str) -> None:
     atomic_write_bytes(path, text.encode())
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a file inside an `atomic_directory`, with which it appears."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+
+
 def atomic_write_json(path: Path | str, value: Any, depth: int | None = None) -> None:
-    """Write readable JSON atomically: two spaces of indent, keys in their given order.
+    """Write readable JSON atomically, as `json_text` spells it."""
+    atomic_write_text(path, json_text(value, depth))
+
+
+def json_text(value: Any, depth: int | None = None) -> str:
+    """Readable JSON: two spaces of indent, keys in their given order.
 
     Args:
-        path: File to write.
         value: What to write; all keys are text.
         depth: How many levels of nesting have a line for each of their items; what lies deeper
             stands on the line of its item. None = all levels. Files of many megabytes are written
             some five times faster, and still compared line by line.
     """
     if depth is None:
-        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    else:
-        text = _lines(value, depth, "\n")
-    atomic_write_text(path, text + "\n")
+        return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _lines(value, depth, "\n") + "\n"
 
 
 _ON_ONE_LINE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
@@ -149,16 +159,20 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
         work.mkdir(parents=True)
         try:
             yield work
-            for path in work.rglob("*"):
-                if path.is_file():
-                    with open(path, "rb") as stream:
-                        os.fsync(stream.fileno())
+            # Side by side: the disk takes many at once in about the time of one.
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(_sync, [path for path in work.rglob("*") if path.is_file()]))
             if target.exists():
                 shutil.rmtree(target)
             os.replace(work, target)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
 
 
 class _StrictLoader(yaml.SafeLoader):

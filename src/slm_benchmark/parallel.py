@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -91,6 +92,21 @@ def spread(
         for process in processes:
             process.terminate()
             process.join()
+
+
+@contextlib.contextmanager
+def no_collections() -> Iterator[None]:
+    """No garbage collections meanwhile: each would walk through all records that are kept.
+
+    It is for work that makes many objects and hardly a cycle of them.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def available_cpus() -> int:

@@ -8,7 +8,7 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.aggregate import build_leaderboard, write_board, write_summaries
+from slm_benchmark.aggregate import build_leaderboard, write_tables
 from slm_benchmark.comparison import write_reports
 from slm_benchmark.config import Catalogue
 from slm_benchmark.consistency import unclean
@@ -310,8 +310,7 @@ def summarise_results(
     current = current_records(published_records(results), RECORD_SCHEMAS, Lean())
     rows = [(path, record) for path, record in current if record["kind"] in ROW_KINDS]
     board = build_leaderboard(catalogue, rows, "published")
-    write_summaries(folder, board)
-    write_board(board, folder / "leaderboard.json", folder / "leaderboard.csv")
+    write_tables(board, folder / "leaderboard.json", folder / "leaderboard.csv", folder)
     known = [found for found in current if found[1]["model"]["id"] in board["models"]]
     write_reports(known, catalogue.tasks, folder)
     write_index(current, results, folder)

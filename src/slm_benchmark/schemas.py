@@ -115,17 +115,10 @@ def read_record(path: Path | str, name: str) -> Any:
     return record
 
 
-def write_record(path: Path | str, record: Any, name: str, depth: int | None = None) -> None:
-    """Validate a record, then write it atomically: an invalid one never appears on disk.
-
-    Args:
-        path: File to write.
-        record: What to write.
-        name: Of its schema.
-        depth: Of its lines, as `atomic_write_json` takes it.
-    """
+def write_record(path: Path | str, record: Any, name: str) -> None:
+    """Validate a record, then write it atomically: an invalid one never appears on disk."""
     validate_quickly(record, name, path)
-    atomic_write_json(path, record, depth)
+    atomic_write_json(path, record)
 
 
 def read_config(path: Path | str, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -335,17 +336,25 @@ class SharedDocuments:
         self._influences: dict[_Score, _Influence | None] = {}
         self._layouts: dict[tuple[str, ...], int] = {}
         self._examples: list[_Score] = []
-        self._places: dict[int, dict[tuple[str, ...], int]] = {}
+        self._places: dict[int, dict[tuple[Any, ...], int]] = {}
         self._common: dict[tuple[int, int], tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
 
-    def correlation(self, leader: int, others: NDArray[np.intp]) -> NDArray[np.float64]:
-        """The correlation of each other row's scores with the leader's, shape (others, tasks)."""
-        rows = others.tolist()
-        self._read([(leader, task) for task in self._tasks])
-        firsts = {task: self._influences[leader, task] for task in self._tasks}
-        self._read([(row, task) for row in rows for task in self._tasks if firsts[task]])
-        found = np.zeros((len(rows), len(self._tasks)))
-        for column, task in enumerate(self._tasks):
+    def correlation(
+        self, leader: int, others: NDArray[np.intp], terms: NDArray[np.intp]
+    ) -> NDArray[np.float64]:
+        """The correlation of other rows' scores with the leader's, shape (others, terms).
+
+        Args:
+            leader: A row.
+            others: Rows, shape (others,).
+            terms: Places of tasks, shape (terms,).
+        """
+        rows, tasks = others.tolist(), [self._tasks[term] for term in terms]
+        self._read([(leader, task) for task in tasks])
+        firsts = {task: self._influences[leader, task] for task in tasks}
+        self._read([(row, task) for row in rows for task in tasks if firsts[task]])
+        found = np.zeros((len(rows), len(tasks)))
+        for column, task in enumerate(tasks):
             first = firsts[task]
             if first is None:
                 continue
@@ -382,7 +391,7 @@ class SharedDocuments:
     def _read(self, scores: Iterable[_Score]) -> None:
         """Read the documents of those scores whose influences are not known yet."""
         unread = [score for score in scores if score not in self._influences]
-        for score, found in zip(unread, spread(self._vector, unread), strict=True):
+        for score, found in zip(unread, spread(self._vector, unread, batch=64), strict=True):
             if found is None:
                 self._influences[score] = None
                 continue
@@ -405,13 +414,19 @@ class SharedDocuments:
         values = self._outcomes(path, record)
         if not values:
             return None
-        documents = list(values)
+        documents = tuple(values)
         _, task = score
         vector = _centred(documents, list(values.values()), task in self._by_part)
         length = float(np.linalg.norm(vector))
         if length > 0:
             vector /= length
-        return digest(documents), vector.astype(np.float32)
+        return _layout(documents), vector.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(documents: tuple[Document, ...]) -> str:
+    """Digest of some documents in their order; most scores of a task have the same."""
+    return digest(documents)
 
 
 def _source(record: Record) -> tuple[str, str]:

@@ -14,6 +14,9 @@ Indices = NDArray[np.intp]
 ERROR_RATE = 0.05
 """Chance that anything at all is told apart wrongly on a board."""
 
+ROUNDS = 4
+"""In so many parts the correlations of a row's terms are asked for."""
+
 
 def critical_value(rows: int, error_rate: float = ERROR_RATE) -> float:
     """Standard errors by which two of some rows must differ before one counts as better.
@@ -29,7 +32,7 @@ def critical_value(rows: int, error_rate: float = ERROR_RATE) -> float:
 
 
 def tied_groups(
-    values: Floats, errors: Floats, correlation: Callable[[int, Indices], Floats]
+    values: Floats, errors: Floats, correlation: Callable[[int, Indices, Indices], Floats]
 ) -> Indices:
     """Group of each row, counted as ranks are: 1, 1, 1, 4.
 
@@ -43,9 +46,9 @@ def tied_groups(
     Args:
         values: Terms of the rows' sums, shape (rows, terms); the terms of a row are independent.
         errors: Their standard errors, of the same shape.
-        correlation: For a leader and other rows, the correlation between their terms' errors, from
-            0 to 1, shape (others, terms). It is asked only about rows that would be tied if all
-            were independent, because what is shared can only tell more rows apart.
+        correlation: For a leader, other rows and terms, the correlation between the errors of the
+            rows' terms, from 0 to 1, shape (others, terms). It is asked only as long as it can
+            decide something.
 
     Returns:
         Shape (rows,): one more than the number of rows in better groups. Of rows with equal sums
@@ -54,20 +57,46 @@ def tied_groups(
     sums = values.sum(axis=1)
     groups = np.zeros(len(sums), dtype=np.intp)
     waiting = np.argsort(-sums, kind="stable")
-    bound = critical_value(len(sums)) if len(sums) > 1 else 0.0
+    bound = critical_value(len(sums)) if len(sums) > 1 else np.inf
     while len(waiting):
-        leader, others = waiting[0], waiting[1:]
-        gaps = sums[leader] - sums[others]
-        squares = errors[leader] ** 2 + errors[others] ** 2
-        tied = gaps <= bound * np.sqrt(squares.sum(axis=1))
-        near = others[tied]
-        if len(near):
-            shared = 2 * correlation(int(leader), near) * errors[leader] * errors[near]
-            # Rounding must not make a variance negative where two rows answered alike.
-            variances = np.maximum(squares[tied] - shared, 0.0).sum(axis=1)
-            tied[tied] = gaps[tied] <= bound * np.sqrt(variances)
+        leader, others = int(waiting[0]), waiting[1:]
+        least_variance = ((sums[leader] - sums[others]) / bound) ** 2
+        tied = _reaches(least_variance, errors, leader, others, correlation)
         rank = len(sums) - len(waiting) + 1
         groups[leader] = rank
         groups[others[tied]] = rank
         waiting = others[~tied]
     return groups
+
+
+def _reaches(
+    wanted: Floats,
+    errors: Floats,
+    leader: int,
+    others: Indices,
+    correlation: Callable[[int, Indices, Indices], Floats],
+) -> NDArray[np.bool_]:
+    """Whether the variances of the differences from the leader are at least the wanted ones.
+
+    Correlations are asked in rounds, of the terms first where they can tell most, and only for rows
+    of which the bounds for what is not known yet, r = 0 and r = 1, leave it open.
+
+    Args:
+        wanted: Shape (others,).
+        errors: Standard errors of all rows, shape (rows, terms).
+        leader: A row.
+        others: Rows, shape (others,).
+        correlation: As `tied_groups` takes it.
+    """
+    most = errors[leader] ** 2 + errors[others] ** 2
+    products = 2 * errors[leader] * errors[others]
+    # Rounding must not make a variance negative where two rows answered alike.
+    least = np.maximum(most - products, 0.0)
+    for terms in np.array_split(np.argsort(-products.sum(axis=0), kind="stable"), ROUNDS):
+        (places,) = np.nonzero((least.sum(axis=1) < wanted) & (wanted <= most.sum(axis=1)))
+        if len(places) and len(terms):
+            block = np.ix_(places, terms)
+            shared = correlation(leader, others[places], terms) * products[block]
+            most[block] = least[block] = np.maximum(most[block] - shared, 0.0)
+    reached: NDArray[np.bool_] = wanted <= most.sum(axis=1)
+    return reached
