@@ -26,19 +26,25 @@ RECORD_SCHEMAS = {
 }
 """Schema of each kind of record."""
 
+BESIDE = (".documents.json", ".answers.json")
+"""How files end that lie beside a record and are none."""
+
 ROW_KINDS = ("score", "performance")
 """Kinds of which the rows of the leaderboard consist."""
 
 
 def published_records(results: Path = RESULTS) -> list[Path]:
     """All records of results/, of every kind; summaries and per-document values are none."""
-    found = []
-    for folder, _, names in os.walk(results):
+    found: list[Path] = []
+    for name, folders, names in os.walk(results):
+        folders.sort()
+        folder = Path(name)
         # A model's summaries lie in its folder, its records deeper.
-        if len(Path(folder).parts) >= len(results.parts) + 2:
-            found += [Path(folder, name) for name in names if name.endswith(".json")]
-    # By parts, as paths are sorted, but several times as fast.
-    return sorted(filter(is_record, found), key=lambda path: path.parts)
+        if len(folder.parts) >= len(results.parts) + 2:
+            # Half of the files lie beside a record: names are looked at before paths are made.
+            chosen = sorted(n for n in names if n.endswith(".json") and not n.endswith(BESIDE))
+            found += filter(is_record, map(folder.joinpath, chosen))
+    return found
 
 
 def is_record(path: Path) -> bool:
@@ -47,8 +53,7 @@ def is_record(path: Path) -> bool:
     Its documents, kept answers and profiling sessions (``sessions/{hardware}/{protocol}.json``)
     lie beside records and are none.
     """
-    beside = path.name.endswith((".documents.json", ".answers.json"))
-    return not beside and path.parts[-3:-2] != ("sessions",)
+    return not path.name.endswith(BESIDE) and path.parts[-3:-2] != ("sessions",)
 
 
 def documents_file(record: Path) -> Path:
