@@ -284,7 +284,7 @@ def conclude(
         return f"{factor * value:.1f}"
 
     limits = _limits(found, points)
-    if floor is not None and abs(found.difference) <= floor:
+    if floor is not None and _within(found.difference, floor):
         return "below_noise_floor", (
             f"a difference of {points(abs(found.difference))} points is within the numerical "
             f"noise floor of {points(floor)}; {limits[1]}"
@@ -496,6 +496,11 @@ def _numbers(found: Difference, entry: Mapping[str, Any]) -> Record:
     }
 
 
+def _within(difference: float, floor: float) -> bool:
+    """Whether a difference is no larger than the floor; both are differences of rounded means."""
+    return abs(difference) <= floor + 1e-9
+
+
 def _noise(
     found: Difference, base: Record, variant: Record, floors: Mapping[Place, float | None]
 ) -> Record:
@@ -503,7 +508,7 @@ def _noise(
     both = [floors.get(_place(record)) for record in (base, variant)]
     known = [floor for floor in both if floor is not None]
     floor = max(known) if known else None
-    below = None if floor is None else abs(found.difference) <= floor
+    below = None if floor is None else _within(found.difference, floor)
     return {"noise_floor": floor, "below_noise_floor": below}
 
 

@@ -301,12 +301,18 @@ def _noise_rows(path: Path, record: Record) -> Iterator[Row]:
         yield {**found, **named, "setting": canonical_json(found.get("setting"))}
 
 
+_FLOOR_WORDS = ("by", "families", "reason")
+"""Of a floor, what is no number of its own."""
+
+
 def _floor_rows(path: Path, record: Record) -> Iterator[Row]:
     for kind, floor in record["floor"].items():
-        for name, value in floor.items():
-            if name != "reason":
-                shown = {"metric": name, "value": value, "value_reason": floor.get("reason")}
-                yield {"perturbation_kind": kind, **shown}
+        values = {name: value for name, value in floor.items() if name not in _FLOOR_WORDS}
+        for family, found in floor.get("families", {}).items():
+            values |= {f"{family}.{name}": value for name, value in found.items()}
+        for name, value in values.items():
+            shown = {"metric": name, "value": value, "value_reason": floor.get("reason")}
+            yield {"perturbation_kind": kind, **shown}
 
 
 TABLES = {
