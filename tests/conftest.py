@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from slm_benchmark.manifest import write_manifest
+from slm_benchmark.tasks.datasets import prepare_dataset
 from tests.hub import Hub, serve
 
 # The same examples in every run: what passes here passes in CI.
@@ -267,4 +268,26 @@ def add_manifest(folder: Path, variant: str) -> Path:
         libraries={},
         duration_s=0,
     )
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The empty results of a checkout."""
+    monkeypatch.setattr("slm_benchmark.paths.ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    return tmp_path / "results"
+
+
+def prepare_splits(
+    folder: Path, tasks: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+) -> Path:
+    """Prepare rows as local datasets, one for each task, in folders of their names."""
+    for task, splits in tasks.items():
+        files = {}
+        for name, rows in splits.items():
+            files[name] = str(folder / f"{task}-{name}.jsonl")
+            Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        entry = {"source": "local", "files": files, "license": "CC0-1.0"}
+        prepare_dataset(task, entry, folder / task)
     return folder

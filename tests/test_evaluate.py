@@ -32,7 +32,7 @@ from slm_benchmark.tasks import requests
 from slm_benchmark.tasks.datasets import prepare_dataset
 from slm_benchmark.tasks.harness import TaskPart, load_task, task_digest
 from slm_benchmark.tasks.subset import document_subset
-from tests.conftest import add_manifest
+from tests.conftest import add_manifest, prepare_splits
 from tests.test_aggregate import performance_record, score_record
 from tests.test_runners import scaled
 
@@ -92,14 +92,7 @@ SPLITS: dict[str, dict[str, list[Row]]] = {
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of prepared datasets, one for each task, from local files."""
     folder = tmp_path_factory.mktemp("datasets")
-    for task, splits in SPLITS.items():
-        files = {}
-        for name, rows in splits.items():
-            files[name] = str(folder / f"{task}-{name}.jsonl")
-            Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        entry = {"source": "local", "files": files, "license": "CC0-1.0"}
-        prepare_dataset(task, entry, folder / task)
-    return folder
+    return prepare_splits(folder, SPLITS)
 
 
 @pytest.fixture(scope="module")

@@ -50,14 +50,6 @@ def catalogue() -> Catalogue:
     return shipped()
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The empty results of a checkout."""
-    monkeypatch.setattr("slm_benchmark.paths.ROOT", tmp_path)
-    (tmp_path / "results").mkdir()
-    return tmp_path / "results"
-
-
 # --- honest records ------------------------------------------------------------------------------
 
 

@@ -39,11 +39,10 @@ from slm_benchmark.plan import Names
 from slm_benchmark.records import read_run
 from slm_benchmark.registry import load_model
 from slm_benchmark.statistics.proportion import exact_interval
-from slm_benchmark.tasks.datasets import prepare_dataset
 from slm_benchmark.tasks.harness import load_parts
 from slm_benchmark.tasks.requests import ask, build_requests, score_documents
 from tests.answerers import Answerer
-from tests.conftest import add_manifest
+from tests.conftest import add_manifest, prepare_splits
 from tests.test_evaluate import CARD, Row, arc, hellaswag
 
 Record = dict[str, Any]
@@ -80,14 +79,7 @@ SPLITS: dict[str, dict[str, list[Row]]] = {
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("datasets")
-    for task, splits in SPLITS.items():
-        files = {}
-        for name, rows in splits.items():
-            files[name] = str(folder / f"{task}-{name}.jsonl")
-            Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        entry = {"source": "local", "files": files, "license": "CC0-1.0"}
-        prepare_dataset(task, entry, folder / task)
-    return folder
+    return prepare_splits(folder, SPLITS)
 
 
 @pytest.fixture(scope="module")

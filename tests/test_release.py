@@ -26,14 +26,6 @@ def catalogue() -> Catalogue:
     return load_catalogue()
 
 
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The empty results of a checkout."""
-    monkeypatch.setattr("slm_benchmark.paths.ROOT", tmp_path)
-    (tmp_path / "results").mkdir()
-    return tmp_path / "results"
-
-
 def run(checkout: Path, started: str, **changes: Any) -> Path:
     """A score under runs/, begun at a time of its own."""
     record, documents = score()

@@ -19,7 +19,7 @@ from slm_benchmark.files import (
     json_text,
     write_text,
 )
-from slm_benchmark.markdown import table
+from slm_benchmark.markdown import harmless, table
 from slm_benchmark.parallel import no_collections, spread
 from slm_benchmark.paths import relative
 from slm_benchmark.records import Lean, current_records, read_run
@@ -513,7 +513,7 @@ def _put(tree: Record, place: tuple[str, ...], leaf: Record) -> None:
 
 def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
     """A model's results as Markdown: scores, then performance, by machine and protocol."""
-    lines = [f"# {_cell(board['models'][model]['name'])}", ""]
+    lines = [f"# {harmless(board['models'][model]['name'])}", ""]
     titles = {task["id"]: task["title"] for task in board["tasks"]}
     for place in dict.fromkeys((row["hardware"], row["protocol"]) for row in rows):
         group = [row for row in rows if (row["hardware"], row["protocol"]) == place]
@@ -522,21 +522,20 @@ def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
         lines += [f"## {place[1]} on {place[0]}", "", f"{protocol['title']}.", ""]
         header = ["Variant", "MB", "Bits per weight", *(titles[t] for t in tasks)]
         header += ["Prompt tokens/s", "Generated tokens/s"]
-        lines += [_line(header), _line(["---"] * len(header))]
-        for row in group:
-            speed = row["performance"]
-            lines.append(
-                _line(
-                    [
-                        row["variant"],
-                        f"{row['size_bytes'] / 1e6:.0f}",
-                        f"{row['effective_bits_per_weight']:.2f}",
-                        *(show_score(row["scores"][task]) for task in tasks),
-                        show_quantity(speed["prompt_throughput_tokens_per_s"]),
-                        show_quantity(speed["generation_throughput_tokens_per_s"]),
-                    ]
-                )
-            )
+        lines += table(
+            header,
+            [
+                [
+                    row["variant"],
+                    f"{row['size_bytes'] / 1e6:.0f}",
+                    f"{row['effective_bits_per_weight']:.2f}",
+                    *(show_score(row["scores"][task]) for task in tasks),
+                    show_quantity(row["performance"]["prompt_throughput_tokens_per_s"]),
+                    show_quantity(row["performance"]["generation_throughput_tokens_per_s"]),
+                ]
+                for row in group
+            ],
+        )
         lines += ["", *_performance_table(group), "", *_aggregate_table(board, group), ""]
     return "\n".join(lines)
 
@@ -545,7 +544,7 @@ def _performance_table(rows: Sequence[Record]) -> list[str]:
     """Speed, memory and energy of some rows as a table, and below it notes on its rows."""
     header = ["Variant", "Prompt tokens/s", "Generated tokens/s", "MBU (%)", "Peak memory (MB)"]
     header += ["Energy (mWh/token)"]
-    lines = ["### Performance", "", _line(header), _line(["---"] * len(header))]
+    cells = []
     notes: dict[str, list[str]] = defaultdict(list)
     for row in rows:
         speed, measured = row["performance"], row["measurement"]
@@ -558,21 +557,20 @@ def _performance_table(rows: Sequence[Record]) -> list[str]:
             notes[f"no energy: {energy['reason']}"].append(row["variant"])
         elif measured:
             label = f"{show_quantity(energy)} ({label})"
-        lines.append(
-            _line(
-                [
-                    f"{row['variant']}{FLAG if warnings else ''}",
-                    show_quantity(speed["prompt_throughput_tokens_per_s"], interval=True),
-                    show_quantity(speed["generation_throughput_tokens_per_s"], interval=True),
-                    show_quantity(speed["mbu"], per_unit=0.01),
-                    show_quantity(speed["peak_memory_bytes"], per_unit=1e6),
-                    label,
-                ]
-            )
+        cells.append(
+            [
+                f"{row['variant']}{FLAG if warnings else ''}",
+                show_quantity(speed["prompt_throughput_tokens_per_s"], interval=True),
+                show_quantity(speed["generation_throughput_tokens_per_s"], interval=True),
+                show_quantity(speed["mbu"], per_unit=0.01),
+                show_quantity(speed["peak_memory_bytes"], per_unit=1e6),
+                label,
+            ]
         )
+    lines = ["### Performance", "", *table(header, cells)]
     if notes:
         lines.append("")
-    lines += [f"- {', '.join(variants)}: {_cell(text)}" for text, variants in notes.items()]
+    lines += [f"- {', '.join(variants)}: {harmless(text)}" for text, variants in notes.items()]
     return lines
 
 
@@ -607,8 +605,8 @@ def _aggregate_table(board: Record, rows: Sequence[Record]) -> list[str]:
                 notes[without].append(row["variant"])
     left_out = board["protocols"][rows[0]["protocol"]]["left_out"]
     lines += [""] if notes or left_out else []
-    lines += [f"- {', '.join(variants)}: {_cell(text)}" for text, variants in notes.items()]
-    return lines + [f"- {task} does not count: {_cell(why)}" for task, why in left_out.items()]
+    lines += [f"- {', '.join(variants)}: {harmless(text)}" for text, variants in notes.items()]
+    return lines + [f"- {task} does not count: {harmless(why)}" for task, why in left_out.items()]
 
 
 def show_aggregate(score: Record) -> str:
@@ -655,14 +653,6 @@ def _significant(value: float) -> str:
     """Three significant digits, large numbers without an exponent."""
     text = f"{value:.3g}"
     return f"{float(text):.0f}" if abs(value) >= 1000 else text
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def summary(board: Record, records: Sequence[Path]) -> str:

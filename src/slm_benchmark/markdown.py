@@ -10,6 +10,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [_line(header), _line(["---"] * len(header)), *map(_line, rows)]
 
 
+def harmless(text: str) -> str:
+    """Text without what would end a cell or a line."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
 def _line(cells: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    return f"| {' | '.join(map(harmless, cells))} |"
