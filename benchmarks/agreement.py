@@ -136,6 +136,8 @@ class Bench:
         base: Folder of the base model, whose tokenizer makes the prompt.
         rounds: Turns of each contender.
         repetitions: Repetitions in a turn, after one to warm up.
+        prompt_repetitions: The same of prompts alone beside llama-bench; they are shorter and
+            vary more.
     """
 
     prompt: Prompt
@@ -143,6 +145,7 @@ class Bench:
     base: Path
     rounds: int
     repetitions: int
+    prompt_repetitions: int
 
     @property
     def point(self) -> Point:
@@ -179,20 +182,23 @@ class Bench:
         (file,) = job.weight_files()
         runner = self._loaded(LlamaCppRunner(job))
 
-        def repetitions(point: Point) -> list[dict[str, Any]]:
+        def repetitions(point: Point, count: int) -> list[dict[str, Any]]:
             repeat(runner, self.prompt, point, "")  # warms up, as llama-bench does
-            return [asdict(repeat(runner, self.prompt, point, "")) for _ in self._turn]
+            return [asdict(repeat(runner, self.prompt, point, "")) for _ in range(count)]
 
         def ours() -> Rates:
             # llama-bench's prompts follow on each other, which saves llama.cpp to plan anew.
-            prompts = repetitions(replace(self.point, output_tokens=1))
+            alone = replace(self.point, output_tokens=1)
+            prompts = repetitions(alone, self.prompt_repetitions)
             in_a_row = rates(self.work, prompt_s=[r["prefill_s"] for r in prompts])
-            return {**measured_rates(self.work, repetitions(self.point)), **in_a_row}
+            whole = repetitions(self.point, self.repetitions)
+            return {**measured_rates(self.work, whole), **in_a_row}
 
         def theirs() -> Rates:
+            counts = {"prompt": self.prompt_repetitions, "generation": self.repetitions}
             prompt_s, generation_s = (
-                llama_bench.run(program, file, self.work, phase, self.repetitions)
-                for phase in ("prompt", "generation")
+                llama_bench.run(program, file, self.work, phase, count)
+                for phase, count in counts.items()
             )
             return rates(self.work, prompt_s, generation_s)
 
@@ -323,7 +329,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with engine_environment(options.threads), pinned(options.threads):
         prompt = make_prompt(options.base, options.prompt_tokens)
         work = Work(len(prompt.ids), options.output_tokens, options.threads)
-        bench = Bench(prompt, work, options.base, options.rounds, options.repetitions)
+        bench = Bench(
+            prompt,
+            work,
+            options.base,
+            options.rounds,
+            options.repetitions,
+            options.prompt_repetitions,
+        )
         if options.files:
             program = options.llama_bench or llama_bench.build(options.threads)
             compared += [bench.gguf(path, program) for path in options.files]
@@ -334,6 +347,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "repetitions": options.rounds,
         "repetitions_per_round": options.repetitions,
+        "prompt_repetitions_per_round": options.prompt_repetitions,
         "prompt_tokens": work.prompt_tokens,
         "output_tokens": work.output_tokens,
         "machine": describe(),
@@ -361,7 +375,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     shape = (
         f"A prompt of {prompt} tokens from an empty cache, then {output} tokens one at a time, "
         f"with the prompt in the cache. A rate is the median of {results['repetitions']} rounds, "
-        f"and each round the median of {results['repetitions_per_round']} repetitions. A ratio is "
+        f"and each round the median of {results['repetitions_per_round']} repetitions, beside "
+        f"llama-bench of {results['prompt_repetitions_per_round']} prompts. A ratio is "
         "the median of the rounds' own ratios, with a 95 % bootstrap interval over rounds."
     )
     lines = [
@@ -419,8 +434,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=MODEL / "base", metavar="FOLDER")
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--output-tokens", type=int, default=32, metavar="N")
-    parser.add_argument("--rounds", type=int, default=40, metavar="N")
+    parser.add_argument("--rounds", type=int, default=100, metavar="N")
     parser.add_argument("--repetitions", type=int, default=1, metavar="N", help="in each round")
+    parser.add_argument(
+        "--prompt-repetitions", type=int, default=5, metavar="N", help="of prompts in each round"
+    )
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--llama-bench", type=Path, metavar="FILE", help="instead of building it")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here")
