@@ -235,7 +235,8 @@ def _typed(value: Any, kind: Kind) -> Any:
     return kinds[kind](value)
 
 
-def _ends(name: str, interval: list[float] | None) -> Row:
+def interval_ends(name: str, interval: list[float] | None) -> Row:
+    """The cells of an interval's ends: ``{name}_low`` and ``{name}_high``."""
     low, high = interval or (None, None)
     return {f"{name}_low": low, f"{name}_high": high}
 
@@ -249,7 +250,7 @@ def _score_rows(path: Path, record: Record) -> Iterator[Row]:
         shared["scoring"] = canonical_json(record["scoring"])
     for score in record["scores"] or [nothing]:
         why = {"interval_reason": score.get("reason")}
-        yield {**score, **shared, **why, **_ends("ci95", score.get("ci95"))}
+        yield {**score, **shared, **why, **interval_ends("ci95", score.get("ci95"))}
 
 
 def _performance_rows(path: Path, record: Record) -> Iterator[Row]:
@@ -257,17 +258,20 @@ def _performance_rows(path: Path, record: Record) -> Iterator[Row]:
     processes = record["raw"].get("processes")
     # In version 1 the only process's repetitions are the whole of ``raw``.
     reference = processes[0]["points"][0] if processes else record["raw"]
-    points = [{**_point(reference), "point": "reference", "metrics": record["metrics"]}]
+    points = [{**point_lengths(reference), "point": "reference", "metrics": record["metrics"]}]
     points += [{**point, "point": "grid"} for point in record.get("grid", [])]
     shared = {"warnings": "; ".join(record["host"].get("warnings", []))}
     for point in points:
-        place = {**shared, **_point(point), "point": point["point"]}
+        place = {**shared, **point_lengths(point), "point": point["point"]}
         for name, quantity in point["metrics"].items():
-            ends = _ends("ci95", quantity["ci95"]) | _ends("pi95", quantity.get("pi95"))
+            ends = interval_ends("ci95", quantity["ci95"]) | interval_ends(
+                "pi95", quantity.get("pi95")
+            )
             yield _metric(name, quantity) | ends | place
 
 
-def _point(block: Mapping[str, Any]) -> Row:
+def point_lengths(block: Mapping[str, Any]) -> Row:
+    """The cells that tell a point of the profiling plan."""
     return {name: block.get(name) for name in ("prompt_tokens", "output_tokens", "sequences")}
 
 
@@ -292,7 +296,7 @@ def _document_rows(path: Path, record: Record) -> Iterator[Row]:
 
 def _fidelity_rows(path: Path, record: Record) -> Iterator[Row]:
     for name, quantity in record["metrics"].items():
-        yield _metric(name, quantity) | _ends("ci95", quantity.get("ci95"))
+        yield _metric(name, quantity) | interval_ends("ci95", quantity.get("ci95"))
 
 
 def _noise_rows(path: Path, record: Record) -> Iterator[Row]:
