@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,17 @@ from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_json, digest, read_json
 from slm_benchmark.parallel import spread
 from slm_benchmark.paths import ROOT, relative
-from slm_benchmark.provenance import result_digest
+from slm_benchmark.provenance import _NOT_A_RESULT, result_digest
 from slm_benchmark.records import (
     RECORD_SCHEMAS,
     Lean,
+    SharedReader,
     current_records,
     documents_file,
     published_records,
     read_run,
 )
+from slm_benchmark.schemas import schema
 
 Record = dict[str, Any]
 
@@ -230,6 +234,156 @@ def test_equal_blocks_of_lean_records_are_one_object() -> None:
     assert made[0] is made[1]
     # 1, 1.0 and true are equal, but not the same.
     assert [repr(block["version"]) for block in made] == ["1", "1", "1.0", "True"]
+
+
+# --- what records have in common -------------------------------------------------------------
+
+
+def outcome(read: Callable[[Path], Record], path: Path) -> str:
+    """What reading a file gives, 1, 1.0 and true told apart and keys in their order."""
+    try:
+        return repr(read(path))
+    except UserError as error:
+        return f"refused: {error}"
+
+
+def score_text(skip: int = 0) -> str:
+    """The file of a published score."""
+    scores = (path for path in published_records() if read_run(path)["kind"] == "score")
+    return next(itertools.islice(scores, skip, None)).read_text(encoding="utf-8")
+
+
+def test_shared_reading_gives_the_same_records() -> None:
+    shared, paths = SharedReader(), published_records()
+    first, second = ([outcome(shared, path) for path in paths] for _ in range(2))
+    assert first == second == [outcome(read_run, path) for path in paths]
+
+
+def test_shared_reading_keeps_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SharedReader, "KEPT", 3)
+    shared, paths = SharedReader(), published_records()
+    assert [outcome(shared, path) for path in paths] == [outcome(read_run, p) for p in paths]
+    assert len(shared._known) < 3 + 2 * len(schema("cell")["properties"])
+
+
+def test_shared_reading_makes_one_object_of_equal_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "score.json"
+    path.write_text(score_text(), encoding="utf-8")
+    # Nothing of a score without fault is left to the other way.
+    monkeypatch.setattr("slm_benchmark.records.read_run", lambda path: pytest.fail("read again"))
+    shared = SharedReader()
+    first, second = shared(path), shared(path)
+    assert first is not second
+    assert first["environment"] is second["environment"]
+
+
+def edits(good: Record) -> Iterator[Record]:
+    """A record with one item replaced, taken out or put in, inside of a block too."""
+    others: tuple[Any, ...] = (None, True, -1, "text", [], {}, {"type": "x"})
+    yield {**good, "unheard_of": 1}
+    for name, value in good.items():
+        yield {key: kept for key, kept in good.items() if key != name}
+        for edit in others:
+            yield {**good, name: edit}
+        if isinstance(value, dict):
+            yield {**good, name: {**value, "unheard_of": 1}}
+            for key in value:
+                yield {**good, name: {**value, key: None}}
+
+
+def test_shared_reading_refuses_every_edit_with_the_same_words(tmp_path: Path) -> None:
+    """With the digest that was there and with its own; what was read before does not hide it."""
+    path, shared, good = tmp_path / "score.json", SharedReader(), json.loads(score_text())
+    refused = []
+    for record in (good, *edits(good)):
+        whole = record if isinstance(record.get("error"), dict | None) else {**record, "error": {}}
+        for changed in (record, {**record, "result_sha256": result_digest(whole)}):
+            atomic_write_json(path, changed)
+            expected = outcome(read_run, path)
+            assert outcome(shared, path) == expected
+            refused.append(expected.startswith("refused"))
+    assert 20 < refused.count(False) < len(refused) / 3
+
+
+def test_shared_reading_learns_nothing_wrong(tmp_path: Path) -> None:
+    path, shared, text = tmp_path / "score.json", SharedReader(), score_text()
+    assert text.count('\n  "state": "ok",') == 1
+    bad = json.loads(text) | {"state": "odd"}
+    bad["result_sha256"] = result_digest(bad)
+    # The last of equal keys counts, and the first one is no state.
+    path.write_text(text.replace('\n  "state"', '\n  "state": "odd",\n  "state"'))
+    assert shared(path)["state"] == "ok"
+    atomic_write_json(path, bad)
+    assert "unknown value (got 'odd')" in outcome(shared, path)
+
+
+def test_shared_reading_takes_of_an_error_what_the_digest_does(tmp_path: Path) -> None:
+    path, shared = tmp_path / "score.json", SharedReader()
+    error = {"type": "ValueError", "message": "at 0x7f", "traceback": "line 1"}
+    failed = json.loads(score_text()) | {"state": "failed", "error": error}
+    whole = digest({key: failed[key] for key in failed if key not in _NOT_A_RESULT})
+    atomic_write_json(path, {**failed, "result_sha256": whole})
+    assert "the result does not match its digest" in outcome(shared, path)
+    atomic_write_json(path, {**failed, "result_sha256": result_digest(failed)})
+    assert shared(path)["error"] == error
+
+
+LAYOUTS: dict[str, Callable[[str], str]] = {
+    "no newline at the end": lambda text: text.rstrip("\n"),
+    "compact": lambda text: json.dumps(json.loads(text)),
+    "four spaces": lambda text: json.dumps(json.loads(text), indent=4),
+    "tabs": lambda text: json.dumps(json.loads(text), indent="\t"),
+    "escapes": lambda text: json.dumps(json.loads(text), indent=2),
+    "flat": lambda text: re.sub("\n +", "\n  ", text),
+    "lines of another system": lambda text: text.replace("\n", "\r\n"),
+    "byte order mark": lambda text: f"\ufeff{text}",
+    "blank that JSON has not": lambda text: f"{text}\u00a0",
+    "more at the end": lambda text: f"{text}{{}}",
+    "a key twice": lambda text: text.replace('\n  "state"', '\n  "state": "ok",\n  "state"'),
+    "a key twice on a line": lambda text: text.replace('"state": ', '"state": 1, "state": '),
+    "two items on a line": lambda text: text.replace(',\n  "label"', ', "label"'),
+    "a comma too much": lambda text: text.replace('\n  "state"', '\n  ,"state"'),
+    "no number": lambda text: re.sub('"duration_s": .*', '"duration_s": NaN,', text),
+    "half of a character": lambda text: text.replace('"command": "', '"command": "\\ud800'),
+    "cut": lambda text: text[:-20],
+    "the closing bracket only": lambda text: "\n}",
+    "nothing": lambda text: "{\n}",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_shared_reading_takes_every_layout_as_it_is(layout: str, tmp_path: Path) -> None:
+    path, shared = tmp_path / "score.json", SharedReader()
+    path.write_text(score_text(), encoding="utf-8")
+    shared(path)
+    path.write_text(LAYOUTS[layout](score_text()), encoding="utf-8", newline="")
+    assert outcome(shared, path) == outcome(read_run, path)
+
+
+def test_shared_reading_takes_any_bytes_as_they_are(tmp_path: Path) -> None:
+    """Pieces of a record are taken out, put in again elsewhere and doubled."""
+    draw, path, shared = random.Random(1), tmp_path / "score.json", SharedReader()
+    texts = [score_text(skip) for skip in (0, 1)]
+    for text in texts:
+        path.write_text(text, encoding="utf-8")
+        shared(path)
+    accepted = 0
+    for _ in range(400):
+        lines = draw.choice(texts).splitlines(keepends=True)
+        for _ in range(draw.randint(1, 2)):
+            start = draw.randrange(1, len(lines))
+            piece = lines[start : start + draw.choice((1, 1, 2, 14))]
+            if draw.random() < 0.7:
+                del lines[start : start + len(piece)]
+            place = draw.randrange(1, len(lines))
+            lines[place:place] = piece if draw.random() < 0.7 else []
+        path.write_text("".join(lines), encoding="utf-8")
+        expected = outcome(read_run, path)
+        assert outcome(shared, path) == expected
+        accepted += not expected.startswith("refused")
+    assert 0 < accepted < 300
 
 
 # --- lines -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import read_json
 from slm_benchmark.records import RECORD_SCHEMAS, published_records
-from slm_benchmark.schemas import validate, validate_quickly
+from slm_benchmark.schemas import item_check, validate, validate_quickly
 
 Record = dict[str, Any]
 
@@ -78,3 +78,33 @@ def test_both_checks_refuse_the_same_edits_with_the_same_words(name: str) -> Non
     found = [(refused(validate_quickly, e), refused(validate, e)) for e in chosen]
     assert [quick for quick, careful in found if quick != careful] == []
     assert sum(careful != "" for _, careful in found) > 20
+
+
+@pytest.mark.parametrize("value", [None, [], [1], [1, 2.5], [1, 2, 3], ["a", "b"], {}, 0, "", True])
+def test_what_may_be_null_is_checked_alike(value: Any) -> None:
+    """Compiled, "this or null" is one schema of two types."""
+    record = copy.deepcopy(EXAMPLES["score-1-ok"])
+    record["scores"][0]["ci95"] = value
+    assert refused(validate_quickly, record) == refused(validate, record)
+    assert (refused(validate, record) == "") == (value in (None, [1, 2.5]))
+
+
+@pytest.mark.parametrize("value", [None, {}, {"type": "x"}, [], "", False])
+def test_a_block_that_may_be_null_is_checked_alike(value: Any) -> None:
+    record = {**EXAMPLES["score-1-ok"], "error": value}
+    assert refused(validate_quickly, record) == refused(validate, record)
+    assert (refused(validate, record) == "") == (value is None)
+
+
+def test_items_are_checked_one_by_one_as_all_together() -> None:
+    record = EXAMPLES["score-1-ok"]
+    fits = item_check("cell")
+    assert all(fits({key: value}) for key, value in record.items())
+    for edited in random.Random(1).sample(list(edits(record)), 80):
+        whole = refused(validate, {**record, **edited}) == ""
+        assert all(fits({key: value}) for key, value in edited.items()) == whole
+
+
+def test_a_schema_that_speaks_of_several_items_has_no_check_of_single_ones() -> None:
+    with pytest.raises(AssertionError, match="summary"):
+        item_check("summary")

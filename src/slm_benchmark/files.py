@@ -40,9 +40,12 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: for NaN or infinity, which JSON does not have.
     """
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def digest(value: Any) -> str:
@@ -161,7 +164,8 @@ def atomic_directory(target: Path | str) -> Iterator[Path]:
             yield work
             # Side by side: the disk takes many at once in about the time of one.
             with ThreadPoolExecutor() as threads:
-                list(threads.map(_sync, [path for path in work.rglob("*") if path.is_file()]))
+                written = [Path(folder, n) for folder, _, names in os.walk(work) for n in names]
+                list(threads.map(_sync, written))
             if target.exists():
                 shutil.rmtree(target)
             os.replace(work, target)
@@ -238,13 +242,22 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return _DECODER.decode(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError("there is no such file", file=path, fix="check the path") from None
     except ValueError as error:
         raise UserError(
             f"malformed JSON: {error}", file=path, fix="restore the file, or make it again"
         ) from error
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text spells, in UTF-8 where it is given as bytes.
+
+    Raises:
+        ValueError: for anything else, NaN and Infinity included.
+    """
+    return _DECODER.decode(text if isinstance(text, str) else text.decode())
 
 
 def _no_number(name: str) -> float:

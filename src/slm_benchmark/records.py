@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slm_benchmark.errors import UserError
-from slm_benchmark.files import digest, read_json
+from slm_benchmark.files import canonical_json, digest, parse_json, read_json, sha256_bytes
 from slm_benchmark.parallel import spread
 from slm_benchmark.paths import RESULTS, relative
-from slm_benchmark.provenance import result_digest
-from slm_benchmark.schemas import validate_quickly
+from slm_benchmark.provenance import _NOT_A_RESULT, result_digest
+from slm_benchmark.schemas import item_check, schema, validate_quickly
 
 Record = dict[str, Any]
 
@@ -36,14 +36,14 @@ ROW_KINDS = ("score", "performance")
 def published_records(results: Path = RESULTS) -> list[Path]:
     """All records of results/, of every kind; summaries and per-document values are none."""
     found: list[Path] = []
-    for name, folders, names in os.walk(results):
+    # A model's summaries lie in its folder, its records deeper.
+    highest = str(results).count(os.sep) + 2
+    for folder, folders, names in os.walk(results):
         folders.sort()
-        folder = Path(name)
-        # A model's summaries lie in its folder, its records deeper.
-        if len(folder.parts) >= len(results.parts) + 2:
+        if folder.count(os.sep) >= highest:
             # Half of the files lie beside a record: names are looked at before paths are made.
             chosen = sorted(n for n in names if n.endswith(".json") and not n.endswith(BESIDE))
-            found += filter(is_record, map(folder.joinpath, chosen))
+            found += filter(is_record, (Path(folder, name) for name in chosen))
     return found
 
 
@@ -67,18 +67,25 @@ def cell_folder(record: Record, results: Path) -> Path:
     That is a model for equivalence, a variant of it for fidelity, and otherwise a variant on a
     machine: its performance, or a task under a protocol and the noise of its score.
     """
-    folder = Path(results, record["model"]["id"])
-    kind = str(record["kind"])
+    return Path(results, *_cell_names(record))
+
+
+def _cell_names(record: Record) -> tuple[str, ...]:
+    """The names of the folders that lead to a record, below the folder of all results."""
+    kind = record["kind"]
+    model = record["model"]["id"]
     if kind == "equivalence":
-        return folder / kind
-    folder /= str(record["variant"]["id"])
+        return model, kind
+    variant = record["variant"]["id"]
     if kind == "fidelity":
-        return folder / kind
-    folder /= str(record["hardware"]["id"])
+        return model, variant, kind
+    hardware = record["hardware"]["id"]
     if kind == "performance":
-        return folder / kind
+        return model, variant, hardware, kind
     protocol, task = record["protocol"]["id"], record["task"]["id"]
-    return folder.joinpath(protocol, *(["noise"] if kind == "noise" else []), task)
+    if kind == "noise":
+        return model, variant, hardware, protocol, kind, task
+    return model, variant, hardware, protocol, task
 
 
 def cell_key(record: Record) -> tuple[Path, str]:
@@ -86,7 +93,11 @@ def cell_key(record: Record) -> tuple[Path, str]:
 
     The profiles of a variant on a machine lie in one folder under all protocols.
     """
-    return cell_folder(record, Path()), record.get("protocol", {}).get("id", "")
+    return cell_folder(record, Path()), _protocol(record)
+
+
+def _protocol(record: Record) -> str:
+    return str(record.get("protocol", {}).get("id", ""))
 
 
 def read_run(path: Path) -> Record:
@@ -129,34 +140,149 @@ def current_records(
     Args:
         paths: Records of any kind.
         kinds: Of which kinds; the others are left out.
-        reduced: What to keep of a record, such as `Lean`; None = all.
+        reduced: What to keep of a record, such as `Lean`; None = all. It gets records whose common
+            blocks may be one object, which nobody may change.
 
     Raises:
         UserError: as `read_run`, for the first of the paths that is at fault.
     """
     every = list(paths)
-    chosen: dict[_Cell, tuple[_Age, Path, Record]] = {}
+    chosen: dict[_Cell, tuple[Path, Record]] = {}
+    read_whole = SharedReader() if reduced else read_run
 
-    def read(path: Path) -> tuple[_Cell, _Age, Record] | None:
-        record = read_run(path)
+    def read(path: Path) -> tuple[_Cell, Record] | None:
+        record = read_whole(path)
         if record["kind"] not in kinds:
             return None
-        folder, protocol = cell_key(record)
-        # Kept answers may be scored again: then the later scoring stands.
-        scored = record.get("scored", {}).get("started", "")
-        age = (relative(path).startswith("runs/"), record["started"], scored)
-        return (folder.parts, protocol), age, reduced(record) if reduced else record
+        cell = (_cell_names(record), _protocol(record))
+        return cell, reduced(record) if reduced else record
 
     for path, found in zip(every, spread(read, every), strict=True):
         if found is not None:
-            cell, age, record = found
-            if cell not in chosen or age > chosen[cell][0]:
-                chosen[cell] = (age, path, record)
-    return [(path, record) for _, path, record in (chosen[cell] for cell in sorted(chosen))]
+            cell, record = found
+            if cell not in chosen or _age(path, record) > _age(*chosen[cell]):
+                chosen[cell] = (path, record)
+    return [chosen[cell] for cell in sorted(chosen)]
 
 
 _Cell = tuple[tuple[str, ...], str]
-_Age = tuple[bool, str, str]
+
+
+def _age(path: Path, record: Record) -> tuple[bool, str, str]:
+    """By which of several records of a cell the last one stands for it."""
+    # Kept answers may be scored again: then the later scoring stands.
+    scored = record.get("scored", {}).get("started", "")
+    return relative(path).startswith("runs/"), record["started"], scored
+
+
+class SharedReader:
+    """Reads scores as `read_run` does, but what many of them have in common only once.
+
+    Most of a record's text stands in others too: it tells of the model, the weights, the machine
+    and the surroundings. So what an item's text was found to be is kept: its value, that it fits
+    the schema, and its canonical spelling, of which the digest is made. Equal items of several
+    records are one object, which nobody may change.
+
+    Only a record without fault is put together so. All else is for `read_run`: errors, records of
+    other kinds, and files that are laid out in another way.
+    """
+
+    KEPT = 8192
+    """Items that are kept at most; a record has some twenty."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Item] = {}
+        self._required = frozenset(schema(RECORD_SCHEMAS["score"])["required"])
+        self._fits = item_check(RECORD_SCHEMAS["score"])
+
+    def __call__(self, path: Path) -> Record:
+        """The record at a path.
+
+        Raises:
+            UserError: as `read_run`.
+        """
+        try:
+            record = self._assembled(path.read_bytes().decode())
+        except (OSError, ValueError):
+            record = None
+        return read_run(path) if record is None else record
+
+    def _assembled(self, text: str) -> Record | None:
+        """The score that a text spells; None where that does not follow from its items.
+
+        Raises:
+            ValueError: where the text is not laid out as `json_text` does.
+        """
+        parts = _parts(text)
+        if 'kind": "score"' not in parts:
+            return None
+        record: Record = {}
+        result: dict[str, str] = {}
+        new: dict[str, _Item] = {}
+        for part in parts:
+            item = self._known.get(part)
+            if item is None:
+                item = new[part] = _item(part)
+            key, value, spelled = item
+            record[key] = value
+            if key not in _NOT_A_RESULT:
+                result[key] = spelled
+        if len(record) < len(parts) or not record.keys() >= self._required:
+            return None
+        if not self._fits({key: value for key, value, _ in new.values()}):
+            return None
+        # Of an error not all is part of the result.
+        if record["error"] or _digest(result) != record["result_sha256"]:
+            return None
+        if len(self._known) > self.KEPT:
+            self._known.clear()
+        self._known |= new
+        return record
+
+
+class _Item(NamedTuple):
+    """An item of a record: its key, its value, and both in canonical JSON."""
+
+    key: str
+    value: Any
+    spelled: str
+
+
+def _parts(text: str) -> list[str]:
+    """The texts of a record's items, each without the quote that it begins with.
+
+    They are cut where `json_text` begins the next one. If each of them is an item in JSON by
+    itself, then the text is an object in JSON, of these items.
+
+    Raises:
+        ValueError: where the text does not begin and end as `json_text` does.
+    """
+    text = text.rstrip("\n")
+    start, end = '{\n  "', "\n}"
+    if not (text.startswith(start) and text.endswith(end)):
+        raise ValueError("not laid out as a record is")
+    return text[len(start) : -len(end)].split(',\n  "')
+
+
+def _item(part: str) -> _Item:
+    """The item that a text of `_parts` spells.
+
+    Raises:
+        ValueError: where it is not exactly one item in JSON.
+    """
+    alone = parse_json(f'{{"{part}}}')
+    ((key, value),) = alone.items()
+    return _Item(key, value, canonical_json(alone)[1:-1])
+
+
+def _digest(result: Mapping[str, str]) -> str:
+    """`result_digest` of a record without an error.
+
+    Args:
+        result: Key → item in canonical JSON, of all that is part of the result.
+    """
+    spelled = ",".join(result[key] for key in sorted(result))
+    return sha256_bytes(f"{{{spelled}}}".encode())
 
 
 class Lean:
@@ -167,7 +293,9 @@ class Lean:
     change.
     """
 
-    LEFT_OUT = ("environment", "workflow", "command", "limits", "latency_distribution_ms")
+    LEFT_OUT = frozenset(
+        ("environment", "workflow", "command", "limits", "latency_distribution_ms")
+    )
     """Whole blocks that no table needs."""
 
     ALIKE = ("model", "variant", "dataset", "task", "protocol", "engine", "hardware", "checks")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,22 @@ def _other_schema(name: str) -> Resource[Any]:
 
 
 @functools.cache
-def _accepts(name: str) -> Callable[[Any], Any]:
+def _accepts(name: str, whole: bool = True) -> Callable[[Any], Any]:
     """The schema as compiled code, which raises for most of what the schema forbids.
 
     It is some twenty times faster than a walk through the schema, and takes true for 1.
+
+    Args:
+        name: Of the schema.
+        whole: Whether the items that it requires must be there.
     """
     import fastjsonschema
 
-    compiled: Callable[[Any], Any] = fastjsonschema.compile(_bundled(name), use_default=False)
+    bundled = _bundled(name)
+    if not whole:
+        assert bundled["$defs"][name].keys() <= _ITEM_BY_ITEM, name
+        del bundled["$defs"][name]["required"]
+    compiled: Callable[[Any], Any] = fastjsonschema.compile(bundled, use_default=False)
     return compiled
 
 
@@ -68,6 +76,10 @@ def _bundled(name: str) -> dict[str, Any]:
             # In an allOf, because older drafts overlook what stands beside a reference.
             target = {"$ref": f"#/$defs/{other or home}{pointer}"}
             inside["allOf"] = [*inside.get("allOf", ()), target]
+        either = inside.get("anyOf")
+        if isinstance(either, list) and (one := _or_null(either)) is not None:
+            del inside["anyOf"]
+            inside["allOf"] = [*inside.get("allOf", ()), one]
         return inside
 
     while waiting:
@@ -75,6 +87,27 @@ def _bundled(name: str) -> dict[str, Any]:
         if home not in bundled["$defs"]:
             bundled["$defs"][home] = localised(schema(home), home)
     return bundled
+
+
+_SILENT_ON_NULL = {
+    *("type", "description", "items", "minItems", "maxItems"),
+    *("properties", "required", "additionalProperties"),
+}
+"""Keywords of a schema that forbid nothing of null, its type apart."""
+
+
+def _or_null(alternatives: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """One schema that says the same as "any of this schema and null"; None where there is none.
+
+    Compiled, it need not raise and catch an error for each null.
+    """
+    others = [other for other in alternatives if other != {"type": "null"}]
+    if len(others) != 1 or len(alternatives) != 2:
+        return None
+    (other,) = others
+    if not (isinstance(other.get("type"), str) and other.keys() <= _SILENT_ON_NULL):
+        return None
+    return {**other, "type": [other["type"], "null"]}
 
 
 def validate_quickly(data: Any, name: str, file: Path | str) -> None:
@@ -89,6 +122,42 @@ def validate_quickly(data: Any, name: str, file: Path | str) -> None:
         _accepts(name)(data)
     except fastjsonschema.JsonSchemaValueException:
         validate(data, name, file)
+
+
+_ITEM_BY_ITEM = {
+    *("title", "description", "$defs"),
+    *("type", "properties", "required", "additionalProperties"),
+}
+"""Keywords of a schema that says nothing of several items together, but which must be there."""
+
+
+def item_check(name: str) -> Callable[[dict[str, Any]], bool]:
+    """A check of whether some items of an object are as its schema wants them.
+
+    The object fits the schema when all of its items do, in whatever parts they are checked, and
+    those that the schema requires are there.
+
+    Args:
+        name: Of a schema that is made of `_ITEM_BY_ITEM`.
+    """
+    import fastjsonschema
+
+    accepts = _accepts(name, whole=False)
+
+    def fits(items: dict[str, Any]) -> bool:
+        try:
+            accepts(items)
+        except fastjsonschema.JsonSchemaValueException:
+            return False
+        return True
+
+    return fits
+
+
+def prepare(*names: str) -> None:
+    """Compile schemas for `validate_quickly`, so that processes that are forked later have them."""
+    for name in names:
+        _accepts(name)
 
 
 def validate(data: Any, name: str, file: Path | str) -> None:

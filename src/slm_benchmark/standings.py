@@ -429,22 +429,28 @@ def _layout(documents: tuple[Document, ...]) -> str:
     return digest(documents)
 
 
+@functools.lru_cache(maxsize=64)
+def _parts(documents: tuple[Document, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Of each document the place of its part among all parts, and of each part its size."""
+    names = [document[0] for document in documents]
+    _, part, sizes = np.unique(names, return_inverse=True, return_counts=True)
+    return part, sizes
+
+
 def _source(record: Record) -> tuple[str, str]:
     """The bytes that a score's documents come from: its dataset and its task."""
     return record["dataset"]["sha256"], record["task"]["config_sha256"]
 
 
 def _centred(
-    documents: Sequence[Document], values: Sequence[float], by_part: bool
+    documents: tuple[Document, ...], values: Sequence[float], by_part: bool
 ) -> NDArray[np.float64]:
     """The documents' deviations from the mean; by part, from its own mean and by its weight."""
     array = np.asarray(values, dtype=np.float64)
     if not by_part:
         centred: NDArray[np.float64] = array - array.mean()
         return centred
-    _, part, sizes = np.unique(
-        [document[0] for document in documents], return_inverse=True, return_counts=True
-    )
+    part, sizes = _parts(documents)
     means = np.bincount(part, weights=array) / sizes
     weighted: NDArray[np.float64] = (array - means[part]) / sizes[part]
     return weighted
