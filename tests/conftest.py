@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser
 
 from slm_benchmark.manifest import write_manifest
 from slm_benchmark.tasks.datasets import prepare_dataset
 from tests.hub import Hub, serve
+from tests.sites import build_synthetic_site, chromium, synthetic_leaderboard
 
 # The same examples in every run: what passes here passes in CI.
 settings.register_profile("repeatable", derandomize=True)
@@ -291,3 +293,22 @@ def prepare_splits(
         entry = {"source": "local", "files": files, "license": "CC0-1.0"}
         prepare_dataset(task, entry, folder / task)
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A Chromium that all tests of the site share; `tests.sites.Visit` opens pages in it."""
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def board() -> dict[str, Any]:
+    """The synthetic leaderboard of `tests.sites`; a test that changes it copies it first."""
+    return synthetic_leaderboard()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, board: dict[str, Any]) -> Path:
+    """The site of that leaderboard; one build serves all tests."""
+    return build_synthetic_site(tmp_path_factory.mktemp("edition"), board)

@@ -868,6 +868,7 @@ def test_a_row_says_how_its_performance_was_measured(checkout: Path, catalogue: 
         "record": f"runs/{MODEL}/gguf-q8_0/local/demo/performance.json",
         "reference": {"prompt_tokens": 128, "output_tokens": 16},
         "processes": 3,
+        "together": record["session"]["variants"],
         "engine": "llama.cpp 1",
         "kernel": None,
         "energy": {"label": "unavailable", "source": None, "reason": "no counter"},

@@ -23,7 +23,7 @@ from slm_benchmark.markdown import harmless, table
 from slm_benchmark.parallel import no_collections, spread
 from slm_benchmark.paths import relative
 from slm_benchmark.records import Lean, current_records, read_run
-from slm_benchmark.schemas import schema, validate_quickly
+from slm_benchmark.schemas import prepare, schema, validate_quickly
 from slm_benchmark.standings import (
     COSTS,
     Basis,
@@ -122,6 +122,7 @@ def write_tables(
         for path, text in _summaries(models / model, model, board, own[model]):
             write(path, text)
 
+    prepare("leaderboard", "summary")
     for _ in spread(write_one, [None, *own], batch=16):
         pass
 
@@ -195,6 +196,7 @@ def build_leaderboard(
                 "unit": entry.get("unit", "share"),
                 "higher_is_better": entry.get("higher_is_better", True),
                 "num_fewshot": entry["num_fewshot"],
+                "answers": catalogue.answers_of(task) if entry["kind"] == "generate" else None,
                 "note": entry.get("note", ""),
             }
             for task, entry in catalogue.tasks.items()
@@ -272,6 +274,10 @@ def build_row(
     known = [*([speed] if speed else []), *scores.values()]
     _, first = known[0]
     block = first["variant"]
+    made = _made_with(known[-1][1])
+    for task, (_, record) in scores.items():
+        own = _made_with(record).items()
+        cells.get(task, {}).update((name, value) for name, value in own if made[name] != value)
     return {
         "model": model,
         "variant": variant,
@@ -282,9 +288,19 @@ def build_row(
         "ranked": entry["ranked"] and not catalogue.models[model].reference,
         "size_bytes": block["size_bytes"],
         "effective_bits_per_weight": block["effective_bits_per_weight"],
+        **made,
         "scores": cells,
         "performance": build_performance(speed[1] if speed else None),
         "measurement": build_measurement(*speed) if speed else None,
+    }
+
+
+def _made_with(record: Record) -> Record:
+    """Engine and weights of a record, which its row's other records have in common as a rule."""
+    engine = record["engine"]
+    return {
+        "engine": f"{engine['name']} {engine['version']}",
+        "weights_sha256": record["variant"]["sha256"],
     }
 
 
@@ -309,6 +325,7 @@ def build_measurement(path: Path, record: Record) -> Record:
     return block | {
         "reference": _point(processes[0]["points"][0]) if processes else None,
         "processes": record["session"]["processes"],
+        "together": record["session"]["variants"],
         "energy": {name: record["energy"][name] for name in ("label", "source", "reason")},
         "roofline": {
             name: record["roofline"][name]
@@ -332,6 +349,7 @@ def _first_measurement(record: Record) -> Record:
     return {
         "reference": _point(raw) if raw else None,
         "processes": 1,
+        "together": [],
         "energy": {
             "label": "measured" if source else "unavailable",
             "source": source,
@@ -392,6 +410,8 @@ def build_score(
         "dataset_sha256": record["dataset"]["sha256"],
         "record": relative(path),
     }
+    if judge := record.get("scoring", {}).get("judge"):
+        cell["judge"] = judge["id"]
     headline = next((score for score in record["scores"] if score["headline"]), None)
     if headline is not None:
         kept = ("value", "stderr", "ci95", "n", "metric", "filter", "chance")
@@ -727,4 +747,15 @@ def _card(catalogue: Catalogue, model: str) -> Record:
         "reference": card.reference,
         "description": card.description,
         "source": card.source["type"],
+        "package": _package(card.source),
+    }
+
+
+def _package(source: Mapping[str, Any]) -> Record | None:
+    """The Python package that a model comes from; None for one of another source."""
+    if source["type"] != "package":
+        return None
+    return {
+        "name": source["package"],
+        **{name: source[name] for name in ("version", "sha256", "file")},
     }

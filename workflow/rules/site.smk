@@ -1,8 +1,9 @@
-# The pages: leaderboard, models, methodology, data.
+# The pages (leaderboard, comparison, charts, models, methodology, docs) and the API.
 rule build_site:
     input:
         leaderboard="build/{edition}/leaderboard.json",
         table="build/{edition}/leaderboard.csv",
+        reports="build/{edition}/quantization",
         pages=names.page_files(),
     output:
         "build/{edition}/site/index.html",

@@ -12,4 +12,9 @@ with job(snakemake.log[0]):
 
     from slm_benchmark.site import build_site
 
-    build_site(Path(snakemake.input.leaderboard), Path(snakemake.output[0]).parent, Path("docs"))
+    build_site(
+        Path(snakemake.input.leaderboard),
+        Path(snakemake.output[0]).parent,
+        Path("docs"),
+        Path(snakemake.input.reports),
+    )

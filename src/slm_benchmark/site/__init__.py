@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_directory, atomic_write_text
 from slm_benchmark.paths import ROOT
 from slm_benchmark.schemas import read_record
+from slm_benchmark.site.api import write_api
 from slm_benchmark.site.charts import vega_bundle
+from slm_benchmark.site.model import insert_measurements
 from slm_benchmark.site.pages import render_pages
 
+MEASURED = ".models"
+"""Folder of what was measured of each model, in the folder of pages; MkDocs leaves it alone."""
 
-def build_site(leaderboard: Path, target: Path, docs: Path) -> None:
+REPORT = "quantization.json"
+"""Name of a model's quantization report in its folder."""
+
+
+def build_site(leaderboard: Path, target: Path, docs: Path, reports: Path | None = None) -> None:
     """Build the whole site from one leaderboard file.
 
     The generated Markdown stays in ``pages`` beside ``target``, to be read when a page looks
@@ -25,6 +35,8 @@ def build_site(leaderboard: Path, target: Path, docs: Path) -> None:
         leaderboard: A leaderboard.json with leaderboard.csv beside it.
         target: Folder of the finished site; ``index.html`` in it opens from the file system.
         docs: Folder of the hand-written pages; they become ``docs/`` of the site.
+        reports: Folder with a quantization report for each model, as the rule ``compare`` makes
+            it; None where there is none.
 
     Raises:
         UserError: when the leaderboard breaks its schema or refers to something that it does
@@ -34,18 +46,28 @@ def build_site(leaderboard: Path, target: Path, docs: Path) -> None:
     csv = leaderboard.with_suffix(".csv")
     if not csv.is_file():
         raise UserError("there is no such file", file=csv, fix="aggregate the records again")
+    compared = read_reports(reports, table["models"])
     with atomic_directory(target.parent / "pages") as pages:
-        for name, text in render_pages(table, leaderboard).items():
+        for name, text in render_pages(table, compared, leaderboard, pages / MEASURED).items():
             atomic_write_text(pages / name, text)
         shutil.copytree(docs, pages / "docs")
         with as_file(files(__package__) / "assets") as assets:
-            shutil.copytree(assets, pages / "assets")
+            shutil.copytree(assets, pages / "assets", dirs_exist_ok=True)
         atomic_write_text(pages / "assets" / "vega.js", vega_bundle())
-        (pages / "data").mkdir()
-        shutil.copy(leaderboard, pages / "data" / "leaderboard.json")
-        shutil.copy(csv, pages / "data" / "leaderboard.csv")
+        write_api(pages / "api" / "v1", table, leaderboard, compared)
     with atomic_directory(target) as site:
         _mkdocs(ROOT / "mkdocs.yml", pages=target.parent / "pages", site=site)
+        insert_measurements(target.parent / "pages" / MEASURED, site / "models")
+
+
+def read_reports(folder: Path | None, models: Iterable[str]) -> dict[str, Any]:
+    """The quantization reports of those models that have one, by model id.
+
+    Raises:
+        UserError: when a report breaks its schema.
+    """
+    paths = {} if folder is None else {model: folder / model / REPORT for model in models}
+    return {m: read_record(path, "quantization") for m, path in paths.items() if path.is_file()}
 
 
 class _Collector(logging.Handler):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def percent(share: float) -> str:
@@ -19,6 +20,14 @@ def scaled(value: float, unit: str) -> float:
 def scored(value: float, unit: str) -> str:
     """A score with one decimal: a share as `percent`, points as they are."""
     return percent(value) if unit == "share" else _minus(f"{value:.1f}")
+
+
+def scale(task: Mapping[str, Any]) -> str:
+    """The scale of a task's scores, and its better end where that is not the upper one."""
+    unit = "%" if task["unit"] == "share" else "points"
+    if not task["higher_is_better"]:
+        return f"{unit}, less is better"
+    return f"{unit} of {task['best']:g}" if task["unit"] == "points" else unit
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -61,4 +70,5 @@ def documents(numbers: Sequence[int]) -> str:
 
 
 def _minus(text: str) -> str:
-    return text.replace("-", "−")
+    """A true minus sign, and none before a zero."""
+    return text.replace("-", "−" if text.strip("-0.") else "")
