@@ -39,7 +39,7 @@ RECORDED_PACKAGES = (
 )
 """Distributions whose versions belong into the record of a score or of a performance."""
 
-_NOT_A_RESULT = (
+NOT_A_RESULT = (
     "label",
     "scored",
     "environment",
@@ -65,7 +65,7 @@ def result_digest(record: Mapping[str, Any]) -> str:
     Left out: times, host, environment, commit and command, of a scoring of its own too; and the
     text of an error, which can hold addresses.
     """
-    result = {key: value for key, value in record.items() if key not in _NOT_A_RESULT}
+    result = {key: value for key, value in record.items() if key not in NOT_A_RESULT}
     if result.get("error"):
         result["error"] = {"type": result["error"]["type"]}
     return digest(result)

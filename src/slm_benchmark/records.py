@@ -12,7 +12,7 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.files import canonical_json, digest, parse_json, read_json, sha256_bytes
 from slm_benchmark.parallel import spread
 from slm_benchmark.paths import RESULTS, relative
-from slm_benchmark.provenance import _NOT_A_RESULT, result_digest
+from slm_benchmark.provenance import NOT_A_RESULT, result_digest
 from slm_benchmark.schemas import item_check, schema, validate_quickly
 
 Record = dict[str, Any]
@@ -225,7 +225,7 @@ class SharedReader:
                 item = new[part] = _item(part)
             key, value, spelled = item
             record[key] = value
-            if key not in _NOT_A_RESULT:
+            if key not in NOT_A_RESULT:
                 result[key] = spelled
         if len(record) < len(parts) or not record.keys() >= self._required:
             return None
