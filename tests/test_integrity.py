@@ -20,7 +20,7 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.files import atomic_write_json, digest, read_json
 from slm_benchmark.integrity import Report, check_integrity, describe_report
 from slm_benchmark.paths import RESULTS
-from slm_benchmark.provenance import _NOT_A_RESULT, result_digest
+from slm_benchmark.provenance import NOT_A_RESULT, result_digest
 from slm_benchmark.publish import publish
 from slm_benchmark.records import RECORD_SCHEMAS, documents_file, published_records
 from slm_benchmark.release import MANIFEST, destination
@@ -213,7 +213,7 @@ def test_every_edit_of_a_record_is_found(results: Path, catalogue: Catalogue) ->
         for path, (leaf, _) in zip(paths, edits, strict=True)
         if name(path, results) not in reported
     }
-    assert {leaf[0] for leaf in unseen} <= set(_NOT_A_RESULT)
+    assert {leaf[0] for leaf in unseen} <= set(NOT_A_RESULT)
     assert {("hardware", "fingerprint"), ("environment", "locked")}.isdisjoint(unseen)
 
 

@@ -26,7 +26,7 @@ from slm_benchmark.errors import EnvironmentFault, UserError
 from slm_benchmark.files import atomic_write_json, digest, read_json
 from slm_benchmark.parallel import spread
 from slm_benchmark.paths import ROOT, relative
-from slm_benchmark.provenance import _NOT_A_RESULT, result_digest
+from slm_benchmark.provenance import NOT_A_RESULT, result_digest
 from slm_benchmark.records import (
     RECORD_SCHEMAS,
     Lean,
@@ -323,7 +323,7 @@ def test_shared_reading_takes_of_an_error_what_the_digest_does(tmp_path: Path) -
     path, shared = tmp_path / "score.json", SharedReader()
     error = {"type": "ValueError", "message": "at 0x7f", "traceback": "line 1"}
     failed = json.loads(score_text()) | {"state": "failed", "error": error}
-    whole = digest({key: failed[key] for key in failed if key not in _NOT_A_RESULT})
+    whole = digest({key: failed[key] for key in failed if key not in NOT_A_RESULT})
     atomic_write_json(path, {**failed, "result_sha256": whole})
     assert "the result does not match its digest" in outcome(shared, path)
     atomic_write_json(path, {**failed, "result_sha256": result_digest(failed)})
