@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
@@ -275,6 +278,25 @@ def build_synthetic_site(folder: Path, board: dict[str, Any]) -> Path:
     """Build the site of a leaderboard in a folder, and give the site's own folder."""
     build_site(write_leaderboard(folder, board), folder / "site", ROOT / "docs")
     return folder / "site"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder and does not write to the console."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def serving(folder: Path, handler: type[Quiet] = Quiet) -> Iterator[str]:
+    """The address of a folder on a server of this machine, without a slash at its end."""
+    serve = partial(handler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 @contextmanager

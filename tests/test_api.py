@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import http.server
 import json
 import math
 import os
@@ -14,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,7 @@ from slm_benchmark.files import read_json, sha256_file, write_text
 from slm_benchmark.paths import RESULTS, ROOT
 from slm_benchmark.schemas import validate
 from slm_benchmark.site.api import SCHEMAS, write_api
-from tests.sites import HOSTILE, write_leaderboard
+from tests.sites import HOSTILE, Quiet, serving, write_leaderboard
 
 Record = dict[str, Any]
 
@@ -83,21 +80,6 @@ def api(tmp_path_factory: pytest.TempPathFactory, hostile: Record) -> Path:
 def damaged(tmp_path: Path, api: Path) -> Path:
     """A copy to spoil."""
     return shutil.copytree(api, tmp_path / "v1")
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """Address of a server of a folder."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -448,7 +430,7 @@ def test_a_row_that_was_never_profiled_has_reasons_and_no_measurement(
 
 def test_all_places_give_the_same(api: Path, hostile: Record) -> None:
     site = api.parents[1]
-    with served(site.parent) as address:
+    with serving(site.parent) as address:
         places: list[str | Path] = [
             site,
             str(site),
@@ -499,15 +481,12 @@ def test_a_file_is_asked_for_once(api: Path) -> None:
             asked.append(self.path)
             super().do_GET()
 
-    handler = functools.partial(Counting, directory=str(api.parents[1]))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        found = Leaderboard.open(f"http://127.0.0.1:{server.server_port}")
+    with serving(api.parents[1], Counting) as address:
+        found = Leaderboard.open(address)
         assert asked == ["/api/v1/index.json"]
         for task in ("mmlu", "bold"):
             found.scores(task=task)
         found.rows(model="evil-1b")
-        server.shutdown()
     assert len(asked) == len({*asked})
     assert "/api/v1/leaderboard.json" not in asked
 
@@ -533,7 +512,7 @@ def test_a_file_that_is_not_the_listed_one_is_refused(
 ) -> None:
     path = damaged / "scores.csv"
     path.write_bytes(change(path.read_bytes()))
-    with served(damaged) if over_http else contextlib.nullcontext(damaged) as place:
+    with serving(damaged) if over_http else contextlib.nullcontext(damaged) as place:
         if over_http:
             (damaged / "api").mkdir()
             (damaged / "api" / "v1").symlink_to(damaged)
@@ -586,7 +565,7 @@ def test_a_place_without_the_api_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"place: not an address of the web \(got 's3://x/y'\)"):
         Leaderboard.open("s3://x/y")
     with (
-        served(tmp_path) as address,
+        serving(tmp_path) as address,
         pytest.raises(UserError, match=r"api/v1/index\.json: the server answered 404 "),
     ):
         Leaderboard.open(address)
@@ -674,7 +653,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     found = {path.parent.name: read_json(path) for path in RESULTS.glob("*/quantization.json")}
     target = folder / "slm-benchmark" / "api" / "v1"
     write_api(target, read_json(leaderboard), leaderboard, found)
-    with served(folder) as address:
+    with serving(folder) as address:
         yield f"{address}/slm-benchmark"
 
 

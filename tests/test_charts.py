@@ -472,6 +472,7 @@ a {{ color: var(--md-typeset-a-color); }}
 </style>
 <body data-md-color-scheme="default"><main class="md-typeset"><h1>Charts</h1>
 <div class="slm-charts">{figures}</div></main>
+<script src="assets/shared.js"></script>
 <script src="assets/charts.js"></script>"""
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
-import threading
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,14 @@ from slm_benchmark.paths import ROOT
 from slm_benchmark.schemas import schema, write_record
 from slm_benchmark.site import REPORT, build_site
 from tests.axe import violations
-from tests.sites import HOSTILE, NAMES, Visit, synthetic_leaderboard, write_leaderboard
+from tests.sites import (
+    HOSTILE,
+    NAMES,
+    Visit,
+    serving,
+    synthetic_leaderboard,
+    write_leaderboard,
+)
 
 Row = dict[str, Any]
 
@@ -145,21 +149,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "www" / "slm-benchmark"
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """A file server that does not write to the console."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture(scope="module")
 def server(site: Path) -> Iterator[str]:
     """The address of the site on a server, in a folder of it."""
-    handler = functools.partial(Quiet, directory=str(site.parent))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_address[1]}/slm-benchmark/"
-        http.shutdown()
+    with serving(site.parent) as address:
+        yield f"{address}/slm-benchmark/"
 
 
 class Comparison(Visit):

@@ -5,11 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from benchmarks.site import synthetic_board, without_charts
 from slm_benchmark.site import formats
 from slm_benchmark.statistics.mover import Term, weighted_sum
 from tests.axe import violations
-from tests.sites import HOSTILE, Visit, build_synthetic_site
+from tests.sites import HOSTILE, Visit, build_synthetic_site, serving
 
 MODELS = 60
 SPEED = "generation_throughput_tokens_per_s"
@@ -141,27 +137,6 @@ def ids_of_all_pages(page: Page) -> list[str]:
         )
         found += ids(page)
     return found
-
-
-@contextmanager
-def serving(site: Path, prefix: str) -> Iterator[str]:
-    """The site's address on a server of this machine, below a path."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def translate_path(self, path: str) -> str:
-            inside = path.split("?")[0].removeprefix(prefix)
-            return str(site / inside.lstrip("/")) if path.startswith(prefix) else str(site / "no")
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}{prefix}/"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 # What is shown
@@ -611,11 +586,13 @@ def test_up_to_four_rows_go_to_the_comparison(browser: Browser, leaderboard: Pat
 # Everywhere
 
 
-@pytest.mark.parametrize("prefix", ["", "/slm-benchmark"])
+@pytest.mark.parametrize("prefix", ["", "slm-benchmark/"])
 def test_it_works_from_a_root_and_from_a_sub_path(
-    browser: Browser, leaderboard: Path, prefix: str
+    browser: Browser, leaderboard: Path, tmp_path: Path, prefix: str
 ) -> None:
-    with serving(leaderboard, prefix) as address:
+    (tmp_path / "slm-benchmark").symlink_to(leaderboard)
+    with serving(tmp_path if prefix else leaderboard) as server:
+        address = f"{server}/{prefix}"
         context = browser.new_context()
         outside: list[str] = []
         missing: list[str] = []
@@ -649,10 +626,10 @@ def test_without_javascript_a_table_of_the_first_rows_is_there(
 
 
 def test_data_that_does_not_load_says_so(browser: Browser, leaderboard: Path) -> None:
-    with serving(leaderboard, "") as address:
+    with serving(leaderboard) as address:
         page = browser.new_page()
         page.route("**/rows/*.js", lambda route: route.abort())
-        page.goto(f"{address}index.html")
+        page.goto(f"{address}/index.html")
         page.wait_for_selector(".slm-empty:not([hidden])")
         assert "could not be loaded" in page.locator(".slm-empty").inner_text()
         assert page.locator(".slm-static table:visible").count() == 2

@@ -18,7 +18,7 @@ from slm_benchmark.files import atomic_write_json, digest, read_json
 from slm_benchmark.paths import ROOT
 from slm_benchmark.records import current_records, published_records
 from slm_benchmark.site import build_site, formats
-from slm_benchmark.site.impact import signed
+from slm_benchmark.site.formats import signed
 from slm_benchmark.site.metrics import METRICS
 from slm_benchmark.site.rows import STATES
 from tests.axe import violations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_directory, atomic_write_text
+from slm_benchmark.files import atomic_directory, write_text
 from slm_benchmark.paths import ROOT
 from slm_benchmark.schemas import read_record
 from slm_benchmark.site.api import write_api
@@ -49,11 +49,11 @@ def build_site(leaderboard: Path, target: Path, docs: Path, reports: Path | None
     compared = read_reports(reports, table["models"])
     with atomic_directory(target.parent / "pages") as pages:
         for name, text in render_pages(table, compared, leaderboard, pages / MEASURED).items():
-            atomic_write_text(pages / name, text)
+            write_text(pages / name, text)
         shutil.copytree(docs, pages / "docs")
         with as_file(files(__package__) / "assets") as assets:
             shutil.copytree(assets, pages / "assets", dirs_exist_ok=True)
-        atomic_write_text(pages / "assets" / "vega.js", vega_bundle())
+        write_text(pages / "assets" / "vega.js", vega_bundle())
         write_api(pages / "api" / "v1", table, leaderboard, compared)
     with atomic_directory(target) as site:
         _mkdocs(ROOT / "mkdocs.yml", pages=target.parent / "pages", site=site)

@@ -65,8 +65,7 @@ def quantity_cell(found: Record | None, metric: Metric, measured: Record | None)
         measured: How the row was measured; None where it was not.
     """
     if found is None or found["value"] is None:
-        lacking = "unavailable" if metric.is_energy and measured else "not measured"
-        return Markup(f'<td class="slm-missing">{lacking}</td>')
+        return Markup(f'<td class="slm-missing">{metric.lacking(measured is not None)}</td>')
     flag = "†" if metric.same_machine and measured and measured["warnings"] else ""
     interval = label = ""
     if found["ci95"] and metric.same_machine:  # the bytes of files are what they are

@@ -22,6 +22,12 @@ def scored(value: float, unit: str) -> str:
     return percent(value) if unit == "share" else _minus(f"{value:.1f}")
 
 
+def signed(value: float, unit: str) -> str:
+    """A difference of scores with one decimal and its sign: ``+1.0``, ``−2.5``, ``0.0``."""
+    text = scored(value, unit)
+    return f"+{text}" if value > 0 and text != "0.0" else text
+
+
 def scale(task: Mapping[str, Any]) -> str:
     """The scale of a task's scores, and its better end where that is not the upper one."""
     unit = "%" if task["unit"] == "share" else "points"

@@ -111,9 +111,9 @@ def _difference(found: Record, unit: str) -> Cell:
         return Cell("not compared", reason=found["reason"] or "no reason was recorded")
     interval = "no interval"
     if found["ci95"]:
-        interval = formats.span(*(signed(end, unit) for end in found["ci95"]))
+        interval = formats.span(*(formats.signed(end, unit) for end in found["ci95"]))
     return Cell(
-        signed(found["difference"], unit),
+        formats.signed(found["difference"], unit),
         formats.scaled(found["difference"], unit),
         small=interval,
     )
@@ -148,14 +148,6 @@ def _quantity(found: Record, factor: float) -> Cell:
     if found["ci95"]:
         interval = formats.span(*(formats.significant(factor * end) for end in found["ci95"]))
     return Cell(formats.significant(value), value, small=interval)
-
-
-def signed(value: float, unit: str) -> str:
-    """A difference of scores with one decimal and its sign: ``+1.0``, ``−2.5``, ``0.0``."""
-    text = formats.scored(value, unit)
-    if text in {"0.0", "−0.0"}:
-        return "0.0"
-    return text if value < 0 else f"+{text}"
 
 
 def _notes(variants: Iterable[Record]) -> dict[str, list[str]]:

@@ -30,6 +30,10 @@ class Metric:
         """Whether the label of the record's energy belongs beside the value."""
         return self.key.startswith(("energy", "power"))
 
+    def lacking(self, measured: bool) -> str:
+        """The word for a missing value; ``measured`` tells whether its row was profiled."""
+        return "unavailable" if self.is_energy and measured else "not measured"
+
 
 METRICS = (
     Metric("generation_throughput_tokens_per_s", "Throughput", "tokens/s", True, leading=True),
@@ -52,3 +56,10 @@ METRICS = (
     Metric("size_bytes", "Size", "MB", False, 1e6, same_machine=False),
 )
 """Every metric of a performance record, in the order of columns."""
+
+GLANCE = tuple(
+    metric
+    for metric in METRICS
+    if metric.key in ("generation_throughput_tokens_per_s", "peak_memory_bytes")
+)
+"""The quantities that help to choose in one look."""

@@ -19,19 +19,11 @@ from slm_benchmark.site.cells import plain_cell, quantity_cell, score_cell, sour
 from slm_benchmark.site.charts import is_forkable
 from slm_benchmark.site.figures import model_figures
 from slm_benchmark.site.impact import FIDELITY, impacts, pooled_differences
-from slm_benchmark.site.metrics import METRICS
-from slm_benchmark.site.sections import build_sections
+from slm_benchmark.site.metrics import GLANCE, METRICS
+from slm_benchmark.site.sections import build_sections, flags, profiles
 from slm_benchmark.site.sources import weights_command, weights_folder, with_sources
 
 Record = Mapping[str, Any]
-
-GLANCE = tuple(
-    metric
-    for metric in METRICS
-    if metric.key in ("generation_throughput_tokens_per_s", "peak_memory_bytes")
-)
-"""The columns of performance that help to choose between variants in one look."""
-
 
 ENERGY = "energy_mwh_per_token"
 """A quantity that stands on every page: where a machine cannot measure it, it says so."""
@@ -151,7 +143,8 @@ def _for_readers(
         row["label"] = _label(row, section["machines"])
         row["difference"] = differences.get((row["hardware"], row["variant"]))
     section = with_sources(section)
-    for profile in section["profiles"]:
+    measured = profiles(section["rows"])
+    for profile in measured:
         profile["rows"] = [row for row in section["rows"] if row["machine"] == profile["machine"]]
         profile["metrics"] = [
             metric
@@ -166,6 +159,8 @@ def _for_readers(
         "impacts": impacts(report, section, leaderboard),
         "differences": differences,
         "remarks": _remarks(section),
+        "flags": flags(section["rows"]),
+        "profiles": measured,
     }
 
 

@@ -17,7 +17,7 @@ from slm_benchmark.errors import UserError
 from slm_benchmark.site import formats
 from slm_benchmark.site.charts import compare_bars_spec, radar_spec
 from slm_benchmark.site.figures import chart_groups, size_figure
-from slm_benchmark.site.metrics import METRICS
+from slm_benchmark.site.metrics import GLANCE, METRICS
 from slm_benchmark.site.model import frames, index_values, write_measurements
 from slm_benchmark.site.rows import STATES, row_files
 from slm_benchmark.site.sections import build_sections, never_measured
@@ -26,9 +26,6 @@ Record = Mapping[str, Any]
 
 STATIC_ROWS = 25
 """Rows of each protocol that the leaderboard shows without JavaScript."""
-
-STATIC_METRICS = ("generation_throughput_tokens_per_s", "peak_memory_bytes")
-"""Their columns of performance."""
 
 _MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -69,7 +66,6 @@ def render_pages(
         board=leaderboard,
         metrics=METRICS,
         states=STATES,
-        tasks={task["id"]: task for task in leaderboard["tasks"]},
     )
 
     def render(template: str, **values: Any) -> str:
@@ -83,7 +79,7 @@ def render_pages(
             "index",
             sections=[{**s, "figure": size_figure(s, leaderboard)} for s in sections],
             static_rows=STATIC_ROWS,
-            static_metrics=[metric for metric in METRICS if metric.key in STATIC_METRICS],
+            static_metrics=GLANCE,
         ),
         "compare.md": render(
             "compare", sections=sections, radar=radar_spec(), bars=compare_bars_spec()

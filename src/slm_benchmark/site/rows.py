@@ -254,25 +254,16 @@ def _scores(task: Record, scores: Sequence[Record], texts: _Texts) -> dict[str, 
 
 
 def _metric(metric: Metric, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
-    quantities = [row["performance"].get(metric.key) for row in rows]
-    found = [quantity or {"value": None, "ci95": None, "reason": None} for quantity in quantities]
+    nothing = {"value": None, "ci95": None, "reason": None}
+    found = [row["performance"].get(metric.key) or nothing for row in rows]
     measured = [row["measurement"] for row in rows]
-    missing = "unavailable" if metric.is_energy else "not measured"
     notes = [
-        None
-        if quantity["value"] is not None
-        else (missing if measurement else "not measured", quantity["reason"])
-        for quantity, measurement in zip(found, measured, strict=True)
+        None if q["value"] is not None else (metric.lacking(how is not None), q["reason"])
+        for q, how in zip(found, measured, strict=True)
     ]
-    labels = [
-        [f"energy {measurement['energy']['label']}: {measurement['energy']['source']}"]
-        if metric.is_energy and measurement and quantity["value"] is not None
-        else []
-        for quantity, measurement in zip(found, measured, strict=True)
-    ]
-    flags = [
-        measurement["warnings"] if measurement and quantity["value"] is not None else []
-        for quantity, measurement in zip(found, measured, strict=True)
+    remarks = [
+        [] if q["value"] is None or how is None else _remarks(metric, how)
+        for q, how in zip(found, measured, strict=True)
     ]
     return _column(
         metric.key,
@@ -284,8 +275,15 @@ def _metric(metric: Metric, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
         same_machine=True,
         **_intervals(found, 1 / metric.per_unit, _digits),
         notes=_notes(notes, texts),
-        warnings=_warnings([a + b for a, b in zip(labels, flags, strict=True)], texts),
+        warnings=_warnings(remarks, texts),
     )
+
+
+def _remarks(metric: Metric, measurement: Record) -> list[str]:
+    """Where an energy comes from, and what may have disturbed a value."""
+    energy = measurement["energy"]
+    label = [f"energy {energy['label']}: {energy['source']}"] if metric.is_energy else []
+    return [*label, *measurement["warnings"]]
 
 
 def _intervals(

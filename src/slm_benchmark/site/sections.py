@@ -37,14 +37,10 @@ def build_sections(
                 "title": protocol["title"],
                 "ranked": protocol["ranked"],
                 "categories": list(protocol["counted"]),
-                "left_out": protocol["left_out"],
                 "documents": formats.documents([n for n in counts if n is not None]),
                 "rows": [{**row, "machine": machine_of(row)} for row in own],
                 "machines": sorted({machine_of(row) for row in own}),
                 "tasks": [task for task in leaderboard["tasks"] if task["id"] in shown],
-                "reasons": never_measured(own),
-                "flags": _flags(leaderboard, own),
-                "profiles": _profiles(own),
             }
         )
     return sorted(sections, key=lambda section: not section["ranked"])
@@ -61,37 +57,35 @@ def machine_of(row: Record) -> str:
     return f"{row['hardware']} {fingerprint[:6]}" if fingerprint else str(row["hardware"])
 
 
-def _flags(leaderboard: Record, rows: Iterable[Record]) -> dict[str, list[Record]]:
-    """Warnings, joined → models, machines and the variants to which exactly these belong."""
-    found: dict[str, dict[tuple[str, str], list[str]]] = {}
+def flags(rows: Iterable[Record]) -> dict[str, list[Record]]:
+    """Warnings of a model's rows, joined → machines and the variants that have exactly these."""
+    found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         if row["measurement"] and row["measurement"]["warnings"]:
             warnings = "; ".join(row["measurement"]["warnings"])
-            place = (leaderboard["models"][row["model"]]["name"], machine_of(row))
-            found.setdefault(warnings, {}).setdefault(place, []).append(row["variant"])
+            found.setdefault(warnings, {}).setdefault(machine_of(row), []).append(row["variant"])
     return {
         warnings: [
-            {"name": name, "machine": machine, "variants": variants}
-            for (name, machine), variants in concerned.items()
+            {"machine": machine, "variants": variants} for machine, variants in concerned.items()
         ]
         for warnings, concerned in found.items()
     }
 
 
-def _profiles(rows: Iterable[Record]) -> list[dict[str, Any]]:
+def profiles(rows: Iterable[Record]) -> list[dict[str, Any]]:
     """For each machine, the rows that were measured there and their points, reference first."""
     machines: dict[str, list[Record]] = {}
     for row in rows:
         if row["measurement"]:
             machines.setdefault(machine_of(row), []).append(row)
-    profiles = []
+    found = []
     for machine, own in sorted(machines.items()):
         points = [{**point, "row": row} for row in own for point in _points(row)]
         grid = [point["metrics"] for row in own for point in row["measurement"]["grid"]]
         known = {name for found in grid for name, q in found.items() if q["value"] is not None}
         columns = [metric for metric in METRICS if metric.key in known]
-        profiles.append({"machine": machine, "rows": own, "points": points, "columns": columns})
-    return profiles
+        found.append({"machine": machine, "rows": own, "points": points, "columns": columns})
+    return found
 
 
 def _points(row: Record) -> list[Record]:

@@ -122,12 +122,8 @@
   const BLOBS = { svg: svgBlob, png: pngBlob, json: specBlob };
 
   async function download(figure, kind) {
-    const url = URL.createObjectURL(await BLOBS[kind](figure));
-    const link = document.createElement("a");
-    link.href = url;
-    link.download = `${figure.id}.${kind === "json" ? "vl.json" : kind}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(url)); // after the browser has taken it
+    const ending = kind === "json" ? "vl.json" : kind;
+    window.slm.save(await BLOBS[kind](figure), `${figure.id}.${ending}`);
   }
 
   function offer(figure) {

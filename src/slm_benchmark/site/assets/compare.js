@@ -8,6 +8,7 @@
   const AXES = 3; // fewer enclose no area
   const BEYOND = "beyond-noise";
 
+  const { element } = slm;
   const page = document.querySelector(".slm-comparing");
   if (!page) return; // an empty board has nothing to compare
 
@@ -16,17 +17,6 @@
 
   // The table, the chosen rows and the state that are on the screen.
   let view = { board: null, state: null, rows: [] };
-
-  // Elements. Whatever comes from cards and records enters as text.
-
-  function element(tag, attributes, ...children) {
-    const made = document.createElement(tag);
-    Object.entries(attributes).forEach(([name, value]) => {
-      if (value !== null) made.setAttribute(name, value);
-    });
-    made.append(...children);
-    return made;
-  }
 
   const small = (...children) => element("small", {}, ...children);
   const name = (row) => element("bdi", {}, row.model.name);

@@ -5,6 +5,7 @@
   "use strict";
 
   const { slm } = window;
+  const { element } = slm;
   const form = document.querySelector(".slm-filters");
   if (!form) return;
 
@@ -34,16 +35,6 @@
   let state;
   let waiting; // the timer of letters that are being typed
   let shown; // indices of the rows that pass all filters, in order
-
-  function element(name, properties = {}, ...children) {
-    const made = document.createElement(name);
-    for (const [key, value] of Object.entries(properties)) {
-      if (key.includes("-")) made.setAttribute(key, value);
-      else made[key] = value;
-    }
-    made.append(...children);
-    return made;
-  }
 
   // ── state and address ──
 
@@ -292,7 +283,7 @@
   function drawChips(used) {
     const weights = state.weights.size ? [{ key: "weights", label: "own weights", nothing: new Map() }] : [];
     out.chips.replaceChildren(...[...used, ...weights].map(({ key, label, nothing }) => {
-      const chip = element("button", { type: "button", className: "slm-chip", "aria-label": `Remove filter: ${label}` }, element("bdi", {}, label), " ×");
+      const chip = element("button", { type: "button", class: "slm-chip", "aria-label": `Remove filter: ${label}` }, element("bdi", {}, label), " ×");
       chip.addEventListener("click", () => {
         set({ [key]: nothing })
           .then(() => (out.chips.querySelector("button") ?? form.elements.find).focus())
@@ -350,12 +341,12 @@
     const heads = [identity.model, identity.variant, ...machines, ...columns];
     const rows = shown.slice((state.page - 1) * PAGE_ROWS, state.page * PAGE_ROWS);
     const table = element(
-      "table", { className: "slm-table" },
-      element("caption", { className: "slm-unseen" }, `${board.title}, ${state.cols || "overview"}`),
+      "table", { class: "slm-table" },
+      element("caption", { class: "slm-unseen" }, `${board.title}, ${state.cols || "overview"}`),
       element("thead", {}, element("tr", {}, ...heads.map(head))),
       element("tbody", {}, ...rows.map((index) => tableRow(board.row(index), machines, columns))),
     );
-    const frame = element("div", { className: "slm-scroll", tabIndex: 0, role: "region", "aria-label": `Leaderboard: ${board.title}` }, table);
+    const frame = element("div", { class: "slm-scroll", tabindex: "0", role: "region", "aria-label": `Leaderboard: ${board.title}` }, table);
     const left = out.board.firstChild?.scrollLeft ?? 0;
     out.board.replaceChildren(frame);
     frame.scrollLeft = left;
@@ -379,13 +370,13 @@
   }
 
   function tableRow(row, machines, columns) {
-    const pick = element("input", { type: "checkbox", className: "slm-pick", checked: picked.has(row.id), "data-pick": row.id, "aria-label": `Compare ${row.model.name} ${row.variant}` });
+    const pick = element("input", { type: "checkbox", class: "slm-pick", checked: picked.has(row.id) ? "" : null, "data-pick": row.id, "aria-label": `Compare ${row.model.name} ${row.variant}` });
     pick.disabled = picked.size >= COMPARED && !picked.has(row.id);
     const link = element("a", { href: row.page }, element("bdi", {}, row.model.name));
-    const name = element("th", { scope: "row" }, element("span", { className: "slm-name" }, pick, link));
+    const name = element("th", { scope: "row" }, element("span", { class: "slm-name" }, pick, link));
     if (row.model.reference) name.append(element("small", {}, "reference, unranked"));
-    const cells = [element("td", { className: "slm-word" }, row.variant)];
-    cells.push(...machines.map(() => element("td", { className: "slm-word", title: row.hardwareTitle }, row.machine)));
+    const cells = [element("td", { class: "slm-word" }, row.variant)];
+    cells.push(...machines.map(() => element("td", { class: "slm-word", title: row.hardwareTitle }, row.machine)));
     cells.push(...columns.map((of) => cell(of, row.index)));
     return element("tr", { "data-id": row.id }, name, ...cells);
   }
@@ -394,12 +385,12 @@
     const value = of.value(index);
     if (value === null) {
       const { word, reason } = of.note(index) ?? { word: "not known", reason: "no record gives it" };
-      return element("td", { className: "slm-missing" }, explained(word, reason));
+      return element("td", { class: "slm-missing" }, explained(word, reason));
     }
     if (of.key === "group" && state.weights.size) {
-      return element("td", { className: "slm-missing" }, explained("none", "groups are made for equal weights alone"));
+      return element("td", { class: "slm-missing" }, explained("none", "groups are made for equal weights alone"));
     }
-    const made = element("td", { className: "slm-number" }, of.show(value));
+    const made = element("td", { class: "slm-number" }, of.show(value));
     const remarks = of.warnings(index);
     if (remarks.length) made.append(explained(mark(of, remarks), remarks.join("; "), "slm-warning"));
     const interval = of.interval(index);
@@ -428,21 +419,21 @@
 
   // A word whose reason shows on pointing, and under it on a click, a tap or a key.
   function explained(word, reason, className = "") {
-    return element("button", { type: "button", className: `slm-why ${className}`, title: reason, "data-why": reason, "aria-expanded": "false" }, word);
+    return element("button", { type: "button", class: `slm-why ${className}`, title: reason, "data-why": reason, "aria-expanded": "false" }, word);
   }
 
   function toggleReason(button) {
     const open = button.getAttribute("aria-expanded") === "true";
     button.setAttribute("aria-expanded", String(!open));
     if (open) button.nextElementSibling.remove();
-    else button.after(element("small", { className: "slm-reason" }, button.dataset.why));
+    else button.after(element("small", { class: "slm-reason" }, button.dataset.why));
   }
 
   function drawPages() {
     const last = Math.ceil(shown.length / PAGE_ROWS);
     out.pages.hidden = last < 2;
     const step = (text, page) => {
-      const made = element("button", { type: "button", disabled: page < 1 || page > last }, text);
+      const made = element("button", { type: "button", disabled: page < 1 || page > last ? "" : null }, text);
       made.addEventListener("click", () => {
         set({ page });
         out.board.scrollIntoView({ block: "start" });
@@ -490,7 +481,7 @@
     fillSelect(form.elements.lang, "any", ["en", "multilingual", ...codes], language);
     out.weights.replaceChildren(...board.categories.map((category) => element(
       "label", {}, `${category} `,
-      element("input", { type: "number", min: "0", max: "100", step: "any", name: `w:${category}`, inputMode: "decimal" }),
+      element("input", { type: "number", min: "0", max: "100", step: "any", name: `w:${category}`, inputmode: "decimal" }),
     )));
   }
 
@@ -621,10 +612,8 @@
   }
 
   function saveCsv() {
-    const url = URL.createObjectURL(new Blob([csv()], { type: "text/csv;charset=utf-8" }));
-    const link = element("a", { href: url, download: `slm-benchmark-${state.protocol}.csv` });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 1000);
+    const file = new Blob([csv()], { type: "text/csv;charset=utf-8" });
+    slm.save(file, `slm-benchmark-${state.protocol}.csv`);
   }
 
   // ── events ──

@@ -3,12 +3,7 @@
 (() => {
   "use strict";
 
-  function element(name, attributes, ...children) {
-    const made = document.createElement(name);
-    Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
-    made.append(...children);
-    return made;
-  }
+  const { element } = window.slm;
 
   // ── copying ──
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ from slm_benchmark.site.charts.figure import Figure, Interval, draw
 from slm_benchmark.site.charts.strips import Row, Strip
 
 _PAD = 0.04
+
+_signed = functools.partial(formats.signed, unit="points")
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,8 @@ def _row(effect: Effect) -> Row:
     )
 
 
-def _signed(points: float) -> str:
-    shown = formats.scored(points, "points")
-    return f"+{shown}" if points > 0 else shown
-
-
 def _interval(ci95: tuple[float, float]) -> str:
-    return formats.span(_signed(ci95[0]), _signed(ci95[1]))
+    return formats.span(*map(_signed, ci95))
 
 
 def _description(effects: Sequence[Effect]) -> str:
