@@ -1,8 +1,8 @@
 """The instrument against other clocks on the same work: ``python -m benchmarks.agreement``.
 
-GGUF files: the profiler's repetition on a loaded file, and llama.cpp's own ``llama-bench``, in
-turn. Model folders: the profiler's repetition, a bare loop of forwards, and ``generate()``, on one
-loaded model, in turn. See docs/profiling.md.
+GGUF files: the profiler's measured process and llama.cpp's own ``llama-bench``, each started anew,
+in turn. Model folders: the profiler's repetition, a bare loop of forwards, and ``generate()``, on
+one loaded model, in turn. See docs/profiling.md.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks import llama_bench, report
 from benchmarks.llama_bench import Work
@@ -30,7 +30,6 @@ from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.limits import apply_limits
 from slm_benchmark.profile.process import collecting_by_hand, overhead_us_per_token, repeat
 from slm_benchmark.profile.prompts import Prompt, make_prompt
-from slm_benchmark.profile.runner import Runner
 from slm_benchmark.provenance import now, versions
 from slm_benchmark.reference import fill_between
 from slm_benchmark.statistics.bootstrap import bootstrap_interval
@@ -46,8 +45,6 @@ BOUND = 0.03
 """Most that the median ratio may be away from one."""
 
 OURS = "ours"
-
-Loaded = TypeVar("Loaded", bound=Runner)
 
 Rates = Mapping[str, float]
 """Tokens per second by phase: ``prompt``, ``generation``, ``whole``."""
@@ -135,9 +132,8 @@ class Bench:
         work: What everyone does.
         base: Folder of the base model, whose tokenizer makes the prompt.
         rounds: Turns of each contender.
-        repetitions: Repetitions in a turn, after one to warm up.
-        prompt_repetitions: The same of prompts alone beside llama-bench; they are shorter and
-            vary more.
+        repetitions: Repetitions in a process that a turn starts, after one to warm up. On one
+            loaded model a turn is one repetition.
     """
 
     prompt: Prompt
@@ -145,7 +141,6 @@ class Bench:
     base: Path
     rounds: int
     repetitions: int
-    prompt_repetitions: int
 
     @property
     def point(self) -> Point:
@@ -171,39 +166,31 @@ class Bench:
         )
 
     def gguf(self, path: Path, program: Path) -> Compared:
-        """The profiler's repetition on one loaded GGUF file beside llama-bench on the same file.
+        """The profiler's measured process beside llama-bench, both on the same GGUF file.
 
-        llama-bench loads the file in every turn and does not time that. Turns are short on
-        purpose: a machine that is slow for some seconds is slow for both.
+        Each turn of each is a fresh process: where the kernel puts a process's memory makes some
+        per cent, for as long as it lives.
         """
-        from slm_benchmark.profile.llamacpp import LlamaCppRunner
-
         job = self.job("gguf", path if path.is_dir() else path.parent)
         (file,) = job.weight_files()
-        runner = self._loaded(LlamaCppRunner(job))
-
-        def repetitions(point: Point, count: int) -> list[dict[str, Any]]:
-            repeat(runner, self.prompt, point, "")  # warms up, as llama-bench does
-            return [asdict(repeat(runner, self.prompt, point, "")) for _ in range(count)]
+        request = {"do": "measure", "job": asdict(job)}
+        overheads_us = []
 
         def ours() -> Rates:
-            # llama-bench's prompts follow on each other, which saves llama.cpp to plan anew.
-            alone = replace(self.point, output_tokens=1)
-            prompts = repetitions(alone, self.prompt_repetitions)
-            in_a_row = rates(self.work, prompt_s=[r["prefill_s"] for r in prompts])
-            whole = repetitions(self.point, self.repetitions)
-            return {**measured_rates(self.work, whole), **in_a_row}
+            result = launch.run(request, device=job.runs_on, threads=job.threads)
+            overheads_us.append(result["overhead_us_per_token"])
+            (point,) = result["points"]
+            return measured_rates(self.work, point["repetitions"])
 
         def theirs() -> Rates:
-            counts = {"prompt": self.prompt_repetitions, "generation": self.repetitions}
             prompt_s, generation_s = (
-                llama_bench.run(program, file, self.work, phase, count)
-                for phase, count in counts.items()
+                llama_bench.run(program, file, self.work, phase, self.repetitions)
+                for phase in ("prompt", "generation")
             )
             return rates(self.work, prompt_s, generation_s)
 
         turns = self._take_turns(file.stem, {OURS: ours, "llama-bench": theirs})
-        return Compared(file.stem, "llama.cpp", turns, self._overheads_us())
+        return Compared(file.stem, "llama.cpp", turns, overheads_us)
 
     def model_folder(self, folder: Path) -> Compared:
         """The profiler's repetition beside a bare loop and ``generate()``, on one loaded model.
@@ -216,45 +203,31 @@ class Bench:
 
         ids, steps = self.prompt.ids, self.work.output_tokens
         runner = TransformersRunner(self.job(folder.name, folder))
-        self._loaded(runner)
+        runner.load()
+        runner.release_files()
+        runner.prepare(self.point)
         model = runner.model  # the very same one, so that nothing but the loops differs
         answers: set[str] = set()
 
         def ours() -> Rates:
-            made = [asdict(repeat(runner, self.prompt, self.point, "")) for _ in self._turn]
-            answers.update(repetition["tokens_sha256"] for repetition in made)
-            return measured_rates(self.work, made)
+            made = repeat(runner, self.prompt, self.point, "")
+            answers.add(made.tokens_sha256)
+            return measured_rates(self.work, [asdict(made)])
 
         def bare() -> Rates:
-            made = [bare_loop.bare(model, ids, steps) for _ in self._turn]
-            answers.update(digest([[token] for token in tokens]) for _, _, tokens in made)
-            prompt_s, generation_s, _ = zip(*made, strict=True)
-            return rates(self.work, prompt_s, generation_s)
+            prompt_s, generation_s, tokens = bare_loop.bare(model, ids, steps)
+            answers.add(digest([[token] for token in tokens]))
+            return rates(self.work, [prompt_s], [generation_s])
 
         def generate() -> Rates:
-            made = [bare_loop.whole(model, ids, steps) for _ in self._turn]
-            return rates(self.work, whole_s=made)
+            return rates(self.work, whole_s=[bare_loop.whole(model, ids, steps)])
 
         contenders = {OURS: ours, "bare loop": bare, "generate()": generate}
         turns = self._take_turns(folder.name, contenders)
         if len(answers) > 1:
             raise RuntimeError(f"{folder}: the bare loop generated other tokens")
-        return Compared(folder.name, "Transformers", turns, self._overheads_us())
-
-    @property
-    def _turn(self) -> range:
-        return range(self.repetitions)
-
-    def _loaded(self, runner: Loaded) -> Loaded:
-        """A runner that is ready for the work."""
-        runner.load()
-        runner.release_files()
-        runner.prepare(self.point)
-        return runner
-
-    def _overheads_us(self) -> list[float]:
-        """What the instrument takes for a token, measured repeatedly."""
-        return [overhead_us_per_token() for _ in range(5)]
+        overheads_us = [overhead_us_per_token() for _ in range(5)]
+        return Compared(folder.name, "Transformers", turns, overheads_us)
 
     def _take_turns(
         self, weights: str, contenders: Mapping[str, Callable[[], Rates]]
@@ -329,14 +302,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with engine_environment(options.threads), pinned(options.threads):
         prompt = make_prompt(options.base, options.prompt_tokens)
         work = Work(len(prompt.ids), options.output_tokens, options.threads)
-        bench = Bench(
-            prompt,
-            work,
-            options.base,
-            options.rounds,
-            options.repetitions,
-            options.prompt_repetitions,
-        )
+        bench = Bench(prompt, work, options.base, options.rounds, options.repetitions)
         if options.files:
             program = options.llama_bench or llama_bench.build(options.threads)
             compared += [bench.gguf(path, program) for path in options.files]
@@ -346,8 +312,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "measured": now(),
         "threads": options.threads,
         "repetitions": options.rounds,
-        "repetitions_per_round": options.repetitions,
-        "prompt_repetitions_per_round": options.prompt_repetitions,
+        "repetitions_per_process": options.repetitions,
         "prompt_tokens": work.prompt_tokens,
         "output_tokens": work.output_tokens,
         "machine": describe(),
@@ -374,10 +339,10 @@ def markdown(results: Mapping[str, Any]) -> str:
     prompt, output = results["prompt_tokens"], results["output_tokens"]
     shape = (
         f"A prompt of {prompt} tokens from an empty cache, then {output} tokens one at a time, "
-        f"with the prompt in the cache. A rate is the median of {results['repetitions']} rounds, "
-        f"and each round the median of {results['repetitions_per_round']} repetitions, beside "
-        f"llama-bench of {results['prompt_repetitions_per_round']} prompts. A ratio is "
-        "the median of the rounds' own ratios, with a 95 % bootstrap interval over rounds."
+        f"with the prompt in the cache. A rate is the median of {results['repetitions']} rounds; "
+        f"with llama.cpp, a round is a fresh process of each and its median of "
+        f"{results['repetitions_per_process']} repetitions. A ratio is the median of the rounds' "
+        "own ratios, with a 95 % bootstrap interval over rounds."
     )
     lines = [
         (
@@ -433,11 +398,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--base", type=Path, default=MODEL / "base", metavar="FOLDER")
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N")
-    parser.add_argument("--output-tokens", type=int, default=32, metavar="N")
-    parser.add_argument("--rounds", type=int, default=100, metavar="N")
-    parser.add_argument("--repetitions", type=int, default=1, metavar="N", help="in each round")
+    parser.add_argument("--output-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N")
     parser.add_argument(
-        "--prompt-repetitions", type=int, default=5, metavar="N", help="of prompts in each round"
+        "--repetitions", type=int, default=5, metavar="N", help="in each process that is started"
     )
     parser.add_argument("--threads", type=int, default=2, metavar="N")
     parser.add_argument("--llama-bench", type=Path, metavar="FILE", help="instead of building it")

@@ -82,7 +82,7 @@ class OneToken:
 
 def bench(rounds: int = 1) -> agreement.Bench:
     prompt = Prompt("x" * WORK.prompt_tokens, list(range(WORK.prompt_tokens)), OneToken())
-    return agreement.Bench(prompt, WORK, Path("base"), rounds, repetitions=1, prompt_repetitions=1)
+    return agreement.Bench(prompt, WORK, Path("base"), rounds, repetitions=1)
 
 
 def test_the_profiler_and_llama_bench_do_the_same_work() -> None:
@@ -189,7 +189,7 @@ def test_everything_runs(
     base.symlink_to(tiny_model)
     places = ["--base", base, "--folders", base, "--files", tiny_gguf_f16, "--llama-bench", stub]
     sizes = ["--prompt-tokens", 12, "--output-tokens", 5, "--threads", 1]
-    counts = ["--rounds", 2, "--repetitions", 1, "--prompt-repetitions", 2]
+    counts = ["--rounds", 2, "--repetitions", 2]
     times = [*counts, "--json", results]
     code = agreement.main([str(value) for value in (*places, *sizes, *times)])
     shown, progress = capfd.readouterr()

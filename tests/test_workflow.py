@@ -389,7 +389,7 @@ def test_a_new_version_of_an_engine_reruns_what_it_ran(
 
 
 def test_a_new_version_of_the_instrument_profiles_again(copy: Checkout) -> None:
-    copy.replace("src/slm_benchmark/profile/job.py", "VERSION = 2", "VERSION = 3")
+    copy.replace("src/slm_benchmark/profile/job.py", "VERSION = 3", "VERSION = 4")
     assert copy.plan(*RUN).measurements() == [PROFILE, SUMMARISE]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from slm_benchmark.errors import UserError
 
-VERSION = 2
+VERSION = 3
 """Raised when the instrument may give other numbers: it makes profiles measure again."""
 
 
@@ -28,9 +28,9 @@ class Point:
     sequences: int = 1
 
     @property
-    def positions(self) -> int:
-        """Positions that the key-value cache needs."""
-        return self.sequences * (self.prompt_tokens + self.output_tokens)
+    def positions_each(self) -> int:
+        """Positions that the key-value cache of each sequence needs."""
+        return self.prompt_tokens + self.output_tokens
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ BATCH = 2048
 
 FORWARD = 512
 """Most tokens that it forwards together."""
+
+_CELLS = 256
+"""llama.cpp makes the cache of a sequence a multiple of so many tokens."""
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h; the bindings have no names for the levels
 _NO_MEMORY = -2  # llama_decode could not allocate
@@ -70,7 +74,10 @@ class LlamaCppRunner:
         release_mappings([self._file])
 
     def prepare(self, point: Point) -> None:
-        """Make a context with a cache of just this point's size.
+        """Make a context with a cache of just this point's size, in llama.cpp's own steps.
+
+        llama.cpp rounds the cache up itself, but lays its buffers out for just as many tokens as
+        it is asked for: with 129 or 161, prompts were 6 % slower than with 128, 160 or 256.
 
         Raises:
             MemoryError: when there is no memory for the cache.
@@ -78,7 +85,8 @@ class LlamaCppRunner:
         if self._context:
             api.llama_free(self._context)
         parameters = api.llama_context_default_params()
-        parameters.n_ctx = point.positions
+        cells = math.ceil(point.positions_each / _CELLS) * _CELLS
+        parameters.n_ctx = point.sequences * cells
         parameters.n_batch, parameters.n_ubatch = BATCH, FORWARD
         parameters.n_seq_max = point.sequences
         parameters.n_threads = parameters.n_threads_batch = self._job.threads
@@ -87,7 +95,8 @@ class LlamaCppRunner:
         with _listening() as heard:
             self._context = api.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise MemoryError(f"none for a cache of {point.positions} tokens: {_errors(heard)}")
+            wanted = f"{point.sequences} × {point.positions_each}"
+            raise MemoryError(f"none for a cache of {wanted} tokens: {_errors(heard)}")
         self._context_log = "".join(text for _, text in heard)
         self._memory = api.llama_get_memory(self._context)
         self._prompt = _Batch(BATCH)
