@@ -399,7 +399,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=MODEL / "base", metavar="FOLDER")
     parser.add_argument("--prompt-tokens", type=int, default=128, metavar="N")
     parser.add_argument("--output-tokens", type=int, default=64, metavar="N")
-    parser.add_argument("--rounds", type=int, default=30, metavar="N")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N")
     parser.add_argument(
         "--repetitions", type=int, default=5, metavar="N", help="in each process that is started"
     )

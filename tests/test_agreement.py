@@ -21,7 +21,9 @@ from tools.install import llama_cmake
 WORK = Work(prompt_tokens=12, output_tokens=5, threads=1)
 
 STUB = """#!{python}
-import json, sys
+import json, os, pathlib, sys
+first = pathlib.Path(os.environ["LD_LIBRARY_PATH"].split(os.pathsep)[0])
+assert list(first.glob("libllama.*")), "not on the libraries of the bindings"
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 if not given["-m"].endswith(".gguf"):
     sys.exit("no such model")
