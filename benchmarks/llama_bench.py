@@ -118,9 +118,14 @@ def build(jobs: int, folder: Path = FOLDER) -> Path:
 
 
 def bindings_libraries() -> Path:
-    """Folder of the libraries that the bindings load."""
+    """Folder of the libraries that the bindings load.
+
+    Raises:
+        EnvironmentFault: without the bindings.
+    """
     spec = importlib.util.find_spec("llama_cpp")
-    assert spec is not None and spec.origin is not None
+    if spec is None or spec.origin is None:
+        raise EnvironmentFault("llama-cpp-python is not installed", fix="run . ./activate")
     return Path(spec.origin).parent / "lib"
 
 
