@@ -168,8 +168,7 @@ class Bench:
     def gguf(self, path: Path, program: Path) -> Compared:
         """The profiler's measured process beside llama-bench, both on the same GGUF file.
 
-        Each turn of each is a fresh process: where the kernel puts a process's memory makes some
-        per cent, for as long as it lives.
+        Each turn of each is a fresh process: one that had run for a while was some per cent slower.
         """
         job = self.job("gguf", path if path.is_dir() else path.parent)
         (file,) = job.weight_files()
@@ -223,7 +222,10 @@ class Bench:
             return rates(self.work, whole_s=[bare_loop.whole(model, ids, steps)])
 
         contenders = {OURS: ours, "bare loop": bare, "generate()": generate}
-        turns = self._take_turns(folder.name, contenders)
+        with collecting_by_hand():
+            for contender in contenders.values():  # warms up
+                contender()
+            turns = self._take_turns(folder.name, contenders)
         if len(answers) > 1:
             raise RuntimeError(f"{folder}: the bare loop generated other tokens")
         overheads_us = [overhead_us_per_token() for _ in range(5)]
@@ -239,10 +241,7 @@ class Bench:
             )
             say(f"{weights}: round {done} of {self.rounds}, tokens/s: {shown}")
 
-        with collecting_by_hand():
-            for contender in contenders.values():  # warms up
-                contender()
-            return alternate(contenders, self.rounds, after_round)
+        return alternate(contenders, self.rounds, after_round)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from slm_benchmark.engines.schedule import LEAVES, TREE, Part, Plan, reusable_pr
 from slm_benchmark.engines.scores import ScoreReader, check_finite
 from slm_benchmark.engines.settings import CacheFormat, Settings
 from slm_benchmark.errors import NotApplicable, UserError
+from slm_benchmark.llama_cache import CELL_BLOCK, whole_blocks
 
 ROWS = 8
 """Rows of a generation step. More would pay little: eight already keep the cores busy."""
@@ -32,7 +33,6 @@ CACHE_TYPES: dict[CacheFormat, tuple[int, int]] = {
 }
 """Types of the cache's keys and values."""
 
-_CELL_BLOCK = 256
 _NO_SLOT = 1
 _ALLOCATION_FAILED = -2
 _LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the bindings do not name it
@@ -185,11 +185,6 @@ class Context:
         _messages.clear()
         if not api.llama_state_seq_set_data(self.handle, data, len(state), sequence):
             raise OutOfMemory(f"the cache does not take a sequence: {'; '.join(_messages)}")
-
-
-def _whole_blocks(tokens: int) -> int:
-    """Cells for so many tokens, as many as llama.cpp rounds up to."""
-    return -(-tokens // _CELL_BLOCK) * _CELL_BLOCK
 
 
 @dataclass(eq=False)
@@ -468,7 +463,7 @@ class LlamaCpp:
     def _scoring_context(self, tokens: int) -> Context:
         """The context for prompts and documents, grown to hold a part of ``tokens`` tokens."""
         tokens = max(tokens, self.max_length if self._long_rope else 1)
-        cells = _whole_blocks(tokens)
+        cells = whole_blocks(tokens)
         if self._scoring is None or self._scoring.cells < cells:
             if self._scoring:
                 self._scoring.close()
@@ -499,7 +494,7 @@ class LlamaCpp:
         if not unusual:
             return
         try:
-            self._context(_CELL_BLOCK, 1).close()
+            self._context(CELL_BLOCK, 1).close()
         except OutOfMemory as error:
             self.close()
             asked = ", ".join(f"{name} {value}" for name, value in unusual.items())
@@ -539,7 +534,7 @@ class _Company:
     def __init__(self, opens: Callable[[int, int], Context], tokens: int, rows: int) -> None:
         self.capacity = tokens
         self.rows = rows
-        cells = _whole_blocks(tokens + rows)
+        cells = whole_blocks(tokens + rows)
         self._sequences = max(4 * rows, MOST_BEAMS)
         self._padding, self._left = self._sequences, self._sequences + 1
         self.context = opens(cells, self._sequences + 2)

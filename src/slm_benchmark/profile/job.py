@@ -27,11 +27,6 @@ class Point:
     output_tokens: int
     sequences: int = 1
 
-    @property
-    def positions_each(self) -> int:
-        """Positions that the key-value cache of each sequence needs."""
-        return self.prompt_tokens + self.output_tokens
-
 
 @dataclasses.dataclass(frozen=True)
 class Job:

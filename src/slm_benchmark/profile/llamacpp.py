@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
 from slm_benchmark.errors import UserError
+from slm_benchmark.llama_cache import whole_blocks
 from slm_benchmark.profile.job import Job, Point
 from slm_benchmark.profile.memory import release_mappings
 from slm_benchmark.profile.traffic import gguf_traffic
@@ -26,9 +26,6 @@ BATCH = 2048
 
 FORWARD = 512
 """Most tokens that it forwards together."""
-
-_CELLS = 256
-"""llama.cpp makes the cache of a sequence a multiple of so many tokens."""
 
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h; the bindings have no names for the levels
 _NO_MEMORY = -2  # llama_decode could not allocate
@@ -85,8 +82,8 @@ class LlamaCppRunner:
         if self._context:
             api.llama_free(self._context)
         parameters = api.llama_context_default_params()
-        cells = math.ceil(point.positions_each / _CELLS) * _CELLS
-        parameters.n_ctx = point.sequences * cells
+        cells = point.sequences * whole_blocks(point.prompt_tokens + point.output_tokens)
+        parameters.n_ctx = cells
         parameters.n_batch, parameters.n_ubatch = BATCH, FORWARD
         parameters.n_seq_max = point.sequences
         parameters.n_threads = parameters.n_threads_batch = self._job.threads
@@ -95,8 +92,7 @@ class LlamaCppRunner:
         with _listening() as heard:
             self._context = api.llama_init_from_model(self._model, parameters)
         if not self._context:
-            wanted = f"{point.sequences} × {point.positions_each}"
-            raise MemoryError(f"none for a cache of {wanted} tokens: {_errors(heard)}")
+            raise MemoryError(f"none for a cache of {cells} tokens: {_errors(heard)}")
         self._context_log = "".join(text for _, text in heard)
         self._memory = api.llama_get_memory(self._context)
         self._prompt = _Batch(BATCH)
