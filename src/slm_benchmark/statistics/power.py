@@ -31,6 +31,10 @@ WORST_DISCORDANCE = 0.5
 """Assumed share of documents whose outcome changes, where nothing is recorded: that of two models
 that are right on half of the documents each and have nothing to do with each other."""
 
+DECIMALS = 6
+"""Of a smallest detectable loss, in the unit of the loss: processors and their libraries differ in
+the last digits of sums, and published files must follow from their records on all of them."""
+
 _TAILS = 12
 """Standard deviations of the number of flips on either side that the enumeration takes in."""
 
@@ -100,7 +104,8 @@ def smallest_detectable_loss(
         sides: As for `mcnemar_power`.
 
     Returns:
-        A share of documents, 0 … 1; None where even the loss of every document would not do.
+        A share of documents, 0 … 1, to `DECIMALS`; None where even the loss of every document
+        would not do.
     """
 
     def excess(loss: float) -> float:
@@ -109,7 +114,7 @@ def smallest_detectable_loss(
 
     if excess(1.0) < 0:
         return None
-    return float(brentq(excess, 0.0, 1.0, xtol=1e-6))
+    return round(float(brentq(excess, 0.0, 1.0, xtol=1e-12)), DECIMALS)
 
 
 def documents_needed(
@@ -180,7 +185,7 @@ def t_power(
 def smallest_detectable_shift(
     n: int, sd: float, *, alpha: float = ALPHA, power: float = POWER, sides: Sides = "two-sided"
 ) -> float | None:
-    """The smallest mean loss that the paired t test finds; None for a single document.
+    """The smallest mean loss that the paired t test finds, to `DECIMALS`; None for one document.
 
     Args:
         n: Documents.
@@ -198,7 +203,7 @@ def smallest_detectable_shift(
     high = sd
     while excess(high) < 0:
         high *= 2
-    return float(brentq(excess, 0.0, high, xtol=1e-9 * sd))
+    return round(float(brentq(excess, 0.0, high, xtol=1e-12 * sd)), DECIMALS)
 
 
 def documents_needed_shift(
