@@ -1,6 +1,6 @@
 """How often the intervals of overall scores hold the truth, and groups part what is equal.
 
-Simulated boards with known truth; prints the tables of docs/aggregates.md:
+Simulated boards with known truth; prints the tables of docs/methods/aggregates.md:
 
     python benchmarks/aggregates.py
 """
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_benchmark.standings import normalised
+from slm_benchmark.leaderboard.ranking import normalised
 from slm_benchmark.statistics.mover import Term, weighted_sum
 from slm_benchmark.statistics.proportion import PROPORTION_INTERVALS, proportion_method
 from slm_benchmark.statistics.ties import tied_groups

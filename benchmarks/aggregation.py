@@ -2,7 +2,7 @@
 
 The records are made up: every variant of every model has a score with documents in one column of
 each of the seventeen benchmarks. They lie in files of this checkout as published ones do, and a
-fresh process finds, reads, checks and aggregates them. See docs/aggregates.md.
+fresh process finds, reads, checks and aggregates them. See docs/methods/aggregates.md.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from typing import Any
 import altair as alt
 import psutil
 
-from slm_benchmark.aggregate import aggregate
-from slm_benchmark.config import Catalogue, load_catalogue
-from slm_benchmark.files import digest, read_json
-from slm_benchmark.hardware import describe
-from slm_benchmark.markdown import table
-from slm_benchmark.paths import ROOT
-from slm_benchmark.provenance import now, result_digest
-from slm_benchmark.records import documents_file, published_records
-from slm_benchmark.reference import fill_between
+from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
+from slm_benchmark.catalog.key_tables import fill_between
+from slm_benchmark.common.files import digest, read_json
+from slm_benchmark.common.markdown import table
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.leaderboard.aggregate import aggregate
+from slm_benchmark.records.hardware import describe
+from slm_benchmark.records.provenance import now, result_digest
+from slm_benchmark.records.store import documents_file, published_records
 from slm_benchmark.statistics.proportion import standard_error
 
 Record = dict[str, Any]
@@ -45,7 +45,7 @@ INTERVAL_S = 0.1
 """Between two looks at the memory."""
 
 BUILD = ROOT / "build"
-PAGE = ROOT / "docs" / "aggregates.md"
+PAGE = ROOT / "docs" / "methods" / "aggregates.md"
 CHART = PAGE.with_name("aggregation.svg")
 START, END = "<!-- aggregation:start -->", "<!-- aggregation:end -->"
 

@@ -2,7 +2,7 @@
 
 GGUF files: the profiler's measured process and llama.cpp's own ``llama-bench``, each started anew,
 in turn. Model folders: the profiler's repetition, a bare loop of forwards, and ``generate()``, on
-one loaded model, in turn. See docs/profiling.md.
+one loaded model, in turn. See docs/methods/profiling.md.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from typing import Any
 
 from benchmarks import llama_bench, report
 from benchmarks.llama_bench import Work
-from slm_benchmark.asking import engine_environment
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_write_json, digest, read_json
-from slm_benchmark.hardware import describe
-from slm_benchmark.paths import ROOT
-from slm_benchmark.profile import launch
-from slm_benchmark.profile.job import Job, Point
-from slm_benchmark.profile.limits import apply_limits
-from slm_benchmark.profile.process import collecting_by_hand, overhead_us_per_token, repeat
-from slm_benchmark.profile.prompts import Prompt, make_prompt
-from slm_benchmark.provenance import now, versions
-from slm_benchmark.reference import fill_between
+from slm_benchmark.catalog.key_tables import fill_between
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import atomic_write_json, digest, read_json
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.evaluation.runner import engine_environment
+from slm_benchmark.profiling import launch
+from slm_benchmark.profiling.job import Job, Point
+from slm_benchmark.profiling.limits import apply_limits
+from slm_benchmark.profiling.process import collecting_by_hand, overhead_us_per_token, repeat
+from slm_benchmark.profiling.prompts import Prompt, make_prompt
+from slm_benchmark.records.hardware import describe
+from slm_benchmark.records.provenance import now, versions
 from slm_benchmark.statistics.bootstrap import bootstrap_interval
 
 MODEL = ROOT / "resources" / "models" / "smollm2-135m-instruct"
 GGUF = ("gguf-f16", "gguf-q8_0", "gguf-q4_k_m")
 FOLDERS = ("base", "gptq-4bit")
 RECORD = ROOT / "benchmarks" / "agreement.json"
-PAGE = ROOT / "docs" / "profiling.md"
+PAGE = ROOT / "docs" / "methods" / "profiling.md"
 START, END = "<!-- agreement:start -->", "<!-- agreement:end -->"
 
 BOUND = 0.03
@@ -198,7 +198,7 @@ class Bench:
             RuntimeError: when the first two do not generate the same tokens.
         """
         from benchmarks import bare_loop
-        from slm_benchmark.profile.transformers import TransformersRunner
+        from slm_benchmark.profiling.transformers import TransformersRunner
 
         ids, steps = self.prompt.ids, self.work.output_tokens
         runner = TransformersRunner(self.job(folder.name, folder))

@@ -1,8 +1,8 @@
 """Known answerers on every benchmark: ``python -m benchmarks.answerers`` writes their scores.
 
 The small datasets of the tests are served by a stand-in of the hub; the code that measures models
-prepares, asks and scores them; the table goes into docs/scoring-checks.md. This takes two minutes
-and the package index, and needs no model.
+prepares, asks and scores them; the table goes into docs/benchmarks/scoring-checks.md. This takes
+two minutes and the package index, and needs no model.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_benchmark.config import Catalogue, load_catalogue
-from slm_benchmark.paths import ROOT
-from slm_benchmark.reference import fill_between
-from tests.hub import Hub, serve
+from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
+from slm_benchmark.catalog.key_tables import fill_between
+from slm_benchmark.common.paths import ROOT
+from tests.support.hub import Hub, serve
 
 if TYPE_CHECKING:
-    from tests.answerers import Outcome
+    from tests.support.answerers import Outcome
 
-PAGE = ROOT / "docs" / "scoring-checks.md"
+PAGE = ROOT / "docs" / "benchmarks" / "scoring-checks.md"
 START, END = "<!-- answerers:start -->", "<!-- answerers:end -->"
 
 HEAD = ("Benchmark", "Task", "Metric", "Documents", "Oracle", "Wrong twin", "Guesser", "Chance")
@@ -42,8 +42,8 @@ def table(catalogue: Catalogue, hub: Hub, work: Path) -> str:
 
 
 def _rows(catalogue: Catalogue, hub: Hub, work: Path) -> Iterator[tuple[str, ...]]:
-    from slm_benchmark.tasks.nltk_data import prepare_punkt
-    from tests.answerers import Guesser, Oracle, WrongTwin, columns, measure, prepare
+    from slm_benchmark.download.nltk_data import prepare_punkt
+    from tests.support.answerers import Guesser, Oracle, WrongTwin, columns, measure, prepare
 
     prepare_punkt(work / "nltk")
     for task in columns(catalogue):
@@ -59,7 +59,7 @@ def row(
     task: str, entry: dict[str, Any], knowing: Outcome, erring: Outcome, guessing: Outcome
 ) -> tuple[str, ...]:
     """A column's line: what is told of it, and what the three answerers got."""
-    from tests.answerers import is_guessed
+    from tests.support.answerers import is_guessed
 
     chance = f"{statistics.mean(guessing.odds):.3f}" if is_guessed(entry) else "–"
     return (

@@ -16,19 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from slm_benchmark.estimates import Sample, estimate
-from slm_benchmark.paths import ROOT
-from slm_benchmark.reference import fill_between
+from slm_benchmark.catalog.key_tables import fill_between
+from slm_benchmark.common.paths import ROOT
 from slm_benchmark.statistics.bootstrap import of_totals
-from slm_benchmark.statistics.proportion import (
-    PROPORTION_INTERVALS,
-    proportion_method,
-)
+from slm_benchmark.statistics.estimates import Sample, estimate
+from slm_benchmark.statistics.proportion import PROPORTION_INTERVALS, proportion_method
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator], Sample]
 
-PAGE = ROOT / "docs" / "methodology.md"
+PAGE = ROOT / "docs" / "methods" / "methodology.md"
 START, END = "<!-- coverage:start -->", "<!-- coverage:end -->"
 
 SIZES = (50, 100, 200, 500, 1000, 2000, 5000, 10_000)

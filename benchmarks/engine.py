@@ -20,20 +20,20 @@ from benchmarks import report
 from benchmarks.ours import Ours
 from benchmarks.timing import Contender, Runs, in_turn, ratio
 from benchmarks.work import GENERATED_TOKENS, WORKS, unique_tokens
-from slm_benchmark.asking import engine_environment
-from slm_benchmark.engines import Name
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import atomic_write_json, read_json
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.engines.identity import Name
 from slm_benchmark.engines.settings import Settings
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_write_json, read_json
-from slm_benchmark.hardware import describe
-from slm_benchmark.paths import ROOT
-from slm_benchmark.provenance import now, versions
+from slm_benchmark.evaluation.runner import engine_environment
+from slm_benchmark.records.hardware import describe
+from slm_benchmark.records.provenance import now, versions
 
 MODEL = ROOT / "resources" / "models" / "smollm2-135m-instruct"
 DATASETS = ROOT / "resources" / "datasets"
 SERVER_PYTHON = ROOT / "build" / "benchmark-server" / "bin" / "python"
 RECORD = ROOT / "benchmarks" / "engine.json"
-PAGE = ROOT / "docs" / "engine.md"
+PAGE = ROOT / "docs" / "methods" / "engine.md"
 
 MAX_LENGTH = 2048
 """Window of all contenders, in tokens: more than the longest prompt."""
@@ -207,7 +207,7 @@ class Bench:
                 return Baseline(harness, "`lm_eval --model hf`, batch size 1")
             return Baseline(harness, harness.use_best_batch_size(say))
         from benchmarks import llama
-        from slm_benchmark.quantize.gguf import weight_file
+        from slm_benchmark.download.weights import weight_file
 
         file = self.q8 if self.q8.is_file() else weight_file(self.q8)
         lm = ours.engine.lm

@@ -18,9 +18,9 @@ import torch
 from lm_eval.models.gguf import GGUFLM
 from lm_eval.models.huggingface import HFLM
 
+from slm_benchmark.common.errors import EnvironmentFault
 from slm_benchmark.engines.schedule import TREE
 from slm_benchmark.engines.settings import Settings
-from slm_benchmark.errors import EnvironmentFault
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 """Sizes among which `lm_eval --model hf` gets its best."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from slm_benchmark.engines.backend import Logits, Scored
 from slm_benchmark.engines.llamacpp import Context, LlamaCpp
+from slm_benchmark.engines.logprobs import ScoreReader
 from slm_benchmark.engines.schedule import TREE, Part
-from slm_benchmark.engines.scores import ScoreReader
 from slm_benchmark.engines.settings import Settings
 
 Pair = tuple[list[int], list[int]]

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import EnvironmentFault
-from slm_benchmark.files import atomic_directory, atomic_write_json, read_json
-from slm_benchmark.paths import ROOT, relative
-from slm_benchmark.profile.launch import environment
+from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.files import atomic_directory, atomic_write_json, read_json
+from slm_benchmark.common.paths import ROOT, relative
+from slm_benchmark.download.wheels import fetch_wheel
+from slm_benchmark.profiling.launch import environment
 from slm_benchmark.quantize.converter import PACKAGE, SHA256, VERSION
-from slm_benchmark.wheels import fetch_wheel
 from tools.install import clean_environment, exclusive, llama_cmake
 
 BATCH, FORWARD = 2048, 512

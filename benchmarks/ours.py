@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.engines import Engine, Name, load_engine
+from slm_benchmark.engines.engine import Engine
+from slm_benchmark.engines.identity import Name
+from slm_benchmark.engines.load import load_engine
 from slm_benchmark.engines.settings import Settings
 
 
@@ -87,14 +89,15 @@ class Ours:
 
     def _phases(self) -> list[tuple[str, Any, str]]:
         """Phase, and the owner and name of each function that belongs to it."""
-        from slm_benchmark.engines import harness, scores
+        from slm_benchmark.engines import lm as harness
+        from slm_benchmark.engines import logprobs
 
         lm = self.engine.lm
         found: list[tuple[str, Any, str]] = [
             ("tokenising", lm, "tok_encode"),
             ("planning", harness, "plan_document"),
             ("planning", harness, "plan_parts"),
-            ("log-softmax", scores.ScoreReader, "add"),
+            ("log-softmax", logprobs.ScoreReader, "add"),
         ]
         if self.name == "llama.cpp":
             from llama_cpp import llama_cpp as api

@@ -1,4 +1,4 @@
-"""The results of `benchmarks.engine` as Markdown, and their place in docs/engine.md."""
+"""The results of `benchmarks.engine` as Markdown, and their place in docs/methods/engine.md."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.work import WORKS
-from slm_benchmark.reference import fill_between
+from slm_benchmark.catalog.key_tables import fill_between
 
 START, END = "<!-- engine:start -->", "<!-- engine:end -->"
 

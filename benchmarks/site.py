@@ -2,7 +2,7 @@
 
 A made-up leaderboard becomes a site, as the rule makes one. A server on this machine hands it out
 below a sub-path and compresses as static hosts do, and headless Chromium opens it. See
-docs/website.md.
+docs/start/website.md.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from slm_benchmark.aggregate import metric_names
-from slm_benchmark.files import atomic_write_text, read_json
-from slm_benchmark.hardware import describe
-from slm_benchmark.markdown import table
-from slm_benchmark.paths import ROOT
-from slm_benchmark.provenance import now
-from slm_benchmark.reference import fill_between
-from slm_benchmark.schemas import write_record
+from slm_benchmark.catalog.key_tables import fill_between
+from slm_benchmark.common.files import atomic_write_text, read_json
+from slm_benchmark.common.markdown import table
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.common.schemas import write_record
+from slm_benchmark.leaderboard.aggregate import metric_names
+from slm_benchmark.leaderboard.ranking import COSTS
+from slm_benchmark.records.hardware import describe
+from slm_benchmark.records.provenance import now
 from slm_benchmark.site import build_site
-from slm_benchmark.standings import COSTS
 
 Record = dict[str, Any]
 
@@ -48,7 +48,7 @@ VARIANTS = {
     "gguf-q4_k_m": "gguf",
 }
 BUILD = ROOT / "build"
-PAGE = ROOT / "docs" / "website.md"
+PAGE = ROOT / "docs" / "start" / "website.md"
 START, END = "<!-- site:start -->", "<!-- site:end -->"
 SUB_PATH = "/slm-benchmark"
 ROUNDS = 7

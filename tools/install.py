@@ -33,7 +33,7 @@ WORK = ROOT / ".wheels"
 """Logs of the set-up and the lock that keeps two set-ups of one clone apart (ignored by git)."""
 
 ENGINE_NAMES = (
-    'exec("try:\\n import slm_benchmark.lm_eval_names as names\\n'
+    'exec("try:\\n import slm_benchmark.engines.lm_eval_plugin as names\\n'
     "except ImportError: pass\\nelse:\\n names.watch()\\n"
     " [sys.modules.pop(n) for n in list(sys.modules) if n.startswith('slm_benchmark')]\")"
 )
@@ -450,7 +450,7 @@ def main() -> int:
         say("stopped; the same command resumes")
         return 130
     sys.path.insert(0, str(ROOT / "src"))
-    from slm_benchmark.profiles import config_folder, link_profiles
+    from slm_benchmark.workflow.profile_links import config_folder, link_profiles
 
     for warning in link_profiles(config_folder(), ROOT):
         say(f"warning: {warning}")

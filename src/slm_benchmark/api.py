@@ -5,8 +5,9 @@
     board = Leaderboard.open("https://example.org/slm-benchmark")
     board.scores(task="hellaswag", protocol="full")
 
-It reads version 1 of the API, which ``docs/api.md`` describes, with the standard library alone;
-`Leaderboard.frame` needs pandas. Every file is checked against the digest that the index has of it.
+It reads version 1 of the API, which ``docs/reference/api.md`` describes, with the standard library
+alone; `Leaderboard.frame` needs pandas. Every file is checked against the digest that the index has
+of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_benchmark.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import EnvironmentFault, UserError
 
 if TYPE_CHECKING:
     import pandas

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm_benchmark import __version__
-from slm_benchmark.errors import UserError
+from slm_benchmark.common.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit codes: 0 identical; 3 agrees; 4 underpowered; 5 not verified, as nothing "
         "could be run here; 6 changed input, named before anything is computed; 7 disagrees; and "
         "1 after bad input or a fault of the surroundings, 2 after bad usage. With --all it is "
-        "the highest code of all records. docs/verifying.md explains them",
+        "the highest code of all records. docs/how-to/verifying.md explains them",
     )
     verify.add_argument(
         "path", nargs="?", type=Path, help="a record; with --all a folder, results/ by default"
@@ -152,10 +152,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from slm_benchmark.config import Plan, load_catalogue
-    from slm_benchmark.files import read_yaml
-    from slm_benchmark.paths import CONFIG
-    from slm_benchmark.registry import load_model
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.catalog.model_cards import load_model
+    from slm_benchmark.catalog.run_config import Plan
+    from slm_benchmark.common.files import read_yaml
+    from slm_benchmark.common.paths import CONFIG
 
     cards = [load_model(card) for card in options.cards]
     catalogue = load_catalogue()
@@ -170,8 +171,8 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _pin(options: argparse.Namespace) -> int:
-    from slm_benchmark.paths import CONFIG
-    from slm_benchmark.pin import pin_card, pin_datasets
+    from slm_benchmark.common.paths import CONFIG
+    from slm_benchmark.download.pin import pin_card, pin_datasets
 
     for file in options.files:
         datasets = file.resolve() == (CONFIG / "datasets.yaml").resolve()
@@ -180,9 +181,9 @@ def _pin(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from slm_benchmark.config import load_catalogue
-    from slm_benchmark.publish import publish
-    from slm_benchmark.records import is_record
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.publishing.publish import publish
+    from slm_benchmark.records.store import is_record
 
     records: list[Path] = []
     for path in options.records:
@@ -202,8 +203,8 @@ def _score(options: argparse.Namespace) -> int:
     os.environ["TQDM_DISABLE"] = "1"
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
-    from slm_benchmark.config import load_catalogue
-    from slm_benchmark.score import score_kept
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.evaluation.rescoring import score_kept
 
     found: list[Path] = []
     for path in options.answers:
@@ -218,7 +219,7 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _check_engine(options: argparse.Namespace) -> int:
-    from slm_benchmark.check_engine import check_engine, find_targets
+    from slm_benchmark.evaluation.engine_selftest import check_engine, find_targets
 
     targets = find_targets(options.model, options.variants, options.tokenizer)
     well = True
@@ -229,7 +230,7 @@ def _check_engine(options: argparse.Namespace) -> int:
 
 
 def _compare_profiles(options: argparse.Namespace) -> int:
-    from slm_benchmark.profile.compare import compare, count_inside, render
+    from slm_benchmark.profiling.compare import compare, count_inside, render
 
     comparisons, lacking = compare(options.first, options.second)
     for sentence in lacking:
@@ -246,17 +247,17 @@ def _compare_profiles(options: argparse.Namespace) -> int:
 
 
 def _import_power(options: argparse.Namespace) -> int:
-    from slm_benchmark.wall_meter import import_power
+    from slm_benchmark.profiling.energy.wall_meter import import_power
 
     print(import_power(options.readings, options.record, options.name))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from slm_benchmark.config import load_catalogue
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.common.paths import RESULTS
+    from slm_benchmark.export.export import FORMATS, export
     from slm_benchmark.export.project import read_project
-    from slm_benchmark.export.store import FORMATS, export
-    from slm_benchmark.paths import RESULTS
 
     project = read_project(options.url)
     formats = options.format or FORMATS
@@ -266,9 +267,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _integrity(options: argparse.Namespace) -> int:
-    from slm_benchmark.config import load_catalogue
-    from slm_benchmark.integrity import check_integrity, describe_report
-    from slm_benchmark.paths import RESULTS
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.common.paths import RESULTS
+    from slm_benchmark.publishing.integrity import check_integrity, describe_report
 
     results = options.results or RESULTS
     report = check_integrity(load_catalogue(), results.resolve(), options.manifest)
@@ -277,8 +278,8 @@ def _integrity(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from slm_benchmark.config import load_catalogue
-    from slm_benchmark.planner import Question, answer, parse_margin, recorded
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.leaderboard.sample_size import Question, answer, parse_margin, recorded
 
     question = Question(
         task=options.task,
@@ -294,7 +295,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from slm_benchmark.verify.command import verify_one, verify_release
+    from slm_benchmark.publishing.verify.command import verify_one, verify_release
 
     if options.all:
         return verify_release(options)
@@ -304,8 +305,8 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _link_profiles(options: argparse.Namespace) -> int:
-    from slm_benchmark.paths import ROOT
-    from slm_benchmark.profiles import config_folder, link_profiles
+    from slm_benchmark.common.paths import ROOT
+    from slm_benchmark.workflow.profile_links import config_folder, link_profiles
 
     folder = config_folder()
     warnings = link_profiles(folder, ROOT, replace=options.replace)

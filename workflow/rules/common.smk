@@ -6,15 +6,16 @@ from pathlib import Path
 # The package of this checkout, also where it is not installed.
 sys.path.insert(0, str(Path(workflow.basedir).parent / "src"))
 
-from slm_benchmark.adapter import (
+from slm_benchmark.workflow.job import (
     asking,
     clean_errors,
     hold_the_only_run,
     prepare_jobs,
     warn,
 )
-from slm_benchmark.config import Plan, load_catalogue
-from slm_benchmark.plan import Names
+from slm_benchmark.catalog.catalog import load_catalogue
+from slm_benchmark.catalog.run_config import Plan
+from slm_benchmark.workflow.rule_inputs import Names
 
 prepare_jobs()
 with clean_errors():

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.workflow.job import configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark.aggregate import aggregate
+    from slm_benchmark.leaderboard.aggregate import aggregate
 
     catalogue, plan = configured(snakemake)
     aggregate(

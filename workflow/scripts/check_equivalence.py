@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.workflow.job import configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark import progress
-    from slm_benchmark.aggregate import describe_equivalence
-    from slm_benchmark.equivalence import Inputs, check_equivalence
+    from slm_benchmark.common import progress
+    from slm_benchmark.evaluation.equivalence import Inputs, check_equivalence
+    from slm_benchmark.leaderboard.aggregate import describe_equivalence
 
     catalogue, plan = configured(snakemake)
     datasets = [Path(manifest).parent for manifest in snakemake.input.datasets]

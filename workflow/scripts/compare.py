@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.workflow.job import configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark.comparison import write_reports
-    from slm_benchmark.files import atomic_directory
-    from slm_benchmark.records import RECORD_SCHEMAS, Lean, current_records
+    from slm_benchmark.common.files import atomic_directory
+    from slm_benchmark.leaderboard.quantization_report import write_reports
+    from slm_benchmark.records.store import RECORD_SCHEMAS, Lean, current_records
 
     catalogue, _ = configured(snakemake)
     records = [Path(record) for record in snakemake.input.records]

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import asked, configured, job, output_paths
+from slm_benchmark.workflow.job import asked, configured, job, output_paths
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 with job(snakemake.log[0]):
-    from slm_benchmark import progress
-    from slm_benchmark.evaluate import Outputs, evaluate
-    from slm_benchmark.publish import compare_with_published
+    from slm_benchmark.common import progress
+    from slm_benchmark.evaluation.loglikelihood import Outputs, evaluate
+    from slm_benchmark.publishing.publish import compare_with_published
 
     catalogue, _ = configured(snakemake)
     cell, folders = asked(snakemake)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.workflow.job import configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,8 +10,12 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark import progress
-    from slm_benchmark.fidelity import describe_fidelity, measure_fidelity, read_fidelity_config
+    from slm_benchmark.common import progress
+    from slm_benchmark.evaluation.fidelity import (
+        describe_fidelity,
+        measure_fidelity,
+        read_fidelity_config,
+    )
 
     catalogue, plan = configured(snakemake)
     record = measure_fidelity(

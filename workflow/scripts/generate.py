@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import asked, configured, job, output_paths
+from slm_benchmark.workflow.job import asked, configured, job, output_paths
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
 
 with job(snakemake.log[0]):
-    from slm_benchmark.generate import Outputs, generate
+    from slm_benchmark.evaluation.generation import Outputs, generate
 
     catalogue, _ = configured(snakemake)
     cell, folders = asked(snakemake)

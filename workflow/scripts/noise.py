@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import asked, configured, job
+from slm_benchmark.workflow.job import asked, configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark import progress
-    from slm_benchmark.noise import describe_noise, measure_noise
+    from slm_benchmark.common import progress
+    from slm_benchmark.evaluation.noise_floor import describe_noise, measure_noise
 
     catalogue, _ = configured(snakemake)
     cell, folders = asked(snakemake)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.workflow.job import configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark.tasks.datasets import prepare_dataset
+    from slm_benchmark.download.datasets import prepare_dataset
 
     catalogue, _ = configured(snakemake)
     dataset = snakemake.wildcards.dataset

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import job
+from slm_benchmark.workflow.job import job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,6 +10,6 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark.tasks.nltk_data import prepare_punkt
+    from slm_benchmark.download.nltk_data import prepare_punkt
 
     prepare_punkt(Path(snakemake.output[0]).parent)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job, restart_with
+from slm_benchmark.workflow.job import configured, job, restart_with
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -15,7 +15,7 @@ with job(snakemake.log[0]):
     from pathlib import Path
 
     from slm_benchmark.quantize.calibration import load_calibration
-    from slm_benchmark.quantize.four_bit import quantizer
+    from slm_benchmark.quantize.dispatch import quantizer
 
     catalogue, _ = configured(snakemake)
     settings = snakemake.params.settings

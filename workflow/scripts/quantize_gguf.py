@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job
+from slm_benchmark.workflow.job import configured, job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake

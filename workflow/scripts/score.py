@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import configured, job, output_paths
+from slm_benchmark.workflow.job import configured, job, output_paths
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark import progress
-    from slm_benchmark.evaluate import Outputs
-    from slm_benchmark.publish import compare_with_published
-    from slm_benchmark.score import score
+    from slm_benchmark.common import progress
+    from slm_benchmark.evaluation.loglikelihood import Outputs
+    from slm_benchmark.evaluation.rescoring import score
+    from slm_benchmark.publishing.publish import compare_with_published
 
     catalogue, plan = configured(snakemake)
     record = score(

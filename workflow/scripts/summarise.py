@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.adapter import job
+from slm_benchmark.workflow.job import job
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark import progress
-    from slm_benchmark.aggregate import failures, summary
-    from slm_benchmark.fidelity import describe_fidelity
-    from slm_benchmark.files import read_json
-    from slm_benchmark.records import read_run
+    from slm_benchmark.common import progress
+    from slm_benchmark.common.files import read_json
+    from slm_benchmark.evaluation.fidelity import describe_fidelity
+    from slm_benchmark.leaderboard.aggregate import failures, summary
+    from slm_benchmark.records.store import read_run
 
     leaderboard = read_json("build/preview/leaderboard.json")
     inputs = snakemake.input

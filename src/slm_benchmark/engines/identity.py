@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from slm_benchmark.files import digest, sha256_file
+from slm_benchmark.common.files import digest, sha256_file
 
 Name = Literal["llama.cpp", "transformers", "vllm"]
 

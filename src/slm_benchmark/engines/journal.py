@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from slm_benchmark.files import digest
+from slm_benchmark.common.files import digest
 
 
 class Journal:

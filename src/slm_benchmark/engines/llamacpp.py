@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from llama_cpp import llama_cpp as api
 
+from slm_benchmark.common.errors import NotApplicable, UserError
 from slm_benchmark.engines.backend import MOST_BEAMS, Logits, OutOfMemory, Scored
+from slm_benchmark.engines.llama_cache import CELL_BLOCK, whole_blocks
+from slm_benchmark.engines.logprobs import ScoreReader, check_finite
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import LEAVES, TREE, Part, Plan, reusable_prefix
-from slm_benchmark.engines.scores import ScoreReader, check_finite
 from slm_benchmark.engines.settings import CacheFormat, Settings
-from slm_benchmark.errors import NotApplicable, UserError
-from slm_benchmark.llama_cache import CELL_BLOCK, whole_blocks
 
 ROWS = 8
 """Rows of a generation step. More would pay little: eight already keep the cores busy."""

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from slm_benchmark.engines import company
+from slm_benchmark.engines import transformers_cache
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
+from slm_benchmark.engines.logprobs import ScoreReader, check_finite
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import TREE, Part, Plan, plan_document, reusable_prefix
-from slm_benchmark.engines.scores import ScoreReader, check_finite
 from slm_benchmark.engines.settings import Settings
 
 ROWS = 16
@@ -117,7 +117,7 @@ class Transformers:
         if self._own_cache and not self._generation_agrees():
             self._own_cache = None
         self.shares = _keeps_plain_keys(self.model, self.max_length) and self._tree_agrees()
-        if self.shares and company.prepare(self.model):
+        if self.shares and transformers_cache.prepare(self.model):
             self.rows = ROWS
             if not self._generation_agrees():
                 self.rows = 1
@@ -281,7 +281,7 @@ class Transformers:
     def _make_room(self, tokens: int) -> None:
         """Let the cache take ``tokens`` tokens; a larger one begins empty."""
         if self._cache is None or self._cache.room < tokens:
-            self._cache, self._trunk = company.TreeCache(self.model.config, tokens), []
+            self._cache, self._trunk = transformers_cache.TreeCache(self.model.config, tokens), []
 
     def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         """See `Backend.reserve`."""
@@ -315,7 +315,7 @@ class Transformers:
                 state.tokens += tokens
                 return self._go_on(state, tokens)
             self.forwarded_tokens += len(tokens)
-            return _array(company.step(self.model, states, tokens, self.rows))
+            return _array(transformers_cache.step(self.model, states, tokens, self.rows))
 
     def _go_on(self, state: _Alone, tokens: Sequence[int]) -> Logits:
         """Forward ``tokens``, the last ones of a generation; logits of the last, shape (1, all)."""

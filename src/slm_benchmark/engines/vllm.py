@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.engines import Engine
+from slm_benchmark.common.errors import NotApplicable, UserError
+from slm_benchmark.common.files import read_json
+from slm_benchmark.engines.engine import Engine
 from slm_benchmark.engines.identity import VERSIONS
 from slm_benchmark.engines.settings import Settings
-from slm_benchmark.errors import NotApplicable, UserError
-from slm_benchmark.files import read_json
 
 MEMORY_SHARE = 0.9
 """Share of the GPU's memory that vLLM takes for the weights and its cache."""
@@ -92,7 +92,7 @@ def _backend_class() -> Any:
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.models.vllm_causallms import VLLM
 
-    from slm_benchmark.engines.harness import DEFAULT_MAX_GEN_TOKS, BenchmarkLM
+    from slm_benchmark.engines.lm import DEFAULT_MAX_GEN_TOKS, BenchmarkLM
 
     class BenchmarkVLLM(VLLM):  # type: ignore[misc]
         encode = BenchmarkLM.encode
@@ -138,7 +138,7 @@ def _check_gpu() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "vLLM is not installed; it needs an environment of its own, with CUDA",
-            fix="install lm-eval[vllm] there (docs/lm-eval.md), or choose another protocol",
+            fix="install lm-eval[vllm] there (docs/how-to/lm-eval.md), or choose another protocol",
         )
     import torch
 

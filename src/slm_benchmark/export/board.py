@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.aggregate import FRONTS, metric_names
+from slm_benchmark.common.schemas import schema
 from slm_benchmark.export.tables import (
     TABLES,
     VALUE,
@@ -18,8 +18,8 @@ from slm_benchmark.export.tables import (
     point_lengths,
     unit_of,
 )
-from slm_benchmark.records import Record
-from slm_benchmark.schemas import schema
+from slm_benchmark.leaderboard.aggregate import FRONTS, metric_names
+from slm_benchmark.records.store import Record
 
 KEY = ("model", "variant", "hardware", "protocol")
 """What tells a row of the leaderboard from every other."""

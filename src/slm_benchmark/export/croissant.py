@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from slm_benchmark.common.files import sha256_file
 from slm_benchmark.export.project import RESULTS_LICENSE, Project
 from slm_benchmark.export.tables import TABLES, Kind, Table
-from slm_benchmark.files import sha256_file
 
 FILE = "croissant.json"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import read_yaml
-from slm_benchmark.paths import ROOT, relative
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import read_yaml
+from slm_benchmark.common.paths import ROOT, relative
 
 RESULTS_LICENSE = "https://creativecommons.org/licenses/by/4.0/"
 """Licence of results/, as its LICENSE says."""

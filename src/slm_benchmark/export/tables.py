@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from slm_benchmark.files import canonical_json
-from slm_benchmark.records import Record, read_documents
+from slm_benchmark.common.files import canonical_json
+from slm_benchmark.records.store import Record, read_documents
 
 Kind = Literal["text", "number", "integer", "flag", "time"]
 Row = dict[str, Any]

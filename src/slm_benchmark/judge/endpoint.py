@@ -12,8 +12,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from slm_benchmark.errors import EnvironmentFault, UserError
-from slm_benchmark.judge import CATALOGUE, Chat, Verdict
+from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.judge.protocol import CATALOGUE, Chat, Verdict
 
 BACKOFF_S = 1.0
 """Pause before the second try, doubled for each further one."""

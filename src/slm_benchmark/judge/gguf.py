@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import digest, sha256_file
-from slm_benchmark.judge import CATALOGUE, Chat, Verdict
-from slm_benchmark.paths import ROOT
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import digest, sha256_file
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.judge.protocol import CATALOGUE, Chat, Verdict
 
 _TOKENIZER_FILES = (
     "chat_template.jinja",
@@ -38,8 +38,9 @@ class GgufJudge:
     """
 
     def __init__(self, judge_id: str, entry: Mapping[str, Any], threads: int) -> None:
-        from slm_benchmark.engines import Settings, load_engine
-        from slm_benchmark.quantize.gguf import weight_file
+        from slm_benchmark.download.weights import weight_file
+        from slm_benchmark.engines.load import load_engine
+        from slm_benchmark.engines.settings import Settings
 
         self._id, self._entry = judge_id, entry
         weights, tokenizer = (self._existing(field) for field in ("weights", "tokenizer"))

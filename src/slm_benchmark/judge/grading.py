@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark import progress
+from slm_benchmark.common import progress
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import digest
+from slm_benchmark.common.paths import relative
 from slm_benchmark.engines.journal import Journal
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import digest
-from slm_benchmark.judge import Chat, Judge, Verdict
-from slm_benchmark.paths import relative
+from slm_benchmark.judge.protocol import Chat, Judge, Verdict
 
 NEEDS_REFERENCE = ("math", "reasoning", "coding")
 """Categories that are graded beside a reference answer."""
@@ -66,7 +66,7 @@ def load_templates(prompts: Path) -> dict[str, Template]:
     Raises:
         UserError: when one of `TEMPLATES` is not there.
     """
-    from slm_benchmark.tasks.datasets import load_splits
+    from slm_benchmark.download.datasets import load_splits
 
     rows = load_splits(prompts)["prompts"].to_list()
     found = {row["name"]: Template(row["system_prompt"], row["prompt_template"]) for row in rows}

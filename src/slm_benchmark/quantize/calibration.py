@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import digest
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import digest
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def load_calibration(dataset: Path, base: Path, texts: int, tokens: int) -> Cali
     """
     from transformers import AutoTokenizer
 
-    from slm_benchmark.tasks.datasets import load_splits
+    from slm_benchmark.download.datasets import load_splits
 
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows: list[list[int]] = []

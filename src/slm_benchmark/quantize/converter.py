@@ -6,9 +6,9 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from slm_benchmark.files import atomic_directory, atomic_write_json
-from slm_benchmark.paths import relative
-from slm_benchmark.wheels import fetch_wheel
+from slm_benchmark.common.files import atomic_directory, atomic_write_json
+from slm_benchmark.common.paths import relative
+from slm_benchmark.download.wheels import fetch_wheel
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"

@@ -9,24 +9,18 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_directory
-from slm_benchmark.manifest import read_manifest, shares, write_manifest
-from slm_benchmark.provenance import versions
+from slm_benchmark.catalog.model_cards import Model
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import atomic_directory
+from slm_benchmark.download.weights import read_manifest, shares, weight_file, write_manifest
 from slm_benchmark.quantize.converter import SCRIPT
-from slm_benchmark.registry import Model
+from slm_benchmark.records.provenance import versions
 
 NOMINAL_BITS = {"gguf-f16": 16.0, "gguf-q8_0": 8.5, "gguf-q4_k_m": 4.5}
 """Bits per weight of the main block type: Q8_0 has 32 weights and a scale in 34 bytes (8.5), Q4_K
 256 weights in 144 bytes (4.5)."""
 
 _FILE_TYPES = {"gguf-q8_0": "LLAMA_FTYPE_MOSTLY_Q8_0", "gguf-q4_k_m": "LLAMA_FTYPE_MOSTLY_Q4_K_M"}
-
-
-def weight_file(folder: Path) -> Path:
-    """The one GGUF file in a variant's folder."""
-    (found,) = folder.glob("*.gguf")
-    return found
 
 
 def convert_to_gguf(model: Model, base: Path, converter: Path, target: Path) -> None:

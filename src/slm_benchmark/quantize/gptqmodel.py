@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_directory, atomic_write_json, read_json
-from slm_benchmark.provenance import versions
+from slm_benchmark.catalog.model_cards import Model
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import atomic_directory, atomic_write_json, read_json
 from slm_benchmark.quantize.calibration import Calibration
-from slm_benchmark.quantize.four_bit import BITS, METHODS, SYMMETRIC, write_4bit_manifest
+from slm_benchmark.quantize.manifest_4bit import BITS, METHODS, SYMMETRIC, write_4bit_manifest
 from slm_benchmark.quantize.shapes import check_awq_rows, group_size, linear_in_features
-from slm_benchmark.registry import Model
+from slm_benchmark.records.provenance import versions
 
 
 def quantize_4bit(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from slm_benchmark.errors import UserError
+from slm_benchmark.common.errors import UserError
 
 GROUP_SIZES = (128, 64, 32)
 """Group sizes that the 4-bit kernels know, the cheapest first."""

@@ -9,7 +9,7 @@ from slm_benchmark.sandbox.run import (
     require_confinement,
     run_program,
 )
-from slm_benchmark.sandbox.supervise import Outcome, State
+from slm_benchmark.sandbox.supervisor import Outcome, State
 
 __all__ = [
     "CannotConfine",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from slm_benchmark.paths import CONFIG
-from slm_benchmark.schemas import read_config
+from slm_benchmark.common.paths import CONFIG
+from slm_benchmark.common.schemas import read_config
 
 
 @dataclass(frozen=True)

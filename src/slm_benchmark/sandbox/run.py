@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slm_benchmark.errors import EnvironmentFault, NotRun
-from slm_benchmark.paths import ROOT
+from slm_benchmark.common.errors import EnvironmentFault, NotRun
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.sandbox.backends import ENVIRONMENT, MEANS, Means, visible_paths
 from slm_benchmark.sandbox.limits import Limits
-from slm_benchmark.sandbox.means import ENVIRONMENT, MEANS, Means, visible_paths
-from slm_benchmark.sandbox.supervise import Outcome, supervise
+from slm_benchmark.sandbox.supervisor import Outcome, supervise
 
 
 class CannotConfine(NotRun):

@@ -9,14 +9,15 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import atomic_directory, write_text
-from slm_benchmark.paths import ROOT
-from slm_benchmark.schemas import read_record
-from slm_benchmark.site.api import write_api
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import atomic_directory, write_text
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.common.schemas import read_record
+from slm_benchmark.site.api_files import write_api
 from slm_benchmark.site.charts import vega_bundle
 from slm_benchmark.site.model import insert_measurements
 from slm_benchmark.site.pages import render_pages
+from slm_benchmark.site.redirects import REDIRECTS, write_redirects
 
 MEASURED = ".models"
 """Folder of what was measured of each model, in the folder of pages; MkDocs leaves it alone."""
@@ -50,7 +51,7 @@ def build_site(leaderboard: Path, target: Path, docs: Path, reports: Path | None
     with atomic_directory(target.parent / "pages") as pages:
         for name, text in render_pages(table, compared, leaderboard, pages / MEASURED).items():
             write_text(pages / name, text)
-        shutil.copytree(docs, pages / "docs")
+        shutil.copytree(docs, pages / "docs", ignore=shutil.ignore_patterns(REDIRECTS))
         with as_file(files(__package__) / "assets") as assets:
             shutil.copytree(assets, pages / "assets", dirs_exist_ok=True)
         write_text(pages / "assets" / "vega.js", vega_bundle())
@@ -58,6 +59,7 @@ def build_site(leaderboard: Path, target: Path, docs: Path, reports: Path | None
     with atomic_directory(target) as site:
         _mkdocs(ROOT / "mkdocs.yml", pages=target.parent / "pages", site=site)
         insert_measurements(target.parent / "pages" / MEASURED, site / "models")
+        write_redirects(docs, site)
 
 
 def read_reports(folder: Path | None, models: Iterable[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slm_benchmark.leaderboard.ranking import COSTS
 from slm_benchmark.site import formats
 from slm_benchmark.site.charts import (
     AXES,
@@ -26,7 +27,6 @@ from slm_benchmark.site.charts import (
     scores,
 )
 from slm_benchmark.site.metrics import METRICS, Metric
-from slm_benchmark.standings import COSTS
 
 Record = Mapping[str, Any]
 Section = Mapping[str, Any]

@@ -12,9 +12,9 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from slm_benchmark.config import VARIANTS
-from slm_benchmark.files import canonical_json, write_text
-from slm_benchmark.parallel import spread
+from slm_benchmark.catalog.catalog import VARIANTS
+from slm_benchmark.common.files import canonical_json, write_text
+from slm_benchmark.common.parallel import spread
 from slm_benchmark.site.cells import plain_cell, quantity_cell, score_cell, source_line
 from slm_benchmark.site.charts import is_forkable
 from slm_benchmark.site.figures import model_figures

@@ -12,8 +12,8 @@ from typing import Any
 
 import jinja2
 
-from slm_benchmark.config import VARIANTS
-from slm_benchmark.errors import UserError
+from slm_benchmark.catalog.catalog import VARIANTS
+from slm_benchmark.common.errors import UserError
 from slm_benchmark.site import formats
 from slm_benchmark.site.charts import compare_bars_spec, radar_spec
 from slm_benchmark.site.figures import chart_groups, size_figure

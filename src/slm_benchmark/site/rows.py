@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from slm_benchmark.config import VARIANTS
+from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.site import formats
 from slm_benchmark.site.metrics import METRICS, Metric
 

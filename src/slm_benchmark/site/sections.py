@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from slm_benchmark.config import VARIANTS
+from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.site import formats
 from slm_benchmark.site.metrics import METRICS
 

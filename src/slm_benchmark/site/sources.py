@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.paths import ROOT
-from slm_benchmark.provenance import command_for
+from slm_benchmark.common.paths import ROOT
+from slm_benchmark.records.provenance import command_for
 
 Record = Mapping[str, Any]
 Lines = dict[str, dict[str, Any]]

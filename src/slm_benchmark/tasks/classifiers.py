@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import digest, sha256_file
-from slm_benchmark.paths import ROOT
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import digest, sha256_file
+from slm_benchmark.common.paths import ROOT
 
 SENTIMENT_THRESHOLD = 0.5
 """From this compound score on a text counts as positive, and from its negative on as negative.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slm_benchmark.files import digest
+from slm_benchmark.common.files import digest
 
 PART, INDEX = "part", "index"
 """Keys that are no fields: the part of the column, and the document's place in its split."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, cast
 
-from slm_benchmark.errors import UserError
-from slm_benchmark.files import sha256_bytes
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import sha256_bytes
 from slm_benchmark.sandbox import Outcome, State
 
 Run = Callable[[str, str], Outcome]

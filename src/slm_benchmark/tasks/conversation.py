@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from slm_benchmark.errors import NotApplicable
+from slm_benchmark.common.errors import NotApplicable
 
 Message = dict[str, str]
 """``role`` (system, user or assistant) and ``content``."""

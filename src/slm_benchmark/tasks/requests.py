@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from slm_benchmark.tasks.harness import TaskPart
+from slm_benchmark.tasks.loader import TaskPart
 
 Chosen = Mapping[str, Sequence[int]]
 """Part → indices of its chosen documents, ascending."""

@@ -201,7 +201,7 @@
   }
 
   // The overall score with a reader's weights. The categories share no documents, so their errors
-  // add in squares, as statistics/mover.py adds them; docs/methodology.md has the source.
+  // add in squares, as statistics/mover.py adds them; docs/methods/methodology.md has the source.
   function weighted() {
     const parts = board.categories.map((category) => ({
       column: board.columns.get(`category:${category}`),

@@ -1,0 +1,197 @@
+"""Beam search over a backend, with the meaning that Hugging Face's ``generate`` gives it.
+
+Prompts are searched one after the other; the beams of one fill the rows of a step, and take several
+steps where there are more beams than rows. So what is found does not depend on other prompts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory
+from slm_benchmark.engines.decoding import Beams, plan_prompts
+from slm_benchmark.engines.logprobs import log_sum_exp
+from slm_benchmark.engines.schedule import Part
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search to make.
+
+    Attributes:
+        context: Token ids of the prompt, at least one.
+        limit: Most new tokens.
+        beams: How it is searched.
+        finished: Told all new tokens of a candidate; true ends this candidate.
+        end_tokens: How many tokens end a text: so many candidates more are looked at for each beam,
+            as all of these may end.
+    """
+
+    context: Sequence[int]
+    limit: int
+    beams: Beams
+    finished: Callable[[Sequence[int]], bool]
+    end_tokens: int
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest answer."""
+        return len(self.context) + self.limit
+
+    @property
+    def held(self) -> int:
+        """Most tokens that the beams hold together; they share the prompt."""
+        return len(self.context) + self.beams.count * self.limit
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found.
+
+    Attributes:
+        index: Of the search.
+        new: Its best new tokens.
+        by_itself: Whether these ended by themselves, before the limit.
+        forwarded: New tokens that were forwarded, those of all beams.
+    """
+
+    index: int
+    new: list[int]
+    by_itself: bool
+    forwarded: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Beam:
+    """New tokens with their summed log-probability, in nats; ``state`` holds all but the last."""
+
+    state: Any
+    new: list[int]
+    total: float
+
+
+@dataclass(frozen=True)
+class _Ended:
+    new: list[int]
+    by_itself: bool
+    score: float
+
+
+def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
+    """Make all searches, in the order in which their prompts share most.
+
+    Args:
+        backend: The model.
+        searches: The searches.
+
+    Yields:
+        What each search found.
+
+    Raises:
+        EnvironmentFault: when there is no memory for a single search.
+    """
+    if not searches:
+        return
+    parts, plan = plan_prompts([one.context for one in searches], backend.chunk)
+    waiting = deque(plan.order)
+    failed: int | None = None
+    while waiting:
+        try:
+            backend.reserve(plan, [one.held for one in searches], 1)
+            while waiting:
+                best, forwarded = _search_one(backend, searches[waiting[0]], parts[waiting[0]])
+                yield Found(waiting.popleft(), best.new, best.by_itself, forwarded)
+        except OutOfMemory as error:
+            if failed == waiting[0]:
+                raise EnvironmentFault(
+                    f"no memory for a single beam search: {error}",
+                    fix="free memory, or run fewer jobs at once",
+                ) from error
+            failed = waiting[0]
+            backend.free()
+
+
+def _search_one(backend: Backend, asked: Search, part: Part) -> tuple[_Ended, int]:
+    """The best text that ended, and the new tokens that were forwarded."""
+    beams = asked.beams
+    state, first = backend.start(part, asked.longest)
+    live = [_Beam(state, [], 0.0)]
+    logits = first[None]
+    ended: list[_Ended] = []
+    forwarded = 0
+    for length in range(1, asked.limit + 1):
+        grown: list[_Beam] = []
+        for rank, candidate in enumerate(_candidates(live, logits, asked)):
+            by_itself = asked.finished(candidate.new)
+            if by_itself or length == asked.limit:
+                # Those of a lower rank are looked at only to go on with.
+                if rank < beams.count:
+                    score = _score(candidate.total, length, beams)
+                    ended.append(_Ended(candidate.new, by_itself, score))
+            elif len(grown) < beams.count:
+                grown.append(candidate)
+        ended = sorted(ended, key=lambda one: -one.score)[: beams.count]
+        if not grown or _is_over(asked, ended, length, grown[0].total):
+            break
+        live = _hand_over(backend, live, grown)
+        logits = np.concatenate(
+            [
+                backend.step([beam.state for beam in row], [beam.new[-1] for beam in row])
+                for row in (live[i : i + backend.rows] for i in range(0, len(live), backend.rows))
+            ]
+        )
+        forwarded += len(live)
+    for beam in live:
+        backend.finish(beam.state)
+    return ended[0], forwarded
+
+
+def _candidates(live: Sequence[_Beam], logits: Logits, asked: Search) -> Iterator[_Beam]:
+    """The likeliest texts that are a token longer, the likeliest first."""
+    log_total, _ = log_sum_exp(logits)
+    before = np.array([beam.total for beam in live])
+    totals = (logits + (before - log_total)[:, None]).ravel()
+    count = min(len(totals), asked.beams.count * max(2, 1 + asked.end_tokens))
+    best = np.argpartition(-totals, count - 1)[:count]
+    for place in best[np.lexsort((best, -totals[best]))]:
+        row, token = divmod(int(place), logits.shape[1])
+        yield _Beam(live[row].state, [*live[row].new, token], float(totals[place]))
+
+
+def _is_over(asked: Search, ended: Sequence[_Ended], length: int, best_total: float) -> bool:
+    """Whether what runs can no longer win, as `transformers` judges that."""
+    beams = asked.beams
+    if len(ended) < beams.count:
+        return False
+    if beams.early_stopping is True:
+        return True
+    if beams.early_stopping == "never" and beams.length_penalty > 0:
+        length = asked.limit
+    return _score(best_total, length, beams) <= ended[-1].score
+
+
+def _score(total: float, length: int, beams: Beams) -> float:
+    return total / float(length**beams.length_penalty)
+
+
+def _hand_over(backend: Backend, live: Sequence[_Beam], grown: Sequence[_Beam]) -> list[_Beam]:
+    """Give each grown beam a state of its own: its parent's, or a copy where that has a heir."""
+    heirs = {id(beam.state) for beam in grown}
+    for beam in live:
+        if id(beam.state) not in heirs:
+            backend.finish(beam.state)
+    own = []
+    taken: set[int] = set()
+    for beam in grown:
+        if id(beam.state) in taken:
+            own.append(_Beam(backend.fork(beam.state), beam.new, beam.total))
+        else:
+            taken.add(id(beam.state))
+            own.append(beam)
+    return own

@@ -1,0 +1,412 @@
+"""An engine as a language model of lm-evaluation-harness, with the base model's tokenizer."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import (
+    handle_stop_sequences,
+    normalize_gen_kwargs,
+    postprocess_generated_text,
+)
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.files import digest
+from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
+from slm_benchmark.engines.beam_search import Search, search
+from slm_benchmark.engines.decoding import (
+    Beams,
+    Job,
+    Sampling,
+    chooser,
+    generate,
+    plan_prompts,
+    read_decoding,
+)
+from slm_benchmark.engines.journal import Journal
+from slm_benchmark.engines.schedule import Pair, Part, Plan, plan_document, plan_parts
+
+Asked = Callable[[], Job] | Search
+"""A generation to make: what makes its job, or a beam search."""
+
+Made = tuple[list[int], bool, int]
+"""New tokens, whether they ended by themselves, and how many new tokens were forwarded for them."""
+
+Progress = Callable[[int, int], None]
+"""Told (documents done, documents in all) after each document."""
+
+DEFAULT_MAX_GEN_TOKS = 256
+"""The harness's own default for tasks that name none."""
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody is told."""
+
+
+class BenchmarkLM(TemplateLM):  # type: ignore[misc]
+    """A backend behind the harness's interface: the same requests and tokens for every format.
+
+    Args:
+        backend: The loaded model.
+        tokenizer: Folder of the base model, whose tokenizer encodes for every weight format.
+        progress: Called after each document.
+        journal: Where finished requests are kept, and looked up.
+        seed: Of sampled generations.
+        trust_remote_code: Whether the tokenizer's own code may run.
+
+    Attributes:
+        truncated: Task and number of the documents whose context was cut from the left.
+        unfinished: Task and number of the documents whose answer reached its limit of tokens.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Path,
+        progress: Progress = silent,
+        journal: Journal | None = None,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        super().__init__()
+        self.model = backend
+        self.tokenizer = AutoTokenizer.from_pretrained(
+            tokenizer, trust_remote_code=trust_remote_code
+        )
+        self.progress = progress
+        self.truncated: set[tuple[str | None, int | None]] = set()
+        self.unfinished: set[tuple[str | None, int | None]] = set()
+        self._journal = journal
+        self._seed = seed
+        self._end_tokens = _end_tokens(tokenizer) | {self.tokenizer.eos_token_id}
+        self._tokens = dict.fromkeys(("unique", "forwarded", "chunk_rounding", "generated"), 0)
+        # The choices of a document have the same context, one after the other.
+        self._encode_context = functools.lru_cache(maxsize=4)(
+            functools.partial(_encode, self.tokenizer, self.tokenizer.decode(self.prefix_token_id))
+        )
+
+    @property
+    def eot_token_id(self) -> int:
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else int(bos)
+
+    @property
+    def max_length(self) -> int:
+        """Longest context and continuation together, in tokens."""
+        return self.model.max_length
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.tokenizer.name_or_path).replace("/", "__")
+
+    def tokens(self) -> dict[str, int]:
+        """What was forwarded for the requests so far, by plan.
+
+        Returns:
+            The cell schema's ``tokens`` block, in tokens.
+        """
+        return {f"{name}_tokens": count for name, count in self._tokens.items()}
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Token ids of ``string``; a text that begins with the BOS token gets no second one."""
+        if add_special_tokens is None:
+            return list(self._encode_context(string))
+        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The history as one prompt, through the base tokenizer's template."""
+        apply = functools.partial(
+            self.tokenizer.apply_chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        try:
+            return str(apply(chat_history))
+        except jinja2.TemplateError:
+            # Some templates refuse a system message; the harness's own backend drops it too.
+            return str(apply([said for said in chat_history if said["role"] != "system"]))
+
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Score requests document by document, so that the choices of one share its context."""
+        # A request that names no document is one by itself.
+        named = itertools.groupby(
+            enumerate(requests), key=lambda r: (r[0], None) if r[1].doc_id is None else _name(r[1])
+        )
+        documents = [[request for _, request in group] for _, group in named]
+        pairs = []
+        for document in documents:
+            encoded = [self.encode(*request.args) for request in document]
+            if any(_is_too_long(pair, self.max_length) for pair in encoded):
+                self.truncated.add(_name(document[0]))
+            pairs.append([_truncate(pair, self.max_length) for pair in encoded])
+        return [score for scores in self._score(pairs) for score in scores]
+
+    def encode(self, context: str, continuation: str) -> Pair:
+        """Token ids of a pair before any cut; an empty context becomes the prefix token.
+
+        Raises:
+            ValueError: when either part is left without tokens.
+        """
+        pair: Pair
+        if context:
+            pair = self._encode_pair(context, continuation)
+        else:
+            tokens = self.tok_encode(continuation, add_special_tokens=False)
+            has_prefix = tokens[:1] == [self.prefix_token_id]
+            pair = (tokens[:1], tokens[1:]) if has_prefix else ([self.prefix_token_id], tokens)
+        if not all(pair):
+            # Lengths, not texts: records of errors are published.
+            raise ValueError(
+                f"no tokens to score in a continuation of {len(continuation)} characters after a "
+                f"context of {len(context)}"
+            )
+        return pair
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[Scored]:
+        pairs = [[_truncate((c, t), self.max_length)] for _, c, t in requests]
+        return [score for (score,) in self._score(pairs)]
+
+    def loglikelihood_rolling(
+        self, requests: list[Instance], disable_tqdm: bool = False
+    ) -> list[float]:
+        """Log-probability of whole texts, in windows of the model's length."""
+        windows = []
+        owners = []
+        for number, request in enumerate(requests):
+            for window in get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.max_length,
+                context_len=1,
+            ):
+                windows.append([make_disjoint_window(window)])
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for number, ((score, _),) in zip(owners, self._score(windows), strict=True):
+            totals[number] += score
+        return totals
+
+    def _score(self, documents: Sequence[Sequence[Pair]]) -> list[list[Scored]]:
+        """Score all pairs of all documents."""
+        parts: list[Part] = []
+        owners: list[tuple[int, list[int]]] = []
+        for number, pairs in enumerate(documents):
+            for part, indices in plan_document(pairs, self.model.chunk):
+                parts.append(part)
+                owners.append((number, indices))
+        plan = plan_parts(parts, self.model.chunk)
+        alone = [len(c) + len(t) - 1 for pairs in documents for c, t in pairs]
+        self._count(plan, None if self.model.shares else alone)
+        scored: list[dict[int, Scored]] = [{} for _ in documents]
+        done = 0
+        for index in plan.order:
+            number, indices = owners[index]
+            scores = self._score_once(parts[index], plan)
+            scored[number] |= dict(zip(indices, scores, strict=True))
+            if len(scored[number]) == len(documents[number]):
+                done += 1
+                self.progress(done, len(documents))
+        return [[found[i] for i in range(len(found))] for found in scored]
+
+    def _score_part(self, part: Part, plan: Plan) -> list[Scored]:
+        try:
+            self.model.prepare(plan)
+            return self.model.score(part)
+        except OutOfMemory:
+            # Without what is cached for others, the part may fit.
+            self.model.free()
+        try:
+            return self.model.score(part)
+        except OutOfMemory as error:
+            raise EnvironmentFault(
+                f"no memory for a document of {part.length} tokens: {error}",
+                fix="free memory, or run fewer jobs at once",
+            ) from error
+
+    def _score_once(self, part: Part, plan: Plan) -> list[Scored]:
+        """The scores of a part from the journal, or scored now and kept there."""
+        if self._journal is None:
+            return self._score_part(part, plan)
+        key = digest([part.trunk, part.tokens, part.parents, part.predictors, part.targets])
+        found = self._journal.get(key)
+        if found is None:
+            found = self._score_part(part, plan)
+            self._journal.put(key, found)
+        return [(float(value), bool(greedy)) for value, greedy in found]
+
+    def _count(self, plan: Plan, alone: Sequence[int] | None) -> None:
+        """Count what a plan forwards, or what sequences of these lengths do, each by itself."""
+        self._tokens["unique"] += plan.unique_tokens
+        self._tokens["forwarded"] += plan.forwarded_tokens if alone is None else sum(alone)
+        self._tokens["chunk_rounding"] += plan.chunk_rounding_tokens if alone is None else 0
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Continuations, cut at the first stop string: greedy, searched with beams, or drawn with
+        the engine's seed."""
+        seen: dict[Any, int] = {}
+        asked: list[Asked] = []
+        contexts, keys, stops = [], [], []
+        for request in requests:
+            context, settings = self._prompt(request)
+            until, limit = settings["until"], settings["max_gen_toks"]
+            decoding = read_decoding(settings)
+            key = digest([context, until, limit, str(decoding)])
+            ending = self._ending(until)
+            if isinstance(decoding, Beams):
+                asked.append(Search(context, limit, decoding, ending, len(self._end_tokens)))
+            else:
+                # A harness that wants several samples of a document asks as often.
+                repeat = seen.get((key, *_name(request)), 0) if decoding else 0
+                seen[key, *_name(request)] = repeat + 1
+                seed = [self._seed, repeat, int(key[:16], 16)]
+                asked.append(functools.partial(_job, context, limit, ending, decoding, seed))
+                if decoding:
+                    key = f"{key}-{self._seed}-{repeat}"
+            keys.append(key)
+            stops.append(until)
+            contexts.append(context)
+        alone = None if self.model.shares_prompts else [len(context) for context in contexts]
+        self._count(plan_prompts(contexts, self.model.chunk)[1], alone)
+        made = self._generate(keys, asked)
+        for request, (new, by_itself, forwarded) in zip(requests, made, strict=True):
+            self._tokens["unique"] += forwarded
+            self._tokens["forwarded"] += forwarded
+            self._tokens["generated"] += len(new)
+            if not by_itself:
+                self.unfinished.add(_name(request))
+        texts = [self.tokenizer.decode(new, skip_special_tokens=True) for new, _, _ in made]
+        return [
+            str(postprocess_generated_text(text, until, None))
+            for text, until in zip(texts, stops, strict=True)
+        ]
+
+    def _generate(self, keys: Sequence[str], asked: Sequence[Asked]) -> list[Made]:
+        """What was made for each, from the journal or now."""
+        found: dict[int, Made] = {}
+        if self._journal is not None:
+            kept = {index: self._journal.get(key) for index, key in enumerate(keys)}
+            found = {index: tuple(made) for index, made in kept.items() if made is not None}
+        missing = {index: one for index, one in enumerate(asked) if index not in found}
+        for index, made in self._make(missing):
+            found[index] = made
+            if self._journal is not None:
+                self._journal.put(keys[index], made)
+            self.progress(len(found), len(keys))
+        return [found[index] for index in range(len(keys))]
+
+    def _make(self, asked: Mapping[int, Asked]) -> Iterator[tuple[int, Made]]:
+        jobs = {index: one for index, one in asked.items() if not isinstance(one, Search)}
+        names = list(jobs)
+        for number, new, by_itself in generate(self.model, list(jobs.values())):
+            # The last token is chosen, not forwarded.
+            yield names[number], (new, by_itself, len(new) - 1)
+        searches = {index: one for index, one in asked.items() if isinstance(one, Search)}
+        names = list(searches)
+        for found in search(self.model, list(searches.values())):
+            yield names[found.index], (found.new, found.by_itself, found.forwarded)
+
+    def _prompt(self, request: Instance) -> tuple[list[int], dict[str, Any]]:
+        """Tokens of a prompt, cut to leave room for its answer, and its generation settings."""
+        settings = normalize_gen_kwargs(dict(request.args[1]), DEFAULT_MAX_GEN_TOKS)
+        eos = self.tokenizer.decode(self.eot_token_id)
+        settings["until"] = handle_stop_sequences(settings.get("until"), eos=eos)
+        limit = settings["max_gen_toks"] = int(settings["max_gen_toks"])
+        room = self.max_length - limit
+        if room < 1:
+            raise ValueError(
+                f"an answer of up to {limit} tokens leaves no room for its prompt in the window of "
+                f"{self.max_length}"
+            )
+        context = self.tok_encode(request.args[0])
+        if len(context) > room:
+            self.truncated.add(_name(request))
+        return context[-room:], settings
+
+    def _ending(self, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+        """Whether new tokens end with an end token, or hold a stop string."""
+        # Whatever ends with the last token lies in the tokens of so many bytes; what ended before
+        # was found before.
+        reach = 8 + max((len(stop.encode()) for stop in until), default=0)
+
+        def finished(new: Sequence[int]) -> bool:
+            if new[-1] in self._end_tokens:
+                return True
+            # A stop string may be a special token, which has no text once these are left out.
+            text = self.tokenizer.decode(list(new[-reach:]))
+            return any(stop in text for stop in until)
+
+        return finished
+
+
+def _job(
+    context: list[int],
+    limit: int,
+    ending: Callable[[Sequence[int]], bool],
+    sampling: Sampling | None,
+    seed: Sequence[int],
+) -> Job:
+    return Job(context, limit, chooser(sampling, seed), ending)
+
+
+def _encode(tokenizer: Any, prefix: str, string: str) -> tuple[int, ...]:
+    if string.startswith(prefix):
+        return tuple(tokenizer.encode(string, add_special_tokens=False))
+    return tuple(tokenizer.encode(string))
+
+
+def _name(request: Instance) -> tuple[str | None, int | None]:
+    return request.task_name, request.doc_id
+
+
+def _is_too_long(pair: Pair, max_length: int) -> bool:
+    # The last token of a continuation is scored, not read.
+    return sum(map(len, pair)) - 1 > max_length
+
+
+def _truncate(pair: Pair, max_length: int) -> Pair:
+    """Cut a pair from the left to what the model can see, as the harness's own backend does.
+
+    Raises:
+        ValueError: when the continuation alone is longer.
+    """
+    context, continuation = pair
+    if len(continuation) > max_length:
+        raise ValueError(
+            f"a continuation of {len(continuation)} tokens does not fit a window of {max_length}"
+        )
+    whole = [*context, *continuation][-(max_length + 1) :]
+    return whole[: -len(continuation)], continuation
+
+
+def _end_tokens(base: Path) -> set[int]:
+    """End-of-sequence ids of generation_config.json, or of config.json where there is none."""
+    file = base / "generation_config.json"
+    if not file.exists():
+        file = base / "config.json"
+    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    listed = found if isinstance(found, list) else [found]
+    return {int(token) for token in listed if token is not None}

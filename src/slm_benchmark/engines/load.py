@@ -1,0 +1,95 @@
+"""Loading a model on its engine, ready to be asked by the harness."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slm_benchmark.engines.backend import Backend
+    from slm_benchmark.engines.journal import Journal
+    from slm_benchmark.engines.lm import Progress
+
+from slm_benchmark.engines.engine import Engine
+from slm_benchmark.engines.identity import VERSIONS, Name
+from slm_benchmark.engines.settings import Settings
+
+
+def load_engine(
+    name: Name,
+    weights: Path,
+    tokenizer: Path,
+    settings: Settings,
+    *,
+    progress: Progress | None = None,
+    journal: Callable[[dict[str, Any]], Journal] | None = None,
+) -> Engine:
+    """Load a model on its engine.
+
+    Args:
+        name: The engine.
+        weights: A Transformers folder; or a GGUF file, or a folder that holds one.
+        tokenizer: Folder of the base model, whose tokenizer encodes for every weight format.
+        settings: How the model is run. vLLM keeps no journal.
+        progress: Told (documents done, documents in all).
+        journal: Opens what keeps finished requests, given the ``engine`` block: a journal must
+            name the engine among what decides its answers.
+    """
+    if name == "vllm":
+        from slm_benchmark.engines.vllm import load_vllm
+
+        return load_vllm(weights, tokenizer, settings)
+
+    from slm_benchmark.engines.decoding import rows_are_independent
+    from slm_benchmark.engines.lm import BenchmarkLM, silent
+
+    backend, facts = _load_backend(name, weights, settings)
+    if not rows_are_independent(backend):
+        backend.rows = 1
+    backend.free()
+    backend.forwarded_tokens = 0
+    identity = {
+        "name": name,
+        "version": f"{facts.pop('version')} (engine {VERSIONS[name]})",
+        **facts,
+        "threads": settings.threads,
+        "schedule": backend.schedule,
+    }
+    kept = None if journal is None else journal(identity)
+    lm = BenchmarkLM(
+        backend, tokenizer, progress or silent, kept, settings.seed, settings.trust_remote_code
+    )
+    return Engine(lm, identity, settings)
+
+
+def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backend, dict[str, Any]]:
+    """A backend, and what its ``engine`` block says of library, kernel and number format."""
+    if name == "llama.cpp":
+        from slm_benchmark.download.weights import weight_file
+        from slm_benchmark.engines import llamacpp
+
+        file = weight_file(weights) if weights.is_dir() else weights
+        return llamacpp.LlamaCpp(file, settings), {
+            "version": importlib.metadata.version("llama-cpp-python"),
+            "kernel": llamacpp.build_description(),
+            "dtype": f"activations as llama.cpp chooses; {settings.cache} cache",
+        }
+    import torch
+
+    from slm_benchmark.engines.transformers import Transformers, load_transformers
+
+    torch.set_num_threads(settings.threads)
+    loaded = load_transformers(
+        weights,
+        settings.dtype,
+        settings.device,
+        settings.trust_remote_code,
+        settings.attention,
+    )
+    return Transformers(loaded, settings), {
+        "version": importlib.metadata.version("transformers"),
+        "kernel": loaded.kernel,
+        "dtype": loaded.dtype,
+    }

@@ -1,0 +1,414 @@
+"""The gate before GGUF rows: a model's F16 file and its base must agree, each on its own engine.
+
+A GGUF file can load, answer fluently and still be another model: a converter that takes a wrong
+rope base, a permuted projection or another normalisation gives plausible, lower scores. The F16
+file holds the same numbers as the base model up to the rounding of 16 bits, so it is where such a
+fault can be told from the effect of quantization.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.common import progress
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import digest, read_json
+from slm_benchmark.common.schemas import write_record
+from slm_benchmark.download.weights import read_manifest, verify_files
+from slm_benchmark.engines.identity import unknown_engine
+from slm_benchmark.evaluation.runner import (
+    SEQUENCE_COUNTER,
+    describe_error,
+    engine_environment,
+    raise_if_environment,
+)
+from slm_benchmark.records.hardware import identity as hardware_identity
+from slm_benchmark.records.provenance import (
+    RECORDED_PACKAGES,
+    command_for,
+    environment_identity,
+    model_block,
+    next_sequence,
+    now,
+    result_digest,
+    variant_block,
+    workflow_identity,
+)
+
+Record = dict[str, Any]
+
+SIDES: dict[str, Literal["transformers", "llama.cpp"]] = {
+    "base": "transformers",
+    "gguf-f16": "llama.cpp",
+}
+"""The two variants that are compared, and the engine of each."""
+
+FEWSHOT_SAMPLER = "first_n"
+"""As in the protocols: every document sees the same examples."""
+
+DIGITS = 6
+"""Decimals of the differences in a record; below that, floating-point sums are noise."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a check on disk.
+
+    Attributes:
+        base: Folder of the base model.
+        f16: Folder of the variant gguf-f16.
+        datasets: Folder of the prepared dataset of each task.
+    """
+
+    base: Path
+    f16: Path
+    datasets: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one side says about one document.
+
+    Attributes:
+        document: Hash of the document.
+        index: Row of the split.
+        scores: Of each continuation, its log-probability in nats and whether each token of it is
+            the likeliest.
+        tokens: Tokens of each continuation.
+        decision: Number of the option that the task's headline metric takes for the answer.
+    """
+
+    document: str
+    index: int
+    scores: list[tuple[float, bool]]
+    tokens: list[int]
+    decision: int
+
+
+@dataclass
+class Side:
+    """How far one side got; what was not reached stays empty.
+
+    Attributes:
+        engine: The records' ``engine`` block.
+        answers: Task → its documents, in the order of the split.
+        error: The records' ``error`` block, when the model could not be loaded or scored.
+    """
+
+    engine: Record
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    error: dict[str, str] | None = None
+
+
+def check_equivalence(
+    model_id: str,
+    hardware_id: str,
+    catalogue: Catalogue,
+    inputs: Inputs,
+    output: Path,
+    threads: int,
+) -> Record:
+    """Score the documents of config/equivalence.yaml with both engines and write what differs.
+
+    Transformers runs in float32 on a CPU and in float16 on CUDA. Both sides see the same token ids,
+    those of the base model's tokenizer.
+
+    Args:
+        model_id: Id of the model.
+        hardware_id: Id of this machine in config/hardware.yaml.
+        catalogue: The catalogue of the checkout.
+        inputs: The two variants and the datasets.
+        output: File of the record.
+        threads: CPU threads of either engine.
+
+    Returns:
+        The record. A side that breaks leaves one with state ``failed``, and too large a difference
+        one that did not pass.
+
+    Raises:
+        UserError: for bad input, such as an input file that differs from its manifest.
+        EnvironmentFault: when memory, the disk or the network gave out.
+    """
+    began, started = time.monotonic(), now()
+    model = catalogue.models[model_id]
+    config = catalogue.equivalence
+    machine = hardware_identity(hardware_id, catalogue.hardware[hardware_id])
+    folders = {"base": inputs.base, "gguf-f16": inputs.f16}
+    for folder in folders.values():
+        verify_files(folder)
+    manifests = {variant: read_manifest(folder) for variant, folder in folders.items()}
+    sequence = next_sequence(SEQUENCE_COUNTER)
+
+    # The libraries read these variables when they are imported.
+    with engine_environment(threads):
+        from slm_benchmark.engines.settings import Settings
+        from slm_benchmark.tasks.loader import load_task
+
+        tasks = {
+            task: load_task(
+                task,
+                catalogue.tasks[task],
+                inputs.datasets[task],
+                FEWSHOT_SAMPLER,
+            )
+            for task in config["tasks"]
+        }
+        settings = Settings(
+            max_length=min(model.context_length, config["max_context_tokens"]),
+            threads=threads,
+            device=catalogue.hardware[hardware_id]["device"],
+            trust_remote_code=model.trust_remote_code,
+        )
+        sides = {
+            variant: ask(variant, folders[variant], inputs.base, settings, tasks, catalogue)
+            for variant in SIDES
+        }
+
+    errors = {variant: side.error for variant, side in sides.items() if side.error}
+    found = (
+        []
+        if errors
+        else [
+            compare(
+                task, catalogue.tasks[task], tasks[task], *(s.answers[task] for s in sides.values())
+            )
+            for task in tasks
+        ]
+    )
+    reasons = [f"{variant} broke: {error['type']}" for variant, error in errors.items()]
+    reasons += breaches(found, config["bounds"])
+    record: Record = {
+        "schema_version": 1,
+        "kind": "equivalence",
+        "state": "failed" if errors else "ok",
+        "error": next(iter(errors.values()), None),
+        "passed": not reasons,
+        "reasons": reasons,
+        "model": model_block(model, manifests["base"]),
+        "variants": {variant: variant_block(found) for variant, found in manifests.items()},
+        "datasets": {task: dataset_source(inputs.datasets[task]) for task in tasks},
+        "bounds": {
+            "version": config["version"],
+            "sha256": digest(catalogue.comparison_choices()),
+            **config["bounds"],
+        },
+        "engines": {variant: side.engine for variant, side in sides.items()},
+        "environment": environment_identity(RECORDED_PACKAGES),
+        "hardware": machine,
+        "workflow": workflow_identity(model.file),
+        "tasks": found,
+        "result_sha256": "",
+        "sequence": sequence,
+        "started": started,
+        "duration_s": round(time.monotonic() - began, 3),
+        "command": command_for([output], None, hardware_id),
+    }
+    record["result_sha256"] = result_digest(record)
+    write_record(output, record, "equivalence")
+    return record
+
+
+def dataset_source(folder: Path) -> Record:
+    """The equivalence schema's entry of a prepared dataset."""
+    manifest = read_json(folder / "manifest.json")
+    kept = {key: manifest[key] for key in ("source", "revision", "sha256")}
+    return {"id": manifest["dataset"], **kept}
+
+
+def ask(
+    variant: str,
+    weights: Path,
+    tokenizer: Path,
+    settings: Any,
+    tasks: Mapping[str, Any],
+    catalogue: Catalogue,
+) -> Side:
+    """Load one side, score all documents, and free it again.
+
+    Args:
+        variant: A key of `SIDES`.
+        weights: Folder of the variant.
+        tokenizer: Folder of the base model.
+        settings: The engines' `Settings`.
+        tasks: The harness's tasks by id.
+        catalogue: The catalogue of the checkout.
+
+    Raises:
+        EnvironmentFault: when memory, the disk or the network gave out.
+    """
+    from slm_benchmark.engines.load import load_engine
+    from slm_benchmark.tasks.loader import TaskPart
+    from slm_benchmark.tasks.requests import measure
+    from slm_benchmark.tasks.subset import document_subset
+
+    config = catalogue.equivalence
+    side = Side(unknown_engine(variant, settings.threads))
+    try:
+        engine = load_engine(
+            SIDES[variant],
+            weights,
+            tokenizer,
+            settings,
+            progress=progress.documents(f"equivalence {variant}"),
+        )
+        try:
+            for task_id, task in tasks.items():
+                wanted = config["tasks"][task_id]["documents"]
+                chosen = document_subset(len(task.eval_docs), wanted, config["seed"])
+                samples = measure(
+                    engine.lm, [TaskPart("", task)], {"": chosen}, config["seed"], chat=False
+                )
+                entry = catalogue.tasks[task_id]
+                side.answers[task_id] = [
+                    answer(sample, entry, task, engine.lm)
+                    for sample in samples
+                    if sample["filter"] == entry.get("filter", "none")
+                ]
+            side.engine = engine.identity
+        finally:
+            engine.close()
+    except Exception as raised:
+        # A file that an engine refuses is the result of this check, not bad input to it.
+        if type(raised) is not UserError:
+            raise_if_environment(raised)
+        traceback.print_exc()
+        side.error = describe_error(raised)
+    return side
+
+
+def answer(sample: Mapping[str, Any], entry: Mapping[str, Any], task: Any, lm: Any) -> Answer:
+    """One document's answer from the harness's sample.
+
+    The decision is the harness's: the likeliest continuation, under ``acc_norm`` by its
+    log-probability per character of the option (``ConfigurableTask.process_results``).
+    """
+    scores = [(float(value), bool(greedy)) for value, greedy in sample["filtered_resps"]]
+    options = task.doc_to_choice(sample["doc"])
+    lengths = [len(o) for o in options] if entry["metric"] == "acc_norm" else [1] * len(options)
+    weighed = [value / length for (value, _), length in zip(scores, lengths, strict=True)]
+    return Answer(
+        document=sample["doc_hash"],
+        index=sample["doc_id"],
+        scores=scores,
+        tokens=[len(lm.encode(*pair)[1]) for pair in sample["arguments"]],
+        decision=max(range(len(weighed)), key=weighed.__getitem__),
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One continuation as both sides scored it.
+
+    Attributes:
+        document: The base model's answer to its document.
+        choice: Number of the option.
+        base: Log-probability in nats, and whether each token is the likeliest.
+        gguf: The same of the F16 file.
+    """
+
+    document: Answer
+    choice: int
+    base: tuple[float, bool]
+    gguf: tuple[float, bool]
+
+    @property
+    def delta(self) -> float:
+        """|Δ log-probability| in nats; infinite where either side is not finite."""
+        found = abs(self.base[0] - self.gguf[0])
+        return found if math.isfinite(found) else math.inf
+
+    @property
+    def delta_per_token(self) -> float:
+        """`delta` divided by the tokens of the continuation."""
+        return self.delta / self.document.tokens[self.choice]
+
+
+def scored_pairs(base: Answer, gguf: Answer) -> list[Pair]:
+    """The continuations of one document."""
+    sides = zip(base.scores, gguf.scores, strict=True)
+    return [Pair(base, choice, ours, theirs) for choice, (ours, theirs) in enumerate(sides)]
+
+
+def compare(
+    task_id: str,
+    entry: Mapping[str, Any],
+    task: Any,
+    base: Sequence[Answer],
+    gguf: Sequence[Answer],
+) -> Record:
+    """The equivalence schema's entry of one task.
+
+    Args:
+        task_id: Id in config/tasks.yaml.
+        entry: The task's entry there.
+        task: The harness's task.
+        base: Answers of the base model.
+        gguf: Answers of the F16 file to the same documents, in the same order.
+    """
+    from slm_benchmark.tasks.loader import task_digest
+
+    documents = list(zip(base, gguf, strict=True))
+    pairs = [pair for ours, theirs in documents for pair in scored_pairs(ours, theirs)]
+    worst = max(pairs, key=lambda pair: pair.delta)
+    return {
+        "id": task_id,
+        "harness_task": entry["harness_task"],
+        "config_sha256": task_digest(task),
+        "metric": entry["metric"],
+        "documents": len(documents),
+        "continuations": len(pairs),
+        "tokens": sum(sum(ours.tokens) for ours in base),
+        "max_delta_nats": _finite(worst.delta),
+        "mean_delta_nats": _finite(statistics.fmean(p.delta for p in pairs)),
+        "max_delta_nats_per_token": _finite(max(p.delta_per_token for p in pairs)),
+        "mean_delta_nats_per_token": _finite(statistics.fmean(p.delta_per_token for p in pairs)),
+        "decision_agreement": statistics.fmean(b.decision == g.decision for b, g in documents),
+        "greedy_agreement": statistics.fmean(p.base[1] == p.gguf[1] for p in pairs),
+        "worst": {
+            "document": worst.document.document,
+            "index": worst.document.index,
+            "choice": worst.choice,
+            "tokens": worst.document.tokens[worst.choice],
+            "base_nats": _finite(worst.base[0]),
+            "gguf_nats": _finite(worst.gguf[0]),
+        },
+    }
+
+
+def breaches(found: Sequence[Record], bounds: Mapping[str, float]) -> list[str]:
+    """Sentences about every bound that does not hold on a task; none when all hold.
+
+    Args:
+        found: The record's ``tasks``.
+        bounds: The bounds of config/equivalence.yaml.
+    """
+    sentences = []
+    for task in found:
+        for name, words in (
+            ("max_delta_nats", "the largest difference of a log-probability"),
+            ("mean_delta_nats_per_token", "the mean difference for each token"),
+        ):
+            value = task[name]
+            if value is None:
+                sentences.append(f"{task['id']}: a log-probability is not finite")
+            elif value > bounds[name]:
+                sentences.append(f"{task['id']}: {words} is {value:.3g} nats, over {bounds[name]}")
+        agreement = task["decision_agreement"]
+        if agreement < bounds["min_decision_agreement"]:
+            sentences.append(
+                f"{task['id']}: {100 * agreement:.1f} % of the decisions agree, "
+                f"under {100 * bounds['min_decision_agreement']:g} %"
+            )
+    return list(dict.fromkeys(sentences))
+
+
+def _finite(value: float) -> float | None:
+    return round(value, DIGITS) if math.isfinite(value) else None

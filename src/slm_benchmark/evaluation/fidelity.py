@@ -1,0 +1,709 @@
+"""How far a variant's next-token distributions lie from its base model's, on a fixed text.
+
+A benchmark's score tells whether answers changed; this tells how far the probabilities behind them
+moved, token by token, and sees changes that no score of a few hundred documents can show. The
+measure is the Kullback-Leibler divergence KL(base ‖ variant) = Σ p ln(p / q), in nats: what is
+lost, on average, when the variant's distribution q stands in for the base model's p.
+
+The base model goes through the text once, and its logits are kept on disk as the engine gave them,
+in float32. Each variant then goes through the same tokens, and every position is compared as soon
+as its logits are there. So one model is in memory at a time, and beside it one distribution for
+each row of the engine, whatever the length of the text.
+
+Source: S. Kullback and R. A. Leibler, On Information and Sufficiency, Annals of Mathematical
+Statistics 22 (1951), 79–86.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.catalog.model_cards import Model
+from slm_benchmark.common import progress
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import atomic_directory, digest, read_json, sha256_file
+from slm_benchmark.common.paths import CONFIG, relative
+from slm_benchmark.common.schemas import read_config, read_record, write_record
+from slm_benchmark.download.weights import read_manifest, verify_files
+from slm_benchmark.engines.identity import engine_name, unknown_engine
+from slm_benchmark.engines.memory import declared_budget_bytes
+from slm_benchmark.engines.settings import Settings
+from slm_benchmark.evaluation.runner import SEQUENCE_COUNTER, Attempt, engine_environment, recording
+from slm_benchmark.records.hardware import identity as hardware_identity
+from slm_benchmark.records.provenance import (
+    RECORDED_PACKAGES,
+    command_for,
+    environment_identity,
+    model_block,
+    next_sequence,
+    now,
+    result_digest,
+    variant_block,
+    workflow_identity,
+)
+
+if TYPE_CHECKING:
+    from slm_benchmark.engines.backend import Logits
+    from slm_benchmark.engines.engine import Engine
+
+Record = dict[str, Any]
+
+FILE = CONFIG / "fidelity.yaml"
+
+SHARED_TOKENS = 32
+"""Tokens in a row that make an overlap where a calibration text has them too; fewer may be a
+phrase."""
+
+LOGITS = "logits.f32"
+"""The base model's logits beside reference.json: float32, little-endian, shape (texts, tokens of
+each, vocabulary)."""
+
+Take = Callable[[int, int, "Logits"], None]
+"""Told the number of a text, a position in it, and the logits that predict its token there."""
+
+
+def read_fidelity_config(file: Path = FILE) -> Record:
+    """config/fidelity.yaml.
+
+    Raises:
+        UserError: when the file breaks its schema.
+    """
+    config: Record = read_config(file, "fidelity_config")
+    return config
+
+
+# ── the text ──
+
+
+def passages(config: Mapping[str, Any], dataset: Path) -> list[str]:
+    """The passages of the fixed text, each once, in the order of the dataset.
+
+    Args:
+        config: config/fidelity.yaml.
+        dataset: Folder of the prepared dataset.
+
+    Raises:
+        UserError: when the dataset lacks them, or has others than those that are pinned.
+    """
+    from slm_benchmark.download.datasets import load_splits
+
+    def refuse(message: str, key: str, value: object, fix: str) -> UserError:
+        return UserError(message, file=relative(FILE), field=key, value=value, fix=fix)
+
+    splits = load_splits(dataset)
+    if config["split"] not in splits:
+        fix = f"use one of: {', '.join(splits)}"
+        raise refuse(f"{dataset.name} has no such split", "split", config["split"], fix)
+    rows = splits[config["split"]]
+    if config["field"] not in rows.column_names:
+        fix = f"use one of: {', '.join(rows.column_names)}"
+        raise refuse(f"{dataset.name} has no such column", "field", config["field"], fix)
+    first, end = config["rows"]
+    if not first < end <= len(rows):
+        raise refuse(
+            f"the split has {len(rows)} rows", "rows", config["rows"], "stay inside the split"
+        )
+    found = list(dict.fromkeys(rows[config["field"]][first:end]))
+    if digest(found) != config["sha256"]:
+        raise refuse(
+            f"the passages are others than those that are pinned: {digest(found)}",
+            "sha256",
+            config["sha256"],
+            "restore the dataset, or name another text: a new id, version and digest",
+        )
+    return found
+
+
+def encode_texts(
+    config: Mapping[str, Any], found: Sequence[str], tokenizer: Any
+) -> list[list[int]]:
+    """The first passages that are long enough, each cut to the same number of tokens.
+
+    Args:
+        config: config/fidelity.yaml.
+        found: The passages.
+        tokenizer: Of the base model.
+
+    Returns:
+        Token ids, shape (texts, tokens of each).
+
+    Raises:
+        UserError: when too few passages are long enough.
+    """
+    texts: list[list[int]] = []
+    for passage in found:
+        ids = tokenizer.encode(passage, add_special_tokens=False)
+        if len(ids) >= config["tokens"]:
+            texts.append([int(token) for token in ids[: config["tokens"]]])
+        if len(texts) == config["texts"]:
+            return texts
+    raise UserError(
+        f"only {len(texts)} passages have {config['tokens']} tokens in this model's encoding",
+        file=relative(FILE),
+        field="texts",
+        value=config["texts"],
+        fix="ask for fewer texts or tokens, or for more rows",
+    )
+
+
+def refuse_overlap(texts: Sequence[Sequence[int]], calibration: Sequence[Sequence[int]]) -> None:
+    """Refuse a text that the quantizers were calibrated on: there they look better than they are.
+
+    Args:
+        texts: Token ids of the fixed text.
+        calibration: Token ids of the calibration texts, by the same tokenizer.
+
+    Raises:
+        UserError: when some `SHARED_TOKENS` tokens in a row stand in both.
+    """
+    ours = {window for ids in texts for window in _windows(ids)}
+    if any(window in ours for ids in calibration for window in _windows(ids)):
+        raise UserError(
+            "the fixed text and the quantizers' calibration texts overlap",
+            file=relative(FILE),
+            field="rows",
+            fix="choose other rows or another dataset, or fewer texts in quantization.calibration",
+        )
+
+
+def _windows(ids: Sequence[int]) -> list[tuple[int, ...]]:
+    return [
+        tuple(ids[first : first + SHARED_TOKENS]) for first in range(len(ids) - SHARED_TOKENS + 1)
+    ]
+
+
+def read_texts(engine: Engine, texts: Sequence[Sequence[int]], take: Take, label: str) -> None:
+    """Let a model go through all texts, each by itself from the token that begins a text.
+
+    The texts are generations whose tokens are chosen beforehand. So the engine decides how many go
+    together, and a position's logits have the same bits however many do. After a lack of memory a
+    text is begun anew, and its positions are told again.
+
+    Args:
+        engine: The loaded model.
+        texts: Token ids.
+        take: Told the logits of every position.
+        label: What is being measured, for progress.
+
+    Raises:
+        EnvironmentFault: when there is no memory for a single text.
+    """
+    from slm_benchmark.engines.decoding import Job, generate
+
+    def job(number: int) -> Job:
+        positions = itertools.count()
+
+        def choose(logits: Logits) -> int:
+            position = next(positions)
+            take(number, position, logits)
+            return texts[number][position]
+
+        return Job([engine.lm.prefix_token_id], len(texts[number]), choose, lambda _: False)
+
+    report = progress.documents(label)
+    made = generate(engine.lm.model, [functools.partial(job, n) for n in range(len(texts))])
+    for done, _ in enumerate(made, start=1):
+        report(done, len(texts))
+
+
+# ── the base model's side ──
+
+
+@dataclass(frozen=True)
+class ReferenceInputs:
+    """Inputs of a reference on disk.
+
+    Attributes:
+        base: Folder of the base model.
+        dataset: Folder of the prepared dataset that the fixed text is taken from.
+        calibration: Folder of the prepared calibration dataset.
+    """
+
+    base: Path
+    dataset: Path
+    calibration: Path
+
+
+@dataclass
+class _Kept:
+    """Logits on their way to a file.
+
+    Attributes:
+        stream: The file.
+        texts: Token ids.
+        known: Tokens of the tokenizer.
+        width: Logits of the model, padding included; 0 before the first.
+    """
+
+    stream: IO[bytes]
+    texts: Sequence[Sequence[int]]
+    known: int
+    width: int = 0
+
+    @property
+    def vocabulary(self) -> int:
+        """Logits that are kept of each position."""
+        return min(self.known, self.width)
+
+    def take(self, number: int, position: int, logits: Logits) -> None:
+        """See `Take`."""
+        self.width = len(logits)
+        row = number * len(self.texts[0]) + position
+        self.stream.seek(4 * row * self.vocabulary)
+        self.stream.write(logits[: self.vocabulary].astype("<f4").tobytes())
+
+
+def make_reference(
+    model_id: str,
+    hardware_id: str,
+    catalogue: Catalogue,
+    config: Mapping[str, Any],
+    calibration: Mapping[str, Any],
+    inputs: ReferenceInputs,
+    output: Path,
+    threads: int,
+) -> Record:
+    """Keep what the base model says about each position of the fixed text.
+
+    Args:
+        model_id: Id of the model.
+        hardware_id: Id of this machine in config/hardware.yaml.
+        catalogue: The catalogue of the checkout.
+        config: config/fidelity.yaml.
+        calibration: ``quantization.calibration`` of config/config.yaml.
+        inputs: The base model and the two datasets.
+        output: Folder of the reference; it appears whole or not at all.
+        threads: CPU threads.
+
+    Returns:
+        The content of reference.json. A model that breaks on the text leaves one with state
+        ``failed``.
+
+    Raises:
+        UserError: for bad input, such as a text that overlaps the calibration texts.
+        EnvironmentFault: when memory, the disk or the network gave out.
+    """
+    model = catalogue.models[model_id]
+    verify_files(inputs.base)
+    with engine_environment(threads):
+        from transformers import AutoTokenizer
+
+        from slm_benchmark.quantize.calibration import load_calibration
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            inputs.base, trust_remote_code=model.trust_remote_code
+        )
+        texts = encode_texts(config, passages(config, inputs.dataset), tokenizer)
+        seen = load_calibration(
+            inputs.calibration, inputs.base, calibration["texts"], calibration["tokens"]
+        )
+        refuse_overlap(texts, seen.rows)
+        tried = Attempt()
+        with atomic_directory(output) as work:
+            with open(work / LOGITS, "wb") as stream, recording(tried):
+                kept = _Kept(stream, texts, max(tokenizer.get_vocab().values()) + 1)
+                settings = engine_settings(model, config, catalogue.hardware[hardware_id], threads)
+                _ask(tried, "base", inputs.base, inputs.base, settings, texts, kept.take, model_id)
+            record: Record = {
+                "schema_version": 1,
+                "state": tried.state,
+                "error": tried.error,
+                "model_sha256": read_manifest(inputs.base)["sha256"],
+                "text": _text_block(config, inputs.dataset, texts),
+                "texts": texts,
+                "vocabulary": kept.vocabulary or None,
+                "width": kept.width or None,
+                "engine": _engine_block(tried, "base", threads),
+                "logits_sha256": sha256_file(work / LOGITS) if tried.state == "ok" else None,
+            }
+            write_record(work / "reference.json", record, "fidelity_reference")
+    return record
+
+
+def engine_settings(
+    model: Model, config: Mapping[str, Any], hardware: Mapping[str, Any], threads: int
+) -> Settings:
+    """How both sides are run: float32 on a CPU and float16 on CUDA, where Transformers runs them.
+
+    Raises:
+        UserError: when the model's window is shorter than a text.
+    """
+    window = config["tokens"] + 1
+    if window > model.context_length:
+        raise UserError(
+            f"a text and the token before it do not fit the window of {model.id}",
+            file=relative(FILE),
+            field="tokens",
+            value=config["tokens"],
+            fix=f"ask for at most {model.context_length - 1}",
+        )
+    return Settings(
+        max_length=window,
+        threads=threads,
+        device=hardware["device"],
+        trust_remote_code=model.trust_remote_code,
+        memory_budget_bytes=declared_budget_bytes(hardware.get("memory_limit_bytes")),
+    )
+
+
+def _ask(
+    tried: Attempt,
+    variant: str,
+    weights: Path,
+    base: Path,
+    settings: Settings,
+    texts: Sequence[Sequence[int]],
+    take: Take,
+    model_id: str,
+) -> None:
+    """Load a model, let it go through the texts, and free it again."""
+    from slm_benchmark.engines.load import load_engine
+
+    tried.engine = load_engine(engine_name(variant), weights, base, settings)
+    try:
+        read_texts(tried.engine, texts, take, f"fidelity {model_id} {variant}")
+    finally:
+        tried.engine.close()
+
+
+def _engine_block(tried: Attempt, variant: str, threads: int) -> Record:
+    found: Record = tried.engine.identity if tried.engine else unknown_engine(variant, threads)
+    return found
+
+
+def _text_block(config: Mapping[str, Any], dataset: Path, texts: Sequence[Sequence[int]]) -> Record:
+    """The records' ``text`` block."""
+    manifest = read_json(dataset / "manifest.json")
+    kept = {key: manifest[key] for key in ("source", "revision", "sha256")}
+    return {
+        "id": config["id"],
+        "version": config["version"],
+        "sha256": config["sha256"],
+        "dataset": {"id": manifest["dataset"], **kept},
+        "texts": len(texts),
+        "tokens_each": len(texts[0]),
+        "tokens_sha256": digest(texts),
+    }
+
+
+def read_reference(folder: Path) -> Record:
+    """Read a reference and check that its logits are those that were kept.
+
+    Raises:
+        UserError: when they are not.
+    """
+    file = folder / "reference.json"
+    record: Record = read_record(file, "fidelity_reference")
+    if record["state"] == "ok" and sha256_file(folder / LOGITS) != record["logits_sha256"]:
+        raise UserError(
+            f"{LOGITS} is not the file that was kept",
+            file=relative(file),
+            field="logits_sha256",
+            value=record["logits_sha256"],
+            fix=f"delete {relative(folder)} and run the workflow again",
+        )
+    return record
+
+
+# ── the comparison ──
+
+
+@dataclass(frozen=True)
+class Position:
+    """One position of the text under both models.
+
+    Attributes:
+        kl_nats: KL(base ‖ variant).
+        agrees: Whether both have the same likeliest token.
+        base_nll_nats: Negative log-likelihood of the text's token under the base model.
+        nll_nats: The same under the variant.
+    """
+
+    kl_nats: float
+    agrees: bool
+    base_nll_nats: float
+    nll_nats: float
+
+
+def compare_position(base: Logits, variant: Logits, token: int) -> Position:
+    """Compare two distributions over the same tokens.
+
+    Sums are made in float64. Rounding can put the divergence of two almost equal distributions a
+    hair under zero, where it cannot be; it counts as zero then.
+
+    Args:
+        base: The base model's logits, shape (vocabulary,).
+        variant: The variant's, of the same shape.
+        token: The text's own token.
+
+    Raises:
+        ArithmeticError: when the variant rules out a token that the base model may say.
+    """
+    import numpy as np
+
+    p, q = log_probabilities(base), log_probabilities(variant)
+    possible = p > -np.inf
+    if not np.isfinite(q[possible]).all():
+        raise ArithmeticError("the variant gives no probability to a token that the base may say")
+    kl = float(np.exp(p[possible]) @ (p[possible] - q[possible]))
+    return Position(
+        max(0.0, kl),
+        bool(base.argmax() == variant.argmax()),
+        float(-p[token]),
+        float(-q[token]),
+    )
+
+
+def log_probabilities(logits: Logits) -> Any:
+    """Logarithms of the probabilities, in nats and float64, shape (vocabulary,)."""
+    import numpy as np
+
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max()
+    return shifted - math.log(float(np.exp(shifted).sum()))
+
+
+@dataclass
+class _Comparison:
+    """Compares a variant's logits with the kept ones.
+
+    Attributes:
+        kept: File of the base model's logits, shape (texts, tokens of each, known).
+        known: Logits that were kept of each position.
+        texts: Token ids.
+        width: Logits of the variant, padding included; 0 before the first.
+        positions: What was found, by text and position.
+    """
+
+    kept: Path
+    known: int
+    texts: Sequence[Sequence[int]]
+    width: int = 0
+    positions: dict[tuple[int, int], Position] = field(default_factory=dict)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that are compared."""
+        return min(self.known, self.width)
+
+    def take(self, number: int, position: int, logits: Logits) -> None:
+        """See `Take`."""
+        import numpy as np
+
+        self.width = len(logits)
+        token, count = self.texts[number][position], self.vocabulary
+        if token >= count:
+            raise ValueError(f"the variant has {self.width} logits, and the text the id {token}")
+        row = number * len(self.texts[0]) + position
+        base = np.fromfile(self.kept, "<f4", count, offset=4 * row * self.known)
+        self.positions[number, position] = compare_position(base, logits[:count], token)
+
+    def found(self) -> list[list[Position]]:
+        """What was found, by text, in the order of the positions."""
+        return [
+            [self.positions[number, position] for position in range(len(ids))]
+            for number, ids in enumerate(self.texts)
+        ]
+
+
+def measure_fidelity(
+    model_id: str,
+    variant: str,
+    hardware_id: str,
+    catalogue: Catalogue,
+    config: Mapping[str, Any],
+    weights: Path,
+    base: Path,
+    reference: Path,
+    output: Path,
+    threads: int,
+) -> Record:
+    """Let a variant go through the fixed text and write how far it lies from its base.
+
+    Args:
+        model_id: Id of the model.
+        variant: The variant; any but base.
+        hardware_id: Id of this machine in config/hardware.yaml.
+        catalogue: The catalogue of the checkout.
+        config: config/fidelity.yaml.
+        weights: Folder of the variant.
+        base: Folder of the base model, for its tokenizer.
+        reference: Folder that `make_reference` wrote.
+        output: File of the record.
+        threads: CPU threads.
+
+    Returns:
+        The record. A side that breaks leaves one with state ``failed``.
+
+    Raises:
+        UserError: for bad input, such as an input file that differs from its manifest.
+        EnvironmentFault: when memory, the disk or the network gave out.
+    """
+    began, started = time.monotonic(), now()
+    model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]
+    machine = hardware_identity(hardware_id, hardware)
+    for folder in (weights, base):
+        verify_files(folder)
+    base_manifest = read_manifest(base)
+    said = read_reference(reference)
+    if said["model_sha256"] != base_manifest["sha256"]:
+        raise UserError(
+            "the reference is of another base model",
+            file=relative(reference / "reference.json"),
+            field="model_sha256",
+            value=said["model_sha256"],
+            fix=f"delete {relative(reference)} and run the workflow again",
+        )
+    sequence = next_sequence(SEQUENCE_COUNTER)
+    tried = Attempt(state=said["state"], error=said["error"])
+    texts, comparison = said["texts"], None
+    if tried.state == "ok":
+        comparison = _Comparison(reference / LOGITS, said["vocabulary"], texts)
+        # The libraries read these variables when they are imported.
+        with engine_environment(threads), recording(tried):
+            settings = engine_settings(model, config, hardware, threads)
+            _ask(tried, variant, weights, base, settings, texts, comparison.take, model_id)
+    found = comparison.found() if comparison and tried.state == "ok" else []
+    record: Record = {
+        "schema_version": 1,
+        "kind": "fidelity",
+        "state": tried.state,
+        "error": tried.error,
+        "model": model_block(model, base_manifest),
+        "variant": variant_block(read_manifest(weights)),
+        "text": said["text"],
+        "tokens": sum(map(len, found)),
+        "vocabulary": {
+            "compared": comparison.vocabulary if comparison and found else None,
+            "base_logits": said["width"],
+            "variant_logits": comparison.width if comparison and found else None,
+        },
+        "engine": _engine_block(tried, variant, threads),
+        "base_engine": said["engine"],
+        "environment": environment_identity(RECORDED_PACKAGES),
+        "hardware": machine,
+        "workflow": workflow_identity(model.file),
+        "metrics": metrics(found),
+        "texts": [text_sums(positions) for positions in found],
+        "result_sha256": "",
+        "sequence": sequence,
+        "started": started,
+        "duration_s": round(time.monotonic() - began, 3),
+        "command": command_for([output], None, hardware_id),
+    }
+    record["result_sha256"] = result_digest(record)
+    write_record(output, record, "fidelity")
+    return record
+
+
+# ── the numbers ──
+
+
+def text_sums(positions: Sequence[Position]) -> Record:
+    """The fidelity schema's entry of one text."""
+    return {
+        "tokens": len(positions),
+        "kl_sum_nats": math.fsum(p.kl_nats for p in positions),
+        "kl_max_nats": max(p.kl_nats for p in positions),
+        "agreeing": sum(p.agrees for p in positions),
+        "base_nll_nats": math.fsum(p.base_nll_nats for p in positions),
+        "nll_nats": math.fsum(p.nll_nats for p in positions),
+    }
+
+
+def metrics(found: Sequence[Sequence[Position]]) -> Record:
+    """The fidelity schema's ``metrics``.
+
+    Neighbouring tokens depend on each other, texts do not. So texts are the blocks that a bootstrap
+    draws (`expanded_bootstrap`), and the clusters of the share of agreeing tokens. A bootstrap
+    cannot tell how much larger the largest of other tokens would be: the maximum has no interval.
+
+    Source: H. R. Künsch, The Jackknife and the Bootstrap for General Stationary Observations,
+    Annals of Statistics 17 (1989), 1217–1241, for drawing blocks of neighbours.
+
+    Args:
+        found: The positions of each text; without texts every value is missing.
+    """
+    if not found:
+        nothing = _metric(None, reason="a side broke; see error")
+        names = ("kl_mean_nats", "kl_median_nats", "kl_p99_nats", "kl_max_nats")
+        more = ("top_token_agreement", "perplexity", "base_perplexity", "perplexity_ratio")
+        return dict.fromkeys((*names, *more), nothing)
+    from slm_benchmark.statistics.bootstrap import of_totals
+    from slm_benchmark.statistics.estimates import Sample, estimate
+
+    sums = [text_sums(positions) for positions in found]
+    kl = [[p.kl_nats for p in positions] for positions in found]
+
+    def drawn(values: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> Record:
+        return _estimated(estimate(Sample(values, share=False, statistic=statistic)))
+
+    def per_token(*names: str) -> list[list[float]]:
+        """Of each text a sum, less another where two are named, and its tokens."""
+        return [[s[names[0]] - math.fsum(s[name] for name in names[1:]), s["tokens"]] for s in sums]
+
+    mean = of_totals(lambda total, _: float(total[0] / total[1]))
+    exponential = of_totals(lambda total, _: math.exp(total[0] / total[1]))
+    agreeing = Sample(
+        values=[float(p.agrees) for positions in found for p in positions],
+        clusters=[number for number, positions in enumerate(found) for _ in positions],
+    )
+    return {
+        "kl_mean_nats": drawn(per_token("kl_sum_nats"), mean),
+        "kl_median_nats": drawn(kl, functools.partial(_quantile, share=0.5)),
+        "kl_p99_nats": drawn(kl, functools.partial(_quantile, share=0.99)),
+        "kl_max_nats": _metric(
+            max(s["kl_max_nats"] for s in sums),
+            reason="a maximum has no bootstrap interval: other tokens may lie beyond any of these",
+        ),
+        "top_token_agreement": _estimated(estimate(agreeing)),
+        "perplexity": drawn(per_token("nll_nats"), exponential),
+        "base_perplexity": drawn(per_token("base_nll_nats"), exponential),
+        "perplexity_ratio": drawn(per_token("nll_nats", "base_nll_nats"), exponential),
+    }
+
+
+def _quantile(texts: Sequence[Sequence[float]], share: float) -> float:
+    import numpy as np
+
+    return float(np.quantile(np.concatenate(texts), share))
+
+
+def _metric(
+    value: float | None,
+    ci95: Sequence[float] | None = None,
+    ci_method: str | None = None,
+    reason: str | None = None,
+) -> Record:
+    return {
+        "value": value,
+        "ci95": None if ci95 is None else list(ci95),
+        "ci_method": ci_method,
+        "reason": reason,
+    }
+
+
+def _estimated(found: Any) -> Record:
+    """A metric from an `Estimate`."""
+    return _metric(found.value, found.ci95, found.method, found.reason)
+
+
+def describe_fidelity(record: Record) -> str:
+    """A sentence about a record."""
+    name = f"{record['model']['id']} {record['variant']['id']}"
+    if record["state"] != "ok":
+        return f"{name}: fidelity {record['state']}: {record['error']['type']}"
+    found = {key: metric["value"] for key, metric in record["metrics"].items()}
+    return (
+        f"{name}: KL {found['kl_mean_nats']:.3g} nats a token (p99 {found['kl_p99_nats']:.3g}), "
+        f"{100 * found['top_token_agreement']:.1f} % of {record['tokens']} likeliest tokens agree, "
+        f"perplexity {found['perplexity']:.2f} against {found['base_perplexity']:.2f}"
+    )

@@ -1,0 +1,1 @@
+"""From records to the leaderboard, its ranking and the quantization report."""

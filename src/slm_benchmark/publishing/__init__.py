@@ -1,0 +1,1 @@
+"""From runs/ to results/, and every check of what is published."""

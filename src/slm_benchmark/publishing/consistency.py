@@ -1,0 +1,634 @@
+"""What a record says against itself, against its documents, and against what is possible.
+
+Nothing is measured here. Each check recomputes one part of a record from another part, so an edit
+of one of them alone is found, whatever digests were made to fit it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.common.files import digest
+from slm_benchmark.records.hardware import fingerprint
+
+Record = dict[str, Any]
+Contradiction = tuple[str, str]
+"""Dotted path of a field, and what is wrong with it."""
+
+MOST_UTILISATION = 1.1
+"""A share of what the machine can do is above one by a little where the machine was slower for a
+moment while its limits were measured."""
+
+EARLIEST = "2026-01-01T00:00:00+00:00"
+"""The project is younger than this, and so are its records."""
+
+CLOCK_SLACK = datetime.timedelta(days=1)
+"""How far the clock of a machine that measured may be ahead of the one that checks."""
+
+REL_TOL = 1e-9
+"""Numbers are recomputed to so many digits: libraries of mathematics differ in the last ones."""
+
+SIZE_SLACK_SHARE, SIZE_SLACK_BYTES = 0.25, 2**25
+"""A variant's files hold more than weights, such as a vocabulary; the sum of these is allowed."""
+
+_NEVER_NEGATIVE = ("_s", "_ms", "_bytes", "_tokens")
+"""Endings of keys whose numbers are durations, sizes and counts."""
+
+
+def contradictions(
+    record: Record, documents: Sequence[Record] | None, catalogue: Catalogue
+) -> Iterator[Contradiction]:
+    """All contradictions of a record that fits its schema.
+
+    Args:
+        record: A record of any kind.
+        documents: The per-document values of a score; None for a kind that has none.
+        catalogue: The catalogue of the checkout. What it no longer knows is not held against it.
+    """
+    yield from _state(record)
+    yield from _times(record)
+    yield from _machine(record, "")
+    yield from unclean(record)
+    yield from _negative(record, "")
+    if "scored" in record:
+        yield from _machine(record["scored"], "scored.")
+    for field, variant in _variants(record):
+        yield from _size(record, field, variant, catalogue)
+    kind = record["kind"]
+    if kind == "score":
+        yield from _score(record, documents or [], catalogue)
+    elif check := _OF_KIND.get(kind):
+        yield from check(record)
+
+
+def unclean(record: Record) -> Iterator[Contradiction]:
+    """What forbids to publish a record because of its surroundings: it cannot be made again.
+
+    Kept answers are scored by a step of its own, which has its own surroundings.
+    """
+    for step, where in (("", record), ("scored.", record.get("scored", record))):
+        if where["environment"]["locked"] is not True:
+            yield f"{step}environment.locked", "the environment differs from requirements.lock"
+        if where["workflow"]["dirty"] is not False:
+            yield (
+                f"{step}workflow.dirty",
+                "the files that decide the measurement were not committed",
+            )
+
+
+def _state(record: Record) -> Iterator[Contradiction]:
+    state, error = record["state"], record["error"]
+    if (state == "failed") != (error is not None):
+        yield "state", f"the state is {state}, {'with' if error else 'without'} an error"
+    lacking = state in ("not_run", "not_applicable")
+    if lacking != ("reason" in record):
+        yield "reason", f"the state is {state}, {'without' if lacking else 'with'} a reason"
+
+
+def _times(record: Record) -> Iterator[Contradiction]:
+    earliest, before = datetime.datetime.fromisoformat(EARLIEST), "the project began"
+    for field, block in (("started", record), ("scored.started", record.get("scored"))):
+        if block is None:
+            continue
+        try:
+            moment = datetime.datetime.fromisoformat(block["started"])
+        except ValueError:
+            moment = datetime.datetime.min
+        if moment.tzinfo is None:
+            yield field, "not a time with a zone"
+            return
+        if moment < earliest:
+            yield field, f"before {before}"
+        if moment > datetime.datetime.now(datetime.UTC) + CLOCK_SLACK:
+            yield field, "in the future"
+        # Answers are scored after they were asked for.
+        earliest, before = moment, "the answers were asked for"
+
+
+def _machine(block: Mapping[str, Any], step: str) -> Iterator[Contradiction]:
+    hardware = block["hardware"]
+    # Where answers are scored, the machine has a description alone.
+    if "fingerprint" in hardware and not _is_of(hardware["fingerprint"], hardware["description"]):
+        yield f"{step}hardware.fingerprint", "not the fingerprint of the description"
+    commit = block["workflow"]["commit"]
+    if commit is None or len(commit) != 40 or not set(commit) <= set("0123456789abcdef"):
+        yield f"{step}workflow.commit", "not a commit"
+
+
+def _is_of(found: str, description: Mapping[str, Any]) -> bool:
+    try:
+        return found == fingerprint(description)
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _negative(value: Any, path: str) -> Iterator[Contradiction]:
+    """Every negative duration, size and count, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            inner_path = f"{path}.{key}" if path else str(key)
+            if str(key).endswith(_NEVER_NEGATIVE):
+                numbers = inner if isinstance(inner, list) else [inner]
+                if any(isinstance(n, int | float) and n < 0 for n in numbers):
+                    yield inner_path, "below zero"
+            if isinstance(inner, dict | list):
+                yield from _negative(inner, inner_path)
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            if isinstance(inner, dict | list):
+                yield from _negative(inner, f"{path}.{place}")
+
+
+def _variants(record: Record) -> Iterator[tuple[str, Record]]:
+    if "variant" in record:
+        yield "variant", record["variant"]
+    for name, variant in record.get("variants", {}).items():
+        yield f"variants.{name}", variant
+
+
+def _size(
+    record: Record, field: str, variant: Record, catalogue: Catalogue
+) -> Iterator[Contradiction]:
+    if variant["id"] == "base" and variant["sha256"] != record["model"]["sha256"]:
+        yield f"{field}.sha256", "not the digest of the base model, whose weights these are"
+    model = catalogue.models.get(record["model"]["id"])
+    if model is None:
+        return
+    expected = variant["effective_bits_per_weight"] * model.parameters / 8
+    slack = SIZE_SLACK_SHARE * expected + SIZE_SLACK_BYTES
+    if abs(variant["size_bytes"] - expected) > slack:
+        yield (
+            f"{field}.size_bytes",
+            f"far from the {expected:.0f} bytes of {variant['effective_bits_per_weight']} bits for "
+            f"each of {model.parameters} weights",
+        )
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def _score(
+    record: Record, documents: Sequence[Record], catalogue: Catalogue
+) -> Iterator[Contradiction]:
+    if record["documents_sha256"] != (digest(documents) if documents else None):
+        yield "documents_sha256", "not the digest of the documents beside the record"
+    if record["state"] != "ok":
+        yield from _without_score(record, documents)
+        return
+    shapes = list(document_shapes(documents))
+    yield from shapes
+    dataset = record["dataset"]
+    distinct = len({(row.get("part", ""), row.get("index")) for row in documents})
+    if dataset["documents"] != distinct:
+        yield "dataset.documents", f"there are {distinct} documents beside the record"
+    if dataset["documents"] > dataset["documents_total"]:
+        yield "dataset.documents", "more documents than the split has"
+    if record["samples_sha256"] is None and documents:
+        yield "samples_sha256", "null, though there are documents"
+    if not shapes:
+        # What a task of custom/ calls acc, and what its lists add up to, is its own affair.
+        entry = catalogue.tasks.get(record["task"]["id"], {"category": "custom"})
+        own = entry["category"] == "custom"
+        yield from _scores_follow(record, documents, own)
+        yield from () if own else _margins(documents)
+    yield from _headline(record, catalogue)
+    yield from _choices(record, catalogue)
+
+
+def _choices(record: Record, catalogue: Catalogue) -> Iterator[Contradiction]:
+    """Compare with what the protocol decides, where it decides now what it decided then."""
+    task, protocol = record["task"], record["protocol"]
+    entry, chosen = catalogue.tasks.get(task["id"]), catalogue.protocols.get(protocol["id"])
+    if entry is None or chosen is None:
+        return
+    if digest(catalogue.scoring_choices(task["id"], protocol["id"])) != protocol["sha256"]:
+        return
+    for name, expected in {
+        "harness_task": entry["harness_task"],
+        "num_fewshot": entry["num_fewshot"],
+        "fewshot_sampler": chosen["fewshot_sampler"],
+        "metric": entry["metric"],
+        "filter": entry.get("filter", "none"),
+        "unit": entry.get("unit", "share"),
+    }.items():
+        if task.get(name, "share" if name == "unit" else None) != expected:
+            yield f"task.{name}", f"the protocol has {expected!r}"
+    for place, row in enumerate(record["scores"]):
+        fixed = row["headline"] and entry["chance"] != "options" and row["value"] is not None
+        if fixed and not same(row["chance"], entry["chance"]):
+            yield f"scores.{place}.chance", f"the task has {entry['chance']!r}"
+
+
+def _without_score(record: Record, documents: Sequence[Record]) -> Iterator[Contradiction]:
+    state = record["state"]
+    empty = {
+        "scores": record["scores"],
+        "samples_sha256": record["samples_sha256"],
+        "dataset.documents": record["dataset"]["documents"],
+    }
+    for field, value in empty.items():
+        if value:
+            yield field, f"there is one, though the state is {state}"
+    if documents:
+        yield "documents_sha256", f"there are documents, though the state is {state}"
+    for name, value in record["checks"].items():
+        if value is not None:
+            yield f"checks.{name}", f"not null, though the state is {state}"
+
+
+_DOCUMENT_KEYS = {"document", "index", "part", "filter", "values", "margin", "cluster", "group"}
+_NEEDED_KEYS = {"document", "index", "filter", "values", "margin"}
+
+
+def document_shapes(documents: Sequence[Any]) -> Iterator[Contradiction]:
+    """What is malformed among per-document values, and every document that is there twice."""
+    seen: set[tuple[Any, ...]] = set()
+    for place, row in enumerate(documents):
+        where = f"documents.{place}"
+        if not isinstance(row, dict) or not _NEEDED_KEYS <= row.keys() <= _DOCUMENT_KEYS:
+            yield where, f"not an object with the keys {', '.join(sorted(_NEEDED_KEYS))}"
+            continue
+        texts = [row["document"], row["filter"], row.get("part", ""), row.get("cluster", "")]
+        index, values, group = row["index"], row["values"], row.get("group", [])
+        if not (isinstance(group, list) and all(isinstance(text, str) for text in texts + group)):
+            yield where, "document, filter, part, cluster and groups are texts"
+        elif not _is_count(index):
+            yield f"{where}.index", "not the row of a split"
+        elif not isinstance(values, dict) or not all(map(_is_value, values.values())):
+            yield f"{where}.values", "not numbers, lists of numbers or nulls"
+        elif row["margin"] is not None and not _is_number(row["margin"]):
+            yield f"{where}.margin", "not a number or null"
+        else:
+            key = (row.get("part", ""), index, row["filter"])
+            if key in seen:
+                yield where, f"row {index} is there twice"
+            seen.add(key)
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_value(value: Any) -> bool:
+    numbers = value if isinstance(value, list) else [value]
+    return value is None or all(map(_is_number, numbers))
+
+
+def _row_name(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["metric"], row["filter"], row.get("part", "")
+
+
+def _scores_follow(
+    record: Record, documents: Sequence[Record], own: bool
+) -> Iterator[Contradiction]:
+    """Compare the scores with the ones that follow from the documents."""
+    from slm_benchmark.publishing.recompute import CannotRecompute, recompute
+
+    try:
+        expected = {_row_name(row): row for row in recompute(record, documents)}
+    except CannotRecompute as error:
+        if not own:
+            yield "scores", f"do not follow from the documents: {error}"
+        return
+    names = [_row_name(row) for row in record["scores"]]
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield "scores", f"{_shown(name)} is there {count} times"
+    for place, (name, row) in enumerate(zip(names, record["scores"], strict=True)):
+        if name not in expected:
+            yield f"scores.{place}", f"{_shown(name)} does not follow from the documents"
+            continue
+        again = expected[name]
+        for key in {**again, **row}:
+            if not same(row.get(key), again.get(key)):
+                told = f"the documents give {again.get(key)!r} for {_shown(name)}"
+                yield f"scores.{place}.{key}", told
+    for name in [name for name in expected if name not in names]:
+        yield "scores", f"{_shown(name)} is missing, and the documents have values of it"
+
+
+def _shown(name: tuple[str, str, str]) -> str:
+    return " ".join(filter(None, name))
+
+
+def _margins(documents: Sequence[Record]) -> Iterator[Contradiction]:
+    """The likeliest choice is right where it lies above all others; a tie may go either way."""
+    for place, row in enumerate(documents):
+        value, margin = row["values"].get("acc"), row["margin"]
+        if value in (0, 1) and margin and (margin > 0) != (value == 1):
+            yield f"documents.{place}.margin", f"{margin:+g} nats, and acc is {value:g}"
+
+
+def _headline(record: Record, catalogue: Catalogue) -> Iterator[Contradiction]:
+    task, total = record["task"], record["dataset"]["documents"]
+    places = [place for place, row in enumerate(record["scores"]) if row["headline"]]
+    if len(places) != 1:
+        yield "scores", f"{len(places)} headlines"
+        return
+    place, row = places[0], record["scores"][places[0]]
+    if _row_name(row) != (task["metric"], task["filter"], ""):
+        yield f"scores.{place}.headline", "not the task's metric over all documents"
+    # A document may have no such metric at all.
+    if row["n"] + row.get("missing", 0) > total:
+        yield f"scores.{place}.n", f"with the missing ones more than the {total} documents"
+    best = 1 if task.get("unit", "share") == "share" else _best(task["id"], catalogue)
+    for name in ("value", "chance"):
+        if row[name] is not None and not 0 <= row[name] <= best:
+            yield f"scores.{place}.{name}", f"outside of 0 … {best:g}"
+    yield from _interval(f"scores.{place}", row)
+    interval, chance = row["ci95"], row["chance"]
+    known = interval is not None and chance is not None
+    at_chance = interval[0] <= chance <= interval[1] if known else None
+    checks = record["checks"]
+    if checks["at_chance"] is not at_chance:
+        yield "checks.at_chance", f"the headline says {at_chance}"
+    for name, count in checks.items():
+        if name != "at_chance" and count is not None and count > total:
+            yield f"checks.{name}", f"more than the {total} documents"
+
+
+def _best(task: str, catalogue: Catalogue) -> float:
+    return float(catalogue.tasks.get(task, {}).get("best", math.inf))
+
+
+def _interval(field: str, block: Mapping[str, Any]) -> Iterator[Contradiction]:
+    """An interval holds its value. A bootstrap's need not: its resamples may be biased."""
+    if block["ci95"] is None:
+        return
+    low, high = block["ci95"]
+    inside = block["value"] is not None and low <= block["value"] <= high
+    if low > high or (not inside and "bootstrap" not in (block["ci_method"] or "")):
+        yield f"{field}.ci95", "does not hold the value"
+
+
+# --- performance ---------------------------------------------------------------------------------
+
+
+def _performance(record: Record) -> Iterator[Contradiction]:
+    """Compare all quantities with the ones that follow from the raw repetitions."""
+    if record["schema_version"] == 1:
+        from slm_benchmark.profiling.schema_v1 import first_metrics
+
+        yield from _quantities("metrics", record["metrics"], first_metrics(record))
+        return
+    yield from _session(record)
+    yield from _points_follow(record)
+    grid = enumerate(record["grid"])
+    points = [("metrics", record["metrics"])]
+    points += [(f"grid.{place}.metrics", point["metrics"]) for place, point in grid]
+    for field, metrics in points:
+        for name in ("mbu", "mfu"):
+            share = metrics.get(name, {}).get("value")
+            if share is not None and share > MOST_UTILISATION:
+                yield f"{field}.{name}", "more than the machine can do"
+
+
+def _session(record: Record) -> Iterator[Contradiction]:
+    from slm_benchmark.profiling.session import rounds
+
+    session, processes = record["session"], record["raw"]["processes"]
+    ran = session["variants"]
+    if session["id"] != digest([record["started"], record["hardware"]["fingerprint"], ran]):
+        yield "session.id", "not the digest of time, machine and variants"
+    if session["order"] != rounds(ran, session["processes"]):
+        yield "session.order", "not the order of such a session"
+    if record["variant"]["id"] not in ran:
+        yield "session.variants", f"{record['variant']['id']} is not among them"
+    planned = 0 if record["state"] == "failed" else session["processes"]
+    if len(processes) != planned:
+        yield "raw.processes", f"not the {planned} of the session"
+    if not same(record["duration_s"], round(math.fsum(p["duration_s"] for p in processes), 3)):
+        yield "duration_s", "not the sum of the processes'"
+    if len(record["host"]["processes"]) != len(processes):
+        yield "host.processes", "not one for each process"
+    for place, process in enumerate(processes):
+        if process["size_bytes"] != record["variant"]["size_bytes"]:
+            yield f"raw.processes.{place}.size_bytes", "not the size of the variant"
+    if processes:
+        ours = {key: value for key, value in record["engine"].items() if key != "schedule"}
+        theirs = processes[-1]["engine"]
+        if ours != {key: value for key, value in theirs.items() if key != "schedule"}:
+            yield "engine", "not the engine of the last process"
+        elif not record["engine"]["schedule"].startswith(theirs["schedule"]):
+            yield "engine.schedule", "not what the engine of the last process did"
+    roofline = record["roofline"]
+    for name, rounded in (
+        ("bandwidth_bytes_per_s", "bandwidth_by_round_bytes_per_s"),
+        ("matrix_flops_per_s", "matrix_by_round_flops_per_s"),
+    ):
+        if roofline.get(rounded) and not same(roofline[name], median(roofline[rounded])):
+            yield f"roofline.{name}", "not the median of the rounds"
+
+
+def _points_follow(record: Record) -> Iterator[Contradiction]:
+    """The quantities of every point, as `profiling.summary.summarise` defines them."""
+    from slm_benchmark.profiling.energy import energy_metrics, resting_power_w
+    from slm_benchmark.profiling.job import Point
+    from slm_benchmark.profiling.summary import (
+        latency_distribution,
+        once_metrics,
+        timed_metrics,
+        utilisation,
+    )
+
+    processes, energy, error = record["raw"]["processes"], record["energy"], record["error"]
+    lost = f"{error['type']}: {error['message']}" if error else "no process measured it"
+    # The energy of a wall meter follows from its readings, which are not in the record.
+    metered = "readings_sha256" not in energy
+    idle_w = resting_power_w(energy["idle"], energy["source"]) if metered else None
+    no_energy = lost if error else energy["reason"] or "; ".join(energy.get("faults", [])) or None
+    reference = processes[0]["points"][0] if processes else {"prompt_tokens": 1, "output_tokens": 1}
+    blocks = [("metrics", reference, record["metrics"])]
+    blocks += [
+        (f"grid.{place}.metrics", point, point["metrics"])
+        for place, point in enumerate(record["grid"])
+    ]
+    for place, (field, block, found) in enumerate(blocks):
+        sizes = (block["prompt_tokens"], block["output_tokens"], block.get("sequences", 1))
+        for number, process in enumerate(processes):
+            points = process["points"]
+            if len(points) != len(blocks) or sizes != _sizes(points[place]):
+                yield f"raw.processes.{number}.points", "not the points of the grid"
+                return
+        measured = [process["points"][place] for process in processes]
+        expected = {
+            **timed_metrics(processes, place, lost),
+            **utilisation(processes, place, Point(*sizes), record["roofline"], lost),
+            **(energy_metrics(measured, idle_w, no_energy) if metered else {}),
+            **(once_metrics(processes, lost) if place == 0 else {}),
+        }
+        yield from _quantities(field, found, expected)
+    batch = blocks[-1]
+    name = "generation_throughput_tokens_per_s"
+    if batch[1].get("sequences", 1) > 1 and not same(
+        record["metrics"][f"batch_{name}"], batch[2][name]
+    ):
+        yield f"metrics.batch_{name}", "not that of the point with several sequences"
+    distribution = latency_distribution(processes) if processes else None
+    if not same(record["latency_distribution_ms"], distribution):
+        yield "latency_distribution_ms", "does not follow from the repetitions"
+    if metered and processes:
+        meter = processes[-1]["energy"]
+        if any(not same(energy.get(key), value) for key, value in meter.items()):
+            yield "energy", "not the meter of the last process"
+
+
+def _sizes(point: Mapping[str, Any]) -> tuple[int, int, int]:
+    return point["prompt_tokens"], point["output_tokens"], point["sequences"]
+
+
+def _quantities(
+    field: str, found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> Iterator[Contradiction]:
+    for name, quantity in expected.items():
+        if not same(found.get(name), quantity):
+            yield f"{field}.{name}", f"the repetitions give {quantity['value']!r}"
+
+
+# --- the other kinds -----------------------------------------------------------------------------
+
+
+def _equivalence(record: Record) -> Iterator[Contradiction]:
+    """Recompute the verdict from the bounds, and what the differences allow of each other."""
+    from slm_benchmark.evaluation.equivalence import DIGITS, breaches
+
+    for name, variant in record["variants"].items():
+        if variant["id"] != name:
+            yield f"variants.{name}.id", "not the side that it stands for"
+    reasons, tasks = record["reasons"], record["tasks"]
+    if record["passed"] is bool(reasons):
+        yield "passed", f"{record['passed']}, with {len(reasons)} reasons against it"
+    if record["state"] == "ok":
+        if reasons != breaches(tasks, record["bounds"]):
+            yield "reasons", "not the bounds that do not hold"
+        if [task["id"] for task in tasks] != list(record["datasets"]):
+            yield "tasks", "not one for each dataset"
+    elif tasks or record["passed"]:
+        yield "tasks", "there are some, though a side failed"
+    for place, task in enumerate(tasks):
+        field, worst = f"tasks.{place}", task["worst"]
+        for share, count in (
+            ("decision_agreement", task["documents"]),
+            ("greedy_agreement", task["continuations"]),
+        ):
+            if not same(task[share], round(task[share] * count) / count):
+                yield f"{field}.{share}", f"not a share of {count}"
+        delta = task["max_delta_nats"]
+        if None not in (delta, worst["base_nats"], worst["gguf_nats"]):
+            found = abs(worst["base_nats"] - worst["gguf_nats"])
+            # Each of the three numbers is rounded.
+            if abs(found - delta) > 2 * 10**-DIGITS:
+                yield f"{field}.max_delta_nats", f"the two sides are {found:.6f} nats apart"
+        for largest, others in (
+            ("max_delta_nats", ("mean_delta_nats", "max_delta_nats_per_token")),
+            ("max_delta_nats_per_token", ("mean_delta_nats_per_token",)),
+            ("mean_delta_nats", ("mean_delta_nats_per_token",)),
+        ):
+            for other in others:
+                if None not in (task[largest], task[other]) and task[other] > task[largest]:
+                    yield f"{field}.{other}", f"larger than {largest}"
+
+
+def _fidelity(record: Record) -> Iterator[Contradiction]:
+    """Recompute what follows from the sums of each text; quantiles need every position."""
+    texts, metrics = record["texts"], {k: m["value"] for k, m in record["metrics"].items()}
+    sums = {key: math.fsum(text[key] for text in texts) for key in (texts[0] if texts else ())}
+    if record["tokens"] != sums.get("tokens", 0):
+        yield "tokens", "not the sum of the texts'"
+    if record["state"] != "ok":
+        if texts or any(value is not None for value in metrics.values()):
+            yield "metrics", f"there are some, though the state is {record['state']}"
+        return
+    if len(texts) != record["text"]["texts"]:
+        yield "texts", f"not the {record['text']['texts']} of the text"
+    for place, text in enumerate(texts):
+        if text["tokens"] > record["text"]["tokens_each"]:
+            yield f"texts.{place}.tokens", "more than a text has"
+        if text["agreeing"] > text["tokens"]:
+            yield f"texts.{place}.agreeing", "more than the text has tokens"
+        if (1 + REL_TOL) * text["kl_max_nats"] < text["kl_sum_nats"] / text["tokens"]:
+            yield f"texts.{place}.kl_max_nats", "less than the mean"
+    tokens = sums["tokens"]
+    for name, value in {
+        "kl_mean_nats": sums["kl_sum_nats"] / tokens,
+        "kl_max_nats": max(text["kl_max_nats"] for text in texts),
+        "top_token_agreement": sums["agreeing"] / tokens,
+        "perplexity": math.exp(sums["nll_nats"] / tokens),
+        "base_perplexity": math.exp(sums["base_nll_nats"] / tokens),
+        "perplexity_ratio": math.exp((sums["nll_nats"] - sums["base_nll_nats"]) / tokens),
+    }.items():
+        if not same(metrics[name], value):
+            yield f"metrics.{name}", f"the texts give {value!r}"
+    quantiles = [metrics[f"kl_{name}_nats"] for name in ("median", "p99", "max")]
+    if quantiles != sorted(quantiles):
+        yield "metrics.kl_p99_nats", "median, 99th percentile and maximum do not ascend"
+    for name, metric in record["metrics"].items():
+        yield from _interval(f"metrics.{name}", metric)
+
+
+def _noise(record: Record) -> Iterator[Contradiction]:
+    """Recompute differences and the floor from the perturbations."""
+    from slm_benchmark.evaluation.noise_floor import floor
+
+    reference, found = record["reference"], record["perturbations"]
+    if reference is None:
+        if found or record["state"] == "ok":
+            yield "reference", "null, though the state is ok or there are perturbations"
+    elif reference["n"] > record["dataset"]["documents"]:
+        yield "reference.n", "more than the documents"
+    families = record["floor"]["prompt"]["families"]
+    if not same(record["floor"], floor(found, families)):
+        yield "floor", "does not follow from the perturbations"
+    for place, entry in enumerate(found if reference else ()):
+        field, flips = f"perturbations.{place}", (entry["flips_to_right"], entry["flips_to_wrong"])
+        known = entry["value"] is not None and reference["value"] is not None
+        delta = entry["value"] - reference["value"] if known else None
+        if not same(entry["delta"], delta):
+            yield f"{field}.delta", f"the scores are {delta!r} apart"
+        if entry["n"] > reference["n"]:
+            yield f"{field}.n", "more documents than the reference has"
+        if (entry["documents_changed"] or 0) > record["dataset"]["documents"]:
+            yield f"{field}.documents_changed", "more than the documents"
+        if None in flips:
+            continue
+        if sum(flips) > entry["n"]:
+            yield f"{field}.flips_to_right", "more flips than documents"
+        alike = entry["n"] == reference["n"] and "parts" not in record["task"]
+        if alike and known and not same(delta, (flips[0] - flips[1]) / entry["n"]):
+            yield f"{field}.flips_to_right", "not the flips that make the difference"
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Whether two JSON values are equal, numbers to nine digits."""
+    if isinstance(expected, bool) or isinstance(found, bool):
+        return found is expected
+    if isinstance(found, int | float) and isinstance(expected, int | float):
+        return math.isclose(found, expected, rel_tol=REL_TOL, abs_tol=1e-12)
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        return found.keys() == expected.keys() and all(same(found[k], expected[k]) for k in found)
+    if isinstance(found, list | tuple) and isinstance(expected, list | tuple):
+        pairs = itertools.zip_longest(found, expected, fillvalue=_ABSENT)
+        return all(same(ours, theirs) for ours, theirs in pairs)
+    return bool(found == expected)
+
+
+_ABSENT = object()
+
+_OF_KIND: dict[str, Callable[[Record], Iterator[Contradiction]]] = {
+    "performance": _performance,
+    "equivalence": _equivalence,
+    "fidelity": _fidelity,
+    "noise": _noise,
+}

@@ -1,0 +1,20 @@
+"""Which library makes a 4-bit variant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def quantizer(backend: str) -> Callable[..., None]:
+    """The function that makes a 4-bit variant with ``backend``; see `quantize_4bit`.
+
+    Args:
+        backend: gptqmodel, or one of the original libraries auto-gptq and autoawq.
+    """
+    if backend == "gptqmodel":
+        from slm_benchmark.quantize.gptqmodel import quantize_4bit
+
+        return quantize_4bit
+    from slm_benchmark.quantize.autogptq_autoawq import quantize_4bit_legacy
+
+    return quantize_4bit_legacy

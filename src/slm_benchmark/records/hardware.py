@@ -1,0 +1,292 @@
+"""What this machine is, and whether it is the one that a hardware id promises."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import digest
+
+FILE = "config/hardware.yaml"
+
+_FLAGS = re.compile(
+    r"avx|avx2|fma|f16c|avx_vnni|avx512\w*|amx\w*|neon|asimd\w*|fphp|i8mm|bf16|sve\w*"
+)
+"""CPU features that matrix kernels choose by, as the kernel spells them."""
+
+_ARM_VENDORS = {"0x41": "ARM", "0x61": "Apple", "0xc0": "Ampere"}
+_ARM_CORES = {
+    "0xd03": "Cortex-A53",
+    "0xd05": "Cortex-A55",
+    "0xd08": "Cortex-A72",
+    "0xd0b": "Cortex-A76",
+    "0xd0c": "Neoverse-N1",
+    "0xd40": "Neoverse-V1",
+    "0xd41": "Cortex-A78",
+    "0xd49": "Neoverse-N2",
+    "0xd4f": "Neoverse-V2",
+}
+"""``CPU part`` of /proc/cpuinfo; ARM cores carry no name there."""
+
+_OTHER_MACHINE = "run with --config hardware=local, or add an entry for this machine"
+_FIXES = {
+    "governor": (
+        "set it (echo GOVERNOR | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor), "
+        "or run with --config hardware=local"
+    ),
+    "min_driver": "update the GPU's driver, or run with --config hardware=local",
+}
+"""What helps where a setting is wrong and not the machine."""
+
+
+def describe() -> dict[str, Any]:
+    """This machine: CPU, memory, operating system and GPUs, as found.
+
+    Returns:
+        ``machine``, ``cpu`` {``model``, ``vendor``, ``flags``, ``logical_cores``,
+        ``physical_cores``, ``cache_bytes`` of one core by level}, ``memory_bytes`` installed,
+        ``os``, ``kernel``, ``virtualisation`` (the maker of the virtual machine; null = none),
+        ``governor`` of the CPU's frequency, ``gpus`` [{``name``, ``memory_bytes``, ``driver``}].
+        What the system does not tell is null or empty.
+    """
+    cpuinfo = _cpuinfo()
+    flags = (cpuinfo.get("flags") or cpuinfo.get("features", "")).split()
+    return {
+        "machine": platform.machine(),
+        "cpu": {
+            **_cpu_name(cpuinfo),
+            "flags": sorted(flag for flag in flags if _FLAGS.fullmatch(flag)),
+            "logical_cores": os.cpu_count(),
+            "physical_cores": psutil.cpu_count(logical=False),
+            "cache_bytes": _caches(),
+        },
+        "memory_bytes": psutil.virtual_memory().total,
+        "os": platform.system(),
+        "kernel": platform.release(),
+        "virtualisation": _virtualisation(flags),
+        "governor": _governor(),
+        "gpus": _gpus(),
+    }
+
+
+def fingerprint(description: Mapping[str, Any]) -> str:
+    """Digest of the part of a description that stays while the machine stays.
+
+    Left out: kernel, driver and governor, which updates and settings change; they stay in the
+    description, and an entry of config/hardware.yaml can require them. Memory is rounded to whole
+    GiB, because the kernel's own share of it moves by some MiB from version to version.
+    """
+    return digest(
+        {
+            "machine": description["machine"],
+            "cpu": description["cpu"],
+            "memory_gib": round(description["memory_bytes"] / 2**30),
+            "os": description["os"],
+            "virtual": description["virtualisation"] is not None,
+            "gpus": [
+                {"name": gpu["name"], "memory_bytes": gpu["memory_bytes"]}
+                for gpu in description["gpus"]
+            ],
+        }
+    )
+
+
+def check(
+    hardware_id: str, entry: Mapping[str, Any], description: Mapping[str, Any] | None = None
+) -> None:
+    """Make sure that this machine may write records under ``hardware_id``.
+
+    Args:
+        hardware_id: Id in config/hardware.yaml.
+        entry: Its entry.
+        description: What `describe` gave; None = look now.
+
+    Raises:
+        UserError: for the first requirement that the machine does not meet.
+    """
+    found = describe() if description is None else description
+    for key, wanted, value, fits in _requirements(entry["requires"], found):
+        if not fits:
+            raise UserError(
+                f"this machine is not {hardware_id}: it needs {wanted!r}",
+                file=FILE,
+                field=f"{hardware_id}.requires.{key}",
+                value=value,
+                fix=_FIXES.get(key, _OTHER_MACHINE),
+            )
+
+
+def identity(hardware_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``hardware`` block of a record.
+
+    Raises:
+        UserError: when this machine is not ``hardware_id``, as `check` finds it.
+    """
+    description = describe()
+    check(hardware_id, entry, description)
+    return {
+        "id": hardware_id,
+        "fingerprint": fingerprint(description),
+        "description": description,
+    }
+
+
+def _requirements(
+    requires: Mapping[str, Any], found: Mapping[str, Any]
+) -> list[tuple[str, Any, Any, bool]]:
+    """(key, what is wanted, what was found, whether it fits) for each stated requirement."""
+    cores, memory = found["cpu"]["logical_cores"], found["memory_bytes"]
+    model, flags = found["cpu"]["model"], found["cpu"]["flags"]
+    gpus = [gpu["name"] for gpu in found["gpus"]]
+    drivers = [gpu["driver"] for gpu in found["gpus"]]
+    tests: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        "machine": (found["machine"], lambda want: found["machine"] in want),
+        "gpu_name": (gpus, lambda want: any(want in name for name in gpus)),
+        "min_driver": (
+            drivers,
+            lambda want: bool(drivers) and min(map(_version, drivers)) >= _version(want),
+        ),
+        "cpu_model": (model, lambda want: want in (model or "")),
+        "cpu_flags": (flags, lambda want: set(want) <= set(flags)),
+        "min_cores": (cores, lambda want: cores >= want),
+        "max_cores": (cores, lambda want: cores <= want),
+        "min_memory_bytes": (memory, lambda want: memory >= want),
+        "max_memory_bytes": (memory, lambda want: memory <= want),
+        "virtual": (
+            found["virtualisation"],
+            lambda want: (found["virtualisation"] is not None) == want,
+        ),
+        "governor": (found["governor"], lambda want: found["governor"] == want),
+    }
+    checked = [
+        (key, requires[key], value, fits(requires[key]))
+        for key, (value, fits) in tests.items()
+        if key in requires
+    ]
+    for name, want in requires.get("environment", {}).items():
+        value = os.environ.get(name)
+        checked.append((f"environment.{name}", want, value, value == want))
+    return checked
+
+
+def _version(text: str) -> list[int]:
+    """Numbers of a version such as 550.54.15, which compare as versions do."""
+    return [int(part) for part in re.findall(r"\d+", text)]
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first core's fields of /proc/cpuinfo, keys in lower case; empty outside Linux."""
+    fields: dict[str, str] = {}
+    for line in (read_text("/proc/cpuinfo") or "").splitlines():
+        key, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(key.strip().lower(), value.strip())
+    return fields
+
+
+def _cpu_name(cpuinfo: Mapping[str, str]) -> dict[str, str | None]:
+    if "cpu implementer" in cpuinfo:
+        vendor = cpuinfo["cpu implementer"]
+        board = (read_text("/proc/device-tree/model") or "").strip("\0")
+        cores = " + ".join(_arm_cores()) or "unknown core"
+        return {
+            "model": f"{cores} ({board})" if board else cores,
+            "vendor": _ARM_VENDORS.get(vendor, vendor),
+        }
+    model = cpuinfo.get("model name") or _sysctl("machdep.cpu.brand_string")
+    return {"model": model or platform.processor() or None, "vendor": cpuinfo.get("vendor_id")}
+
+
+def _arm_cores() -> list[str]:
+    """The kinds of cores, in the order of their first CPU; boards with two kinds are common."""
+    parts = re.findall(r"(?m)^CPU part\s*:\s*(\S+)", read_text("/proc/cpuinfo") or "")
+    return [_ARM_CORES.get(part, part) for part in dict.fromkeys(parts)]
+
+
+def _caches() -> dict[str, int]:
+    """Bytes of the caches that core 0 sees, such as ``{"L1d": 32768, "L2": 1048576}``."""
+    sizes = {}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = (read_text(index / name) for name in ("level", "type", "size"))
+        if level and kind and size and size.endswith("K"):
+            suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
+            sizes[f"L{level}{suffix}"] = int(size[:-1]) * 1024
+    return sizes
+
+
+def _virtualisation(flags: list[str]) -> str | None:
+    """The virtual machine's maker where firmware names one; null on bare metal or if unknown."""
+    if "hypervisor" not in flags and not (platform.machine() == "aarch64" and _is_guest()):
+        return None
+    return read_text("/sys/class/dmi/id/sys_vendor") or "virtual machine"
+
+
+def _is_guest() -> bool:
+    """Whether systemd takes this for a virtual machine; ARM CPUs have no flag that says so."""
+    tool = shutil.which("systemd-detect-virt")
+    return (
+        tool is not None and subprocess.run([tool, "--vm", "--quiet"], check=False).returncode == 0
+    )
+
+
+def _governor() -> str | None:
+    """The governor of all CPUs; several are joined by a comma."""
+    files = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
+    return ", ".join(sorted({read_text(file) or "" for file in files} - {""})) or None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    gpus = []
+    for name, memory_mib, driver in (
+        nvidia_smi("--query-gpu=name,memory.total,driver_version") or []
+    ):
+        memory_bytes = int(memory_mib) * 2**20 if memory_mib.isdigit() else None
+        gpus.append({"name": name, "memory_bytes": memory_bytes, "driver": driver})
+    return gpus
+
+
+def nvidia_smi(query: str, *options: str) -> list[list[str]] | None:
+    """What nvidia-smi answers to a query such as ``--query-gpu=name,memory.total``.
+
+    Returns:
+        Rows with a column for each field; lines that are messages are left out. None = it is not
+        there, or cannot answer: no driver, or an unknown field.
+    """
+    if not shutil.which("nvidia-smi"):
+        return None
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits", *options],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines()]
+    return [row for row in rows if len(row) == query.count(",") + 1]
+
+
+def read_text(path: str | Path) -> str | None:
+    """The text of a small system file without blanks around it; None = not there, or empty."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def _sysctl(name: str) -> str | None:
+    if platform.system() != "Darwin":
+        return None
+    done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

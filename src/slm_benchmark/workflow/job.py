@@ -1,0 +1,142 @@
+"""Between Snakemake and the library: where a job's output goes and how its errors look."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from slm_benchmark.common import progress
+from slm_benchmark.common.errors import UserError
+
+_RUN = "SLM_BENCHMARK_RUN_PID"
+_WATCH_INTERVAL_S = 1.0
+
+_held: list[TextIO] = []
+
+
+def restart_with(**environment: str) -> None:
+    """Start this script anew where it lacks variables that are only read at a process's start."""
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        os.environ.update(environment)
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+@contextlib.contextmanager
+def job(log: str | Path) -> Iterator[None]:
+    """Run the body of a script: its output goes to ``log``, its progress to the terminal too.
+
+    Bad input and faults of the surroundings end as one line on the terminal and exit code 1;
+    anything else is a bug and leaves its traceback in the log as well.
+    """
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    _end_with_the_run()
+    progress.terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    except UserError as error:
+        progress.say(f"error: {error}")
+        sys.exit(1)
+    except Exception as error:
+        traceback.print_exc()
+        progress.say(f"error: {type(error).__name__}: {error} (traceback in {log})")
+        sys.exit(1)
+
+
+def prepare_jobs() -> None:
+    """Tell the jobs of this process where the package is and whose run they belong to."""
+    source = str(Path(__file__).parents[2])
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, inherited]))
+    os.environ[_RUN] = str(os.getpid())
+
+
+def _end_with_the_run() -> None:
+    """End this job when its run is killed: its successor would do the same work beside it."""
+    run = int(os.environ.get(_RUN, "0"))
+    if not run:
+        return
+
+    def watch() -> None:
+        while os.path.exists(f"/proc/{run}") or not os.path.exists("/proc"):
+            time.sleep(_WATCH_INTERVAL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def clean_errors() -> Iterator[None]:
+    """Let bad input end Snakemake with one line; its own errors would add a traceback."""
+    try:
+        yield
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+def asking(question: Callable[..., Any], *wildcard_names: str) -> Callable[[Any], Any]:
+    """A function for Snakemake that puts ``question`` with the values of the named wildcards."""
+
+    def answer(wildcards: Any) -> Any:
+        with clean_errors():
+            return question(*(wildcards[name] for name in wildcard_names))
+
+    return answer
+
+
+def hold_the_only_run(folder: Path = Path(".snakemake")) -> None:
+    """Take the lock of this checkout for as long as the process lives.
+
+    Snakemake's own lock outlives a killed process; this one ends with it, so that the same command
+    can go on.
+    """
+    from snakemake.exceptions import WorkflowError
+
+    folder.mkdir(exist_ok=True)
+    stream = open(folder / "slm-benchmark.lock", "w", encoding="utf-8")  # noqa: SIM115
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise WorkflowError(
+            "another run is at work in this folder. Fix: wait for it, or use another clone"
+        ) from None
+    _held.append(stream)
+
+
+def warn(lines: list[str]) -> None:
+    """Print warnings once, before the first job."""
+    for line in lines:
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def asked(snakemake: Any) -> tuple[Any, Any]:
+    """The cell that a job asks its model for, and the folders of its inputs."""
+    from slm_benchmark.catalog.run_config import Cell
+    from slm_benchmark.evaluation.runner import Folders
+
+    inputs = {name: Path(snakemake.input[name]).parent for name in ("weights", "base", "dataset")}
+    return Cell(**snakemake.wildcards), Folders(**inputs)
+
+
+def output_paths(snakemake: Any) -> dict[str, Path]:
+    """The named outputs of a job."""
+    return {name: Path(path) for name, path in snakemake.output.items()}
+
+
+def configured(snakemake: Any) -> tuple[Any, Any]:
+    """The catalogue and the plan that a job belongs to."""
+    from slm_benchmark.catalog.catalog import load_catalogue
+    from slm_benchmark.catalog.run_config import Plan
+
+    catalogue = load_catalogue()
+    return catalogue, Plan.from_config(snakemake.config, catalogue)
