@@ -18,7 +18,7 @@ import torch
 from lm_eval.models.gguf import GGUFLM
 from lm_eval.models.huggingface import HFLM
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.engines.schedule import TREE
 from slm_benchmark.engines.settings import Settings
 
@@ -170,7 +170,7 @@ class GgufServer:
                 urllib.request.urlopen(f"{url}/v1/models", timeout=5).close()
                 return
             time.sleep(0.2)
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             "the server of llama-cpp-python does not come up",
             file=python,
             fix="see benchmarks/README.md for its installation",

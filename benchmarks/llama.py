@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from slm_benchmark.engines.backend import Logits, Scored
 from slm_benchmark.engines.llamacpp import Context, LlamaCpp
 from slm_benchmark.engines.logprobs import ScoreReader
-from slm_benchmark.engines.schedule import TREE, Part
+from slm_benchmark.engines.schedule import TREE, PlannedForward
 from slm_benchmark.engines.settings import Settings
 
 Pair = tuple[list[int], list[int]]
@@ -247,12 +247,12 @@ class Replay:
         return getattr(api, name), (self._context.memory, *arguments)
 
 
-def _chain(context: Sequence[int], continuation: Sequence[int]) -> Part:
+def _chain(context: Sequence[int], continuation: Sequence[int]) -> PlannedForward:
     """A whole request as a part without a trunk: one sequence, its continuation wanted."""
     tokens = [*context, *continuation[:-1]]
     nodes = range(len(tokens))
-    return Part(
-        trunk=[],
+    return PlannedForward(
+        shared_prefix=[],
         tokens=tokens,
         positions=list(nodes),
         parents=[node - 1 for node in nodes],

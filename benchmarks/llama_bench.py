@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import atomic_directory, atomic_write_json, read_json
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.download.wheels import fetch_wheel
@@ -125,7 +125,7 @@ def bindings_libraries() -> Path:
     """
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
-        raise EnvironmentFault("llama-cpp-python is not installed", fix="run . ./activate")
+        raise RunEnvironmentError("llama-cpp-python is not installed", fix="run . ./activate")
     return Path(spec.origin).parent / "lib"
 
 
@@ -162,7 +162,7 @@ def run(program: Path, file: Path, work: Work, phase: str, repetitions: int) -> 
     bound["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     done = subprocess.run(asked, capture_output=True, text=True, env=bound)
     if done.returncode != 0:
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"llama-bench ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}",
             file=file,
             fix=f"delete {relative(FOLDER)} to have it compiled again",
@@ -213,11 +213,11 @@ def _run(arguments: Sequence[str]) -> None:
             check=True,
         )
     except FileNotFoundError as error:
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"{arguments[0]} is not installed", fix="pip install cmake, or apt-get install cmake"
         ) from error
     except subprocess.CalledProcessError as error:
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"llama-bench cannot be built: {arguments[0]} ended with exit code {error.returncode}",
             fix="see its messages above, then run the same command again; it resumes",
         ) from error

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 
 if TYPE_CHECKING:
     import pandas
@@ -342,7 +342,7 @@ def _download(address: str, limit: int, timeout_s: float) -> bytes:
             data: bytes = response.read(limit + 1)
             return data
     except urllib.error.HTTPError as error:
-        fault = EnvironmentFault if error.code >= 500 else UserError
+        fault = RunEnvironmentError if error.code >= 500 else UserError
         raise fault(
             f"the server answered {error.code} {error.reason}",
             file=address,
@@ -350,7 +350,7 @@ def _download(address: str, limit: int, timeout_s: float) -> bytes:
         ) from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"cannot be fetched: {reason}",
             file=address,
             fix="check the address and the network, and try again",

@@ -154,13 +154,13 @@ def _parser() -> argparse.ArgumentParser:
 def _validate(options: argparse.Namespace) -> int:
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.catalog.model_cards import load_model
-    from slm_benchmark.catalog.run_config import Plan
+    from slm_benchmark.catalog.run_config import RunConfig
     from slm_benchmark.common.files import read_yaml
     from slm_benchmark.common.paths import CONFIG
 
     cards = [load_model(card) for card in options.cards]
     catalogue = load_catalogue()
-    Plan.from_config(read_yaml(CONFIG / "config.yaml"), catalogue)
+    RunConfig.from_config(read_yaml(CONFIG / "config.yaml"), catalogue)
     shown = cards or list(catalogue.models.values())
     for warning in [warning for card in shown for warning in card.warnings]:
         print(f"warning: {warning}", file=sys.stderr)

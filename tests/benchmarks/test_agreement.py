@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import agreement, llama_bench
 from benchmarks.llama_bench import Work
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_json
 from slm_benchmark.profiling.process import repeat
 from slm_benchmark.profiling.prompts import Prompt
@@ -113,7 +113,7 @@ def test_llama_bench_is_asked_and_read(stub: Path, tmp_path: Path, phase: str) -
 
 
 def test_a_failing_llama_bench_is_told(stub: Path, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentFault, match=r"exit code 1: no such model\. Fix: delete"):
+    with pytest.raises(RunEnvironmentError, match=r"exit code 1: no such model\. Fix: delete"):
         llama_bench.run(stub, tmp_path / "x.bin", WORK, "prompt", 3)
 
 
@@ -256,7 +256,7 @@ def test_a_build_resumes_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     source.mkdir(parents=True)
     broken = tmp_path / "log.broken"
     broken.touch()
-    with pytest.raises(EnvironmentFault, match="it resumes"):
+    with pytest.raises(RunEnvironmentError, match="it resumes"):
         llama_bench.build(1, folder)
     assert not (folder / "manifest.json").exists()
     broken.unlink()

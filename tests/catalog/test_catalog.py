@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from slm_benchmark.catalog.catalog import VARIANTS, Catalogue, load_catalogue, measured
-from slm_benchmark.catalog.run_config import Cell, Plan
+from slm_benchmark.catalog.run_config import Cell, RunConfig
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import CONFIG
@@ -52,8 +52,8 @@ def edit(folder: Path, name: str, change: Edit) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
-def plan(catalogue: Catalogue, **changes: Any) -> Plan:
-    return Plan.from_config({**CHOICES, **changes}, catalogue)
+def plan(catalogue: Catalogue, **changes: Any) -> RunConfig:
+    return RunConfig.from_config({**CHOICES, **changes}, catalogue)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_what_decides_a_score_is_measured(catalogue: Catalogue, key: str) -> Non
 
 
 def test_the_shipped_choices_are_valid(catalogue: Catalogue) -> None:
-    shipped = Plan.from_config(read_yaml(CONFIG / "config.yaml"), catalogue)
+    shipped = RunConfig.from_config(read_yaml(CONFIG / "config.yaml"), catalogue)
     assert shipped.variants == list(VARIANTS)
     assert shipped.cells()
 

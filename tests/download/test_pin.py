@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.download.pin import pin_card, pin_datasets
 from tests.support.hub import Hub
@@ -128,7 +128,7 @@ def test_errors_name_the_line_and_change_nothing(
 def test_a_hub_that_is_down(repositories: Hub, card: Path) -> None:
     repositories.status = 503
     before = card.read_bytes()
-    with pytest.raises(EnvironmentFault, match="hf_model_id: the hub cannot be reached"):
+    with pytest.raises(RunEnvironmentError, match="hf_model_id: the hub cannot be reached"):
         pin_card(card)
     assert card.read_bytes() == before
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.engines.backend import MOST_BEAMS, Backend, Logits, OutOfMemory
 from slm_benchmark.engines.beam_search import Found, Search, search
 from slm_benchmark.engines.decoding import Beams, plan_prompts
 from slm_benchmark.engines.journal import Journal
 from slm_benchmark.engines.llamacpp import LlamaCpp
 from slm_benchmark.engines.lm import BenchmarkLM
-from slm_benchmark.engines.schedule import CHUNK, Part, Plan
+from slm_benchmark.engines.schedule import CHUNK, Plan, PlannedForward
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.engines.transformers import Loaded, Transformers, load_transformers
 from tests.engines.test_engines import harness_lm, never, requests, tokens, uncuttable, write
@@ -108,7 +108,7 @@ def test_the_library_finds_the_same(loaded: Loaded, beams: Beams) -> None:
     found = find(backend, [asked(context, beams) for context in prompts()])
     for context, one in zip(prompts(), found, strict=True):
         assert one.new == find_by_library(loaded.model, context, beams)
-        assert one.by_itself == ends(one.new)
+        assert one.stopped == ends(one.new)
     assert len({tuple(one.new) for one in found}) == len(found)
     # Neither plain greedy nor all of one length: the search has something to decide.
     assert any(one.new != write(backend, c, 20) for c, one in zip(prompts(), found, strict=True))
@@ -117,8 +117,8 @@ def test_the_library_finds_the_same(loaded: Loaded, beams: Beams) -> None:
 def test_texts_end_by_themselves_and_at_the_limit(loaded: Loaded) -> None:
     backend = Transformers(loaded, ONE_THREAD)
     found = [one for beams in WAYS for one in find(backend, [asked(c, beams) for c in prompts()])]
-    assert {one.by_itself for one in found} == {True, False}
-    assert all(len(one.new) == 20 for one in found if not one.by_itself)
+    assert {one.stopped for one in found} == {True, False}
+    assert all(len(one.new) == 20 for one in found if not one.stopped)
 
 
 def test_one_beam_is_greedy(make: Callable[..., Backend]) -> None:
@@ -126,7 +126,7 @@ def test_one_beam_is_greedy(make: Callable[..., Backend]) -> None:
     for context in prompts():
         ((found),) = find(backend, [Search(context, 15, Beams(1, 1.0, False), never, 0)])
         assert found.new == write(backend, context, 15)
-        assert (found.by_itself, found.forwarded) == (False, 14)
+        assert (found.stopped, found.forwarded) == (False, 14)
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mistral", "gemma2", "gpt_neo", "dynamic"])
@@ -195,7 +195,7 @@ class Watched:
         if logits is not None:
             self.seen[text] = logits.tobytes()
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         state, logits = self.backend.start(part, tokens)
         self._keep(state, tuple(part.sequences[0]), logits)
         return state, logits
@@ -275,7 +275,7 @@ def test_a_search_does_not_depend_on_others(make: Callable[..., Backend]) -> Non
     for one, expected in zip(searches, found, strict=True):
         watched = Watched(make())
         (again,) = find(watched, [one])
-        assert (again.new, again.by_itself) == (expected.new, expected.by_itself)
+        assert (again.new, again.stopped) == (expected.new, expected.stopped)
         alone |= watched.seen
     assert together.seen == alone
     for budget in (None, 1):
@@ -317,7 +317,7 @@ class Short:
         self._count("reserve")
         return self.backend.reserve(plan, tokens, at_once)
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         self._count("start")
         return self.backend.start(part, tokens)
 
@@ -344,7 +344,7 @@ def test_a_lack_of_memory_is_survived(make: Callable[..., Backend], name: str) -
     assert find(short, searches) == expected
     assert short.freed == 1
     never_enough = Short(backend, lambda called, number: called == name)
-    with pytest.raises(EnvironmentFault, match="no memory for a single beam search: no memory"):
+    with pytest.raises(RunEnvironmentError, match="no memory for a single beam search: no memory"):
         find(never_enough, searches)
     assert never_enough.calls[name] == 2
 

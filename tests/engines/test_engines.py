@@ -18,20 +18,20 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory, Scored
 from slm_benchmark.engines.decoding import (
     Job,
     Sampling,
-    chooser,
     generate,
     probabilities,
     rows_are_independent,
+    sampler,
 )
 from slm_benchmark.engines.llamacpp import LlamaCpp
 from slm_benchmark.engines.lm import BenchmarkLM
 from slm_benchmark.engines.load import load_engine
-from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Part, Plan, plan_document
+from slm_benchmark.engines.schedule import CHUNK, LEAVES, TREE, Plan, PlannedForward, plan_document
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.engines.transformers import ROWS, Loaded, Transformers, load_transformers
 from tests.support.gguf_models import WINDOW as WINDOW_OF_GEMMA
@@ -87,7 +87,7 @@ def tokens(draw: random.Random, length: int) -> list[int]:
 def tries(draw: st.DrawFn) -> list[Document]:
     """Documents that share prefixes of any length, also within their continuations."""
     generator = random.Random(draw(st.integers(0, 2**32)))
-    trunk = tokens(generator, 150)
+    shared_prefix = tokens(generator, 150)
     found = []
     for _ in range(draw(st.integers(1, 3))):
         shared = draw(st.integers(0, 150))
@@ -97,7 +97,7 @@ def tries(draw: st.DrawFn) -> list[Document]:
         continuations = [
             branch[: (size + 1) // 2] + tokens(generator, size // 2) for size in lengths
         ]
-        found.append((trunk[:shared] + tokens(generator, own), continuations))
+        found.append((shared_prefix[:shared] + tokens(generator, own), continuations))
     return found
 
 
@@ -139,7 +139,7 @@ def score_all(backend: Backend, documents: Sequence[Document]) -> list[list[Scor
 
 
 def greedy(context: Sequence[int], limit: int, end: Callable[[Sequence[int]], bool]) -> Job:
-    return Job(context, limit, chooser(None, []), end)
+    return Job(context, limit, sampler(None, []), end)
 
 
 def never(new: Sequence[int]) -> bool:
@@ -149,7 +149,7 @@ def never(new: Sequence[int]) -> bool:
 def write_all(backend: Backend, prompts: Sequence[tuple[list[int], int]]) -> list[list[int]]:
     """The likeliest tokens after each prompt, as many as asked for, all in one go."""
     jobs = [functools.partial(greedy, context, limit, never) for context, limit in prompts]
-    found = {index: new for index, new, by_itself in generate(backend, jobs) if not by_itself}
+    found = {index: new for index, new, stopped in generate(backend, jobs) if not stopped}
     return [found[index] for index in range(len(prompts))]
 
 
@@ -190,7 +190,7 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         state, logits = self.backend.start(part, tokens)
         # The prompt names the generation.
         self.states[id(state)] = hash(tuple(part.sequences[0]))
@@ -246,7 +246,7 @@ class Short:
         if self.fails(name, self.calls[name]):
             raise OutOfMemory("no memory")
 
-    def score(self, part: Part) -> list[Scored]:
+    def score(self, part: PlannedForward) -> list[Scored]:
         self._count("score")
         return self.backend.score(part)
 
@@ -254,7 +254,7 @@ class Short:
         self._count("reserve")
         return self.backend.reserve(plan, tokens, at_once)
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         self._count("start")
         return self.backend.start(part, tokens)
 
@@ -285,7 +285,7 @@ def assert_survives_a_lack_of_memory(backend: Backend, folder: Path) -> None:
     for kind, question in kinds:
         never_enough = Short(backend, lambda name, call, kind=kind: name == kind)  # type: ignore[misc]
         ours = BenchmarkLM(never_enough, folder)
-        with pytest.raises(EnvironmentFault, match="no memory for a"):
+        with pytest.raises(RunEnvironmentError, match="no memory for a"):
             getattr(ours, "loglikelihood" if kind == "score" else "generate_until")(question)
 
 
@@ -371,10 +371,10 @@ def test_transformers_generates_as_the_library_does(loaded: Loaded, length: int)
     )[0, length:].tolist()
     backend = Transformers(loaded, ONE_THREAD)
     assert write(backend, context, 24) == expected
-    ((_, new, by_itself),) = generate(
+    ((_, new, stopped),) = generate(
         backend, [lambda: greedy(context, 24, lambda new: len(new) == 5)]
     )
-    assert (new, by_itself) == (expected[:5], True)
+    assert (new, stopped) == (expected[:5], True)
 
 
 def uncuttable(kind: str) -> Any:
@@ -661,7 +661,7 @@ class Recorder:
 
     def prepare(self, plan: Plan) -> None: ...
 
-    def score(self, part: Part) -> list[Scored]:
+    def score(self, part: PlannedForward) -> list[Scored]:
         self.scored.append([tuple(sequence) for sequence in part.sequences])
         self.choices.append(len(part.targets))
         return [(-1.0, False)] * len(part.targets)
@@ -669,7 +669,7 @@ class Recorder:
     def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         return max(tokens)
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         self.generated.append(part.sequences[0])
         self.written = 0
         return None, self._next()
@@ -945,7 +945,7 @@ def test_draws_have_the_frequencies_of_their_probabilities() -> None:
     assert probabilities(logits, Sampling(0.5, 2, 1.0))[3:] == pytest.approx([0, 0])
     cold = probabilities(logits, Sampling(0.5, 0, 1.0))
     assert cold[0] / cold[1] == pytest.approx(2.5**2, rel=1e-5)
-    draw = chooser(Sampling(1.0, 0, 1.0), [4, 2])
+    draw = sampler(Sampling(1.0, 0, 1.0), [4, 2])
     counts = np.bincount([draw(logits) for _ in range(4000)], minlength=5) / 4000
     assert counts == pytest.approx([0.5, 0.2, 0.2, 0.08, 0.02], abs=0.03)
 

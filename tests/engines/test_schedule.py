@@ -13,7 +13,7 @@ from slm_benchmark.engines.schedule import (
     ROOT,
     TREE,
     Pair,
-    Part,
+    PlannedForward,
     plan_document,
     plan_parts,
     reusable_prefix,
@@ -30,11 +30,13 @@ def tokens(draw: random.Random, length: int, vocabulary: int = 50) -> list[int]:
 def documents(draw: st.DrawFn) -> list[Pair]:
     """The requests of a document: one context or several, continuations that share beginnings."""
     generator = random.Random(draw(st.integers(0, 2**32)))
-    trunk, branch = tokens(generator, 300), tokens(generator, 80)
+    shared_prefix, branch = tokens(generator, 300), tokens(generator, 80)
     found: list[Pair] = []
     for _ in range(draw(st.integers(1, 3))):
         shared = draw(st.integers(0, 300))
-        context = trunk[:shared] + tokens(generator, draw(st.integers(0 if shared else 1, 90)))
+        context = shared_prefix[:shared] + tokens(
+            generator, draw(st.integers(0 if shared else 1, 90))
+        )
         for size in draw(st.lists(st.integers(1, 80), min_size=1, max_size=12)):
             cut = draw(st.integers(0, size))
             found.append((context, branch[:cut] + tokens(generator, size - cut)))
@@ -54,14 +56,14 @@ def several(draw: st.DrawFn) -> list[list[Pair]]:
     ]
 
 
-def path(part: Part, node: int) -> list[int]:
+def path(part: PlannedForward, node: int) -> list[int]:
     """Tokens from position 0 to a node, found by walking up."""
     tail: list[int] = []
     while node != ROOT:
         tail.insert(0, part.tokens[node])
         assert part.parents[node] < node
         node = part.parents[node]
-    return part.trunk + tail
+    return part.shared_prefix + tail
 
 
 @MANY
@@ -70,7 +72,7 @@ def test_a_plan_holds_every_request_and_nothing_else(pairs: list[Pair]) -> None:
     planned = plan_document(pairs)
     assert sorted(i for _, indices in planned for i in indices) == list(range(len(pairs)))
     for part, indices in planned:
-        assert len(part.trunk) % CHUNK == 0
+        assert len(part.shared_prefix) % CHUNK == 0
         assert len(part.tokens) <= TREE or len(indices) == 1
         assert len(part.leaves) <= LEAVES
         for index, nodes, targets in zip(indices, part.predictors, part.targets, strict=True):
@@ -88,7 +90,7 @@ def test_a_plan_holds_every_request_and_nothing_else(pairs: list[Pair]) -> None:
         read = {
             tuple([*pairs[i][0], *pairs[i][1]][:end])
             for i in indices
-            for end in range(len(part.trunk) + 1, len(pairs[i][0]) + len(pairs[i][1]))
+            for end in range(len(part.shared_prefix) + 1, len(pairs[i][0]) + len(pairs[i][1]))
         }
         assert set(paths) == read
         assert sorted(map(tuple, part.sequences)) == sorted(paths[leaf] for leaf in part.leaves)
@@ -129,8 +131,8 @@ def test_the_counts_are_those_of_counting_by_hand(found: list[list[Pair]]) -> No
     cached: list[int] = []
     for index in plan.order:
         part = parts[index]
-        forwarded += part.length - reusable_prefix(cached, part.trunk)
-        cached = part.trunk
+        forwarded += part.length - reusable_prefix(cached, part.shared_prefix)
+        cached = part.shared_prefix
     assert plan.forwarded_tokens == forwarded
     assert 0 <= plan.chunk_rounding_tokens <= forwarded - len(trie)
     assert plan.longest == max(part.length for part in parts)
@@ -167,7 +169,7 @@ def test_an_unconditional_request_does_not_shorten_the_trunk() -> None:
     draw = random.Random(3)
     context, choices = tokens(draw, 400), [tokens(draw, 5) for _ in range(4)]
     planned = plan_document([*((context, c) for c in choices), *(([0], c) for c in choices)])
-    assert [len(part.trunk) for part, _ in planned] == [320, 0]
+    assert [len(part.shared_prefix) for part, _ in planned] == [320, 0]
     assert [indices for _, indices in planned] == [[0, 1, 2, 3], [4, 5, 6, 7]]
 
 
@@ -176,7 +178,7 @@ def test_contexts_that_differ_late_are_one_forward() -> None:
     draw = random.Random(4)
     start, end = tokens(draw, 120), tokens(draw, 6)
     planned = plan_document([([*start, option, 3], end) for option in (1, 2)])
-    assert [len(part.trunk) for part, _ in planned] == [64]
+    assert [len(part.shared_prefix) for part, _ in planned] == [64]
 
 
 @given(st.integers(TREE - 3, TREE + 200))

@@ -20,7 +20,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from slm_benchmark.catalog.catalog import VARIANTS, load_catalogue
-from slm_benchmark.catalog.run_config import Plan
+from slm_benchmark.catalog.run_config import RunConfig
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import CONFIG
@@ -228,7 +228,7 @@ def test_a_missing_gpu_is_one_clear_error(
 # --- the choice ----------------------------------------------------------------------------------
 
 
-def plan(**changes: Any) -> Plan:
+def plan(**changes: Any) -> RunConfig:
     choices = {
         "models": ["smollm2-135m-instruct"],
         "variants": list(VARIANTS),
@@ -239,7 +239,7 @@ def plan(**changes: Any) -> Plan:
             "calibration": {"dataset": "calibration-boolq", "texts": 32, "tokens": 512}
         },
     }
-    return Plan.from_config({**choices, **changes}, load_catalogue())
+    return RunConfig.from_config({**choices, **changes}, load_catalogue())
 
 
 def test_the_protocol_plans_what_vllm_runs() -> None:

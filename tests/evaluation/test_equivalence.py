@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
-from slm_benchmark.catalog.run_config import Plan
+from slm_benchmark.catalog.run_config import RunConfig
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest, read_yaml
 from slm_benchmark.common.paths import CONFIG, ROOT
@@ -247,7 +247,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, tasks: Record, field
 def planned(catalogue: Catalogue, **changes: Any) -> Names:
     """Names of a plan for the tiny model."""
     choices = {**read_yaml(CONFIG / "config.yaml"), "models": ["tiny"], **changes}
-    return Names(Plan.from_config(choices, catalogue))
+    return Names(RunConfig.from_config(choices, catalogue))
 
 
 def test_the_gate_is_planned_where_a_gguf_variant_is(catalogue: Catalogue) -> None:

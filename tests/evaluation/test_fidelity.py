@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
-from slm_benchmark.catalog.run_config import Plan
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.catalog.run_config import RunConfig
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, read_yaml
 from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.download.datasets import load_splits, prepare_dataset
@@ -399,7 +399,7 @@ def test_faults_of_the_surroundings_are_raised(
 
     shutil.rmtree(bench.reference)
     monkeypatch.setattr("slm_benchmark.evaluation.fidelity._Kept.take", full)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(RunEnvironmentError):
         bench.keep()
     assert not bench.reference.exists()
 
@@ -520,7 +520,7 @@ def test_the_record_s_sums_give_its_metrics(bench: Bench) -> None:
 
 def planned(catalogue: Catalogue, **changes: Any) -> Names:
     choices = {**read_yaml(CONFIG / "config.yaml"), "models": ["tiny"], **changes}
-    return Names(Plan.from_config(choices, catalogue))
+    return Names(RunConfig.from_config(choices, catalogue))
 
 
 def test_every_planned_variant_but_the_base_is_compared(catalogue: Catalogue) -> None:

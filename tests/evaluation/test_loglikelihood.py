@@ -20,7 +20,7 @@ from lm_eval.api.model import LM
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import Cell
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import canonical_json, digest, read_json
 from slm_benchmark.common.schemas import read_record, schema
 from slm_benchmark.download.datasets import prepare_dataset
@@ -315,7 +315,7 @@ ENVIRONMENT = [
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     OSError(errno.ENOSPC, "No space left on device"),
     ConnectionResetError("by peer"),
-    EnvironmentFault("no memory for a cache"),
+    RunEnvironmentError("no memory for a cache"),
 ]
 
 
@@ -324,7 +324,7 @@ def test_a_fault_of_the_surroundings_is_raised(
     error: Exception, measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     break_model(monkeypatch, error)
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(RunEnvironmentError):
         measure("arc_challenge")
     assert [path.name for path in tmp_path.iterdir()] == [".sequence"]
 

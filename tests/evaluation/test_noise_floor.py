@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
-from slm_benchmark.catalog.run_config import Cell, Plan
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.catalog.run_config import Cell, RunConfig
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.evaluation import noise_floor
@@ -305,7 +305,7 @@ def test_a_job_that_was_stopped_goes_on_where_it_was(
 
         def count(self: LlamaCpp, part: Any) -> Any:
             if scored[0] == limit:
-                raise EnvironmentFault("no memory")
+                raise RunEnvironmentError("no memory")
             scored[0] += 1
             return score(self, part)
 
@@ -313,7 +313,7 @@ def test_a_job_that_was_stopped_goes_on_where_it_was(
 
     counted(2 * DOCUMENTS + 3)
     output_of(tmp_path, "arc_challenge").unlink()
-    with pytest.raises(EnvironmentFault, match="no memory"):
+    with pytest.raises(RunEnvironmentError, match="no memory"):
         measure("arc_challenge", "gguf-q8_0")
     assert not output_of(tmp_path, "arc_challenge").exists()
     counted(float("inf"))
@@ -496,7 +496,7 @@ def test_no_flip_of_some_is_not_never() -> None:
 
 def names_of(catalogue: Catalogue, **choices: Any) -> Names:
     config = read_yaml(ROOT / "config" / "config.yaml") | {"protocol": "demo", **choices}
-    return Names(Plan.from_config(config, catalogue))
+    return Names(RunConfig.from_config(config, catalogue))
 
 
 def test_the_plan_names_likelihood_tasks_of_some_variants(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.common.schemas import read_config, validate
 from slm_benchmark.download.datasets import load_splits, prepare_dataset
@@ -236,7 +236,9 @@ def test_an_endpoint_that_never_recovers_is_a_fault_of_the_surroundings(
     endpoint: Endpoint, status: int
 ) -> None:
     endpoint.reply = lambda _: (status, {"error": {"message": "out of order"}})
-    with pytest.raises(EnvironmentFault, match=f"HTTP {status}.*out of order.*stand-in|stand-in"):
+    with pytest.raises(
+        RunEnvironmentError, match=f"HTTP {status}.*out of order.*stand-in|stand-in"
+    ):
         one(remote(endpoint, retries=3))
     assert len(endpoint.asked) == 4
 
@@ -248,7 +250,7 @@ def test_a_hang_ends_at_the_timeout(endpoint: Endpoint) -> None:
 
     endpoint.reply = hang
     began = time.monotonic()
-    with pytest.raises(EnvironmentFault, match="gives no answer"):
+    with pytest.raises(RunEnvironmentError, match="gives no answer"):
         one(remote(endpoint, timeout_s=0.2, retries=1))
     assert time.monotonic() - began < 3
 
@@ -256,7 +258,7 @@ def test_a_hang_ends_at_the_timeout(endpoint: Endpoint) -> None:
 def test_nobody_there_is_a_fault_of_the_surroundings(endpoint: Endpoint) -> None:
     with serving() as gone:
         pass
-    with pytest.raises(EnvironmentFault, match="gives no answer"):
+    with pytest.raises(RunEnvironmentError, match="gives no answer"):
         one(remote(endpoint, url=gone.url, retries=0))
 
 
@@ -269,7 +271,7 @@ def test_what_is_no_chat_answer_is_a_fault_of_the_surroundings(
     endpoint: Endpoint, body: bytes
 ) -> None:
     endpoint.reply = lambda _: (200, body)
-    with pytest.raises(EnvironmentFault, match="does not answer as a chat endpoint does"):
+    with pytest.raises(RunEnvironmentError, match="does not answer as a chat endpoint does"):
         one(remote(endpoint))
 
 
@@ -281,7 +283,7 @@ def test_a_wrong_key_is_one_clear_error(
     endpoint.reply = lambda _: (status, {"error": "Incorrect API key: sk-wrong"})
     with pytest.raises(UserError, match="refuses the key") as caught:
         one(remote(endpoint, api_key_env="MY_JUDGE_KEY"))
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
     assert "stand-in.api_key_env" in str(caught.value)
     assert "MY_JUDGE_KEY" in str(caught.value)
     assert "sk-wrong" not in str(caught.value)
@@ -306,7 +308,7 @@ def test_a_refused_request_is_one_clear_error(
     endpoint.reply = lambda _: (status, {"error": "no such\nmodel for sk-mine"})
     with pytest.raises(UserError, match=f"stand-in.{name}.*HTTP {status}.*no such") as caught:
         one(remote(endpoint, api_key_env="MY_JUDGE_KEY"))
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
     assert "sk-mine" not in str(caught.value)
     assert len(endpoint.asked) == 1
 
@@ -591,7 +593,7 @@ def test_a_killed_grading_asks_nothing_twice(
         return [s["values"] for s in scored("mt_bench", questions, Speaker(gold), grader)]
 
     endpoint.reply = in_turn((200, "[[3]]"), (200, "no"), (200, "[[3]]"), (500, {}))
-    with pytest.raises(EnvironmentFault):
+    with pytest.raises(RunEnvironmentError):
         values()
     before = len(endpoint.asked)
     assert before in (4, 5)  # one more may be under way when the failure is seen

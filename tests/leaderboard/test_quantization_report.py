@@ -18,7 +18,7 @@ from slm_benchmark.leaderboard.quantization_report import (
     Found,
     _within,
     conclude,
-    obstacle,
+    incomparable_reason,
     outcomes,
     quantization_report,
     render_quantization,
@@ -158,7 +158,7 @@ def test_what_is_not_of_one_kind_is_not_paired(
 ) -> None:
     base = score(tmp_path, [1.0] * 50)
     other = score(tmp_path, [0.0] * 50, variant="gguf-q8_0", changes=changes)
-    assert reason in str(obstacle(base, other))
+    assert reason in str(incomparable_reason(base, other))
     if changes.get("protocol", {}).get("id"):
         return  # another group of the report
     row = only_row(report_of(base, other))

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.profiling import host, limits
 from tests.support.models import SPIN
@@ -123,7 +123,7 @@ def test_a_session_on_a_busy_machine_is_refused_or_flagged(before: str, stranger
         assert seen["waited_s"] >= bounds["wait_s"]
         assert any("other work used" in text for text in seen["warnings"])
         return
-    with pytest.raises(EnvironmentFault) as caught:
+    with pytest.raises(RunEnvironmentError) as caught:
         host.before_session(bounds)
     message = str(caught.value)
     assert "\n" not in message

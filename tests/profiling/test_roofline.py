@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.profiling import roofline
 from slm_benchmark.profiling.job import Point
 from slm_benchmark.profiling.traffic import (
@@ -90,7 +90,7 @@ def test_the_arrays_leave_the_cache_and_half_of_the_memory(
 
 
 def test_a_bandwidth_of_the_cache_is_refused() -> None:
-    with pytest.raises(EnvironmentFault, match="too little free memory"):
+    with pytest.raises(RunEnvironmentError, match="too little free memory"):
         roofline.working_set_bytes(32 * MIB, 255 * MIB)
 
 

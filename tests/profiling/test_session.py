@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from slm_benchmark.catalog.catalog import load_catalogue
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.profiling.energy.meter import Mark, Meter
 from slm_benchmark.profiling.job import Job, Point
@@ -369,7 +369,7 @@ def test_a_damaged_gguf_file_is_named(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(UserError, match=r"model\.gguf: llama\.cpp cannot load .* Fix: ") as caught:
         launch(job("gguf-q8_0", tmp_path, tiny_model), BOUNDS)
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
 
 
 def test_missing_weights_are_named_before_anything_runs(tmp_path: Path, tiny_model: Path) -> None:
@@ -389,12 +389,12 @@ def answer_with(script: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> N
 @pytest.mark.parametrize(
     ("script", "kind", "text"),
     [
-        ("kill -KILL $$", EnvironmentFault, "killed by SIGKILL"),
-        ("exit 3", EnvironmentFault, "exit code 3"),
+        ("kill -KILL $$", RunEnvironmentError, "killed by SIGKILL"),
+        ("exit 3", RunEnvironmentError, "exit code 3"),
         ("kill -SEGV $$", ProfileFailed, "died of SIGSEGV"),
         (
             """echo '{"kind": "memory", "message": "no room"}' > "$4" """,
-            EnvironmentFault,
+            RunEnvironmentError,
             "memory ran out while profiling base: no room",
         ),
         (
@@ -441,7 +441,7 @@ def test_a_machine_that_cannot_be_measured_is_no_variant_s_fault(
 ) -> None:
     said = """{"kind": "failed", "type": "AssertionError", "message": "no CUDA", "traceback": ""}"""
     answer_with(f"""echo '{said}' > "$4" """, monkeypatch, tmp_path)
-    with pytest.raises(EnvironmentFault, match=r"cpu of this machine .* no CUDA\. Fix: "):
+    with pytest.raises(RunEnvironmentError, match=r"cpu of this machine .* no CUDA\. Fix: "):
         profile([job("base", tiny_model, tiny_model)], PLAN)
 
 

@@ -27,7 +27,7 @@ from slm_benchmark.evaluation.rescoring import score
 from slm_benchmark.evaluation.runner import Folders
 from slm_benchmark.publishing.recompute import recompute
 from slm_benchmark.publishing.verify.batch import find_cells
-from slm_benchmark.publishing.verify.cell import REPORT, Wishes, choose_documents, verify
+from slm_benchmark.publishing.verify.cell import REPORT, VerifyOptions, choose_documents, verify
 from slm_benchmark.publishing.verify.verdict import (
     EXIT_CODES,
     Outcome,
@@ -65,7 +65,7 @@ class Release:
         return self.root / "resources/datasets" / dataset_id(self.catalogue, task)
 
     def verify(self, path: Path, **wishes: Any) -> Outcome:
-        return verify(path, self.catalogue, Wishes(**wishes))
+        return verify(path, self.catalogue, VerifyOptions(**wishes))
 
 
 def dataset_id(catalogue: Catalogue, task: str) -> str:

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.download.wheels import fetch_wheel
 from slm_benchmark.sandbox import (
     CannotConfine,
     Limits,
     Outcome,
-    Refusal,
+    Unavailable,
     confinement,
     find_confinement,
     read_limits,
@@ -57,7 +57,7 @@ def anywhere() -> None:
 
 @pytest.fixture(autouse=True)
 def confined(request: pytest.FixtureRequest) -> None:
-    if "anywhere" not in request.fixturenames and isinstance(found := confinement(), Refusal):
+    if "anywhere" not in request.fixturenames and isinstance(found := confinement(), Unavailable):
         assert "CI" not in os.environ, found
         pytest.skip(found.reason)
 
@@ -502,7 +502,7 @@ def test_a_machine_that_cannot_confine_is_refused_with_the_reason(
         Means("docker", lambda: "docker is not installed", lambda limits: Launch([], {})),
     ]
     found = find_confinement(ways)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, Unavailable)
     for reason in (
         "namespaces: the sandbox could not be built: unshare: Operation not permitted",
         "bubblewrap: it cannot be started",
@@ -528,13 +528,13 @@ def test_a_sandbox_with_a_hole_is_not_accepted() -> None:
         "except BaseException as error: os.write(1, f'failed {error}\\n'.encode())\n"
     )
     found = find_confinement([broken("namespaces", ["python3", "-c", open_door])])
-    assert isinstance(found, Refusal)
+    assert isinstance(found, Unavailable)
     assert "it is not in a process namespace of its own" in found.reason
 
 
 def test_a_sandbox_that_breaks_later_is_a_fault_of_the_surroundings() -> None:
     gone = broken("namespaces", ["sh", "-c", "exit 3"])
-    with pytest.raises(EnvironmentFault, match="exit status 3"):
+    with pytest.raises(RunEnvironmentError, match="exit status 3"):
         run_program(RIGHT, TESTS, LIMITS, gone)
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet
 import pytest
 
 from slm_benchmark.api import Leaderboard
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_json, sha256_file, write_text
 from slm_benchmark.common.paths import RESULTS, ROOT
 from slm_benchmark.common.schemas import validate
@@ -575,10 +575,10 @@ def test_faults_of_the_network_are_told_apart() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
-        with pytest.raises(EnvironmentFault, match=r"cannot be fetched: .*refused.*Fix: check"):
+        with pytest.raises(RunEnvironmentError, match=r"cannot be fetched: .*refused.*Fix: check"):
             Leaderboard.open(f"http://127.0.0.1:{port}")
         silent.listen()
-        with pytest.raises(EnvironmentFault, match=r"cannot be fetched: timed out\. Fix: check"):
+        with pytest.raises(RunEnvironmentError, match=r"cannot be fetched: timed out\. Fix: check"):
             Leaderboard.open(f"http://127.0.0.1:{port}", timeout_s=0.2)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from slm_benchmark.catalog.catalog import load_catalogue
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_json
 from slm_benchmark.download.datasets import load_splits, prepare_dataset
 from slm_benchmark.download.nltk_data import prepare_punkt
-from slm_benchmark.sandbox import Refusal, confinement
+from slm_benchmark.sandbox import Unavailable, confinement
 from slm_benchmark.tasks.loader import load_parts
 from tests.support.answerers import (
     Guesser,
@@ -94,7 +94,7 @@ def test_all_seventeen_are_here() -> None:
 @pytest.mark.parametrize("task", COLUMNS)
 def test_who_knows_gets_all_and_who_errs_nothing(task: str, hub: Hub, folder: Path) -> None:
     entry = CATALOGUE.tasks[task]
-    if entry["runs_code"] and isinstance(found := confinement(), Refusal):
+    if entry["runs_code"] and isinstance(found := confinement(), Unavailable):
         pytest.skip(found.reason)
     knowing, erring, guessing = measure(
         task,
@@ -148,7 +148,7 @@ def test_a_file_that_breaks_off_is_refused(
     # The hub's library waits a second before it resumes.
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda seconds: None)
     hub.cut["main/test-00000-of-00001.parquet"] = 100  # less than resuming could mend
-    with pytest.raises(EnvironmentFault, match=r"gsm8k\.repo: .*broke off"):
+    with pytest.raises(RunEnvironmentError, match=r"gsm8k\.repo: .*broke off"):
         prepare("gsm8k", CATALOGUE.datasets["gsm8k"], hub, tmp_path)
     assert not (tmp_path / "gsm8k").exists()
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_cut_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> N
     pinned = {**entry, "revision": hub.commit(entry["repo"])}
     with pytest.raises(UserError, match=r"gsm8k\.splits: this split cannot be loaded") as caught:
         prepare_dataset("gsm8k", pinned, tmp_path / "gsm8k", tmp_path / "downloads")
-    assert not isinstance(caught.value, EnvironmentFault)
+    assert not isinstance(caught.value, RunEnvironmentError)
     assert not (tmp_path / "gsm8k").exists()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.download.nltk_data import prepare_punkt
-from slm_benchmark.sandbox import Refusal, confinement
+from slm_benchmark.sandbox import Unavailable, confinement
 from tests.support.benchmark_data import write_hub
 from tests.support.checkout import Checkout, Done, make_checkout
 from tests.support.hub import Hub, serve
@@ -19,7 +19,7 @@ from tests.workflow.test_workflow import add_card, card, small_demo
 
 pytestmark = pytest.mark.slow
 
-CONFINES = not isinstance(confinement(), Refusal)
+CONFINES = not isinstance(confinement(), Unavailable)
 TASKS = load_catalogue().protocol_tasks("quick")
 FOLDER = "runs/tiny/base/local/quick"
 RUN = ("--config", 'models=["tiny"]', 'variants=["base"]', "protocol=quick", "tasks=all")

@@ -14,12 +14,12 @@ from slm_benchmark.workflow.job import (
     warn,
 )
 from slm_benchmark.catalog.catalog import load_catalogue
-from slm_benchmark.catalog.run_config import Plan
+from slm_benchmark.catalog.run_config import RunConfig
 from slm_benchmark.workflow.rule_inputs import Names
 
 prepare_jobs()
 with clean_errors():
-    plan = Plan.from_config(config, load_catalogue())
+    plan = RunConfig.from_config(config, load_catalogue())
     names = Names(plan)
 
 

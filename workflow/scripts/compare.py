@@ -12,11 +12,11 @@ with job(snakemake.log[0]):
 
     from slm_benchmark.common.files import atomic_directory
     from slm_benchmark.leaderboard.quantization_report import write_reports
-    from slm_benchmark.records.store import RECORD_SCHEMAS, Lean, current_records
+    from slm_benchmark.records.store import RECORD_SCHEMAS, Slim, current_records
 
     catalogue, _ = configured(snakemake)
     records = [Path(record) for record in snakemake.input.records]
-    current = current_records(records, RECORD_SCHEMAS, Lean())
+    current = current_records(records, RECORD_SCHEMAS, Slim())
     known = [found for found in current if found[1]["model"]["id"] in catalogue.models]
     with atomic_directory(Path(snakemake.output[0])) as work:
         write_reports(known, catalogue.tasks, work)

@@ -24,7 +24,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunConfig:
     """The choices of config/config.yaml, resolved against the catalogue."""
 
     catalogue: Catalogue
@@ -39,7 +39,7 @@ class Plan:
     @classmethod
     def from_config(
         cls, config: Mapping[str, Any], catalogue: Catalogue, file: str = "config/config.yaml"
-    ) -> Plan:
+    ) -> RunConfig:
         """Resolve ``config``.
 
         Raises:

@@ -41,7 +41,7 @@ def _one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-class EnvironmentFault(UserError):
+class RunEnvironmentError(UserError):
     """A fault of the surroundings (memory, disk, network): retried, never recorded as a score."""
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 
 
 def sha256_bytes(data: bytes) -> str:
@@ -60,13 +60,13 @@ def disk_faults(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise EnvironmentFault(
+            raise RunEnvironmentError(
                 "no space left on the disk; nothing half-written remains",
                 file=path,
                 fix="free some space and run the same command again",
             ) from error
         if error.errno in (errno.EACCES, errno.EROFS):
-            raise EnvironmentFault(
+            raise RunEnvironmentError(
                 f"cannot write here: {error.strerror}", file=path, fix="make the folder writable"
             ) from error
         raise

@@ -10,10 +10,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [_line(header), _line(["---"] * len(header)), *map(_line, rows)]
 
 
-def harmless(text: str) -> str:
+def escape_cell(text: str) -> str:
     """Text without what would end a cell or a line."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(map(harmless, cells))} |"
+    return f"| {' | '.join(map(escape_cell, cells))} |"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ FEWEST_BATCHES = 8
 """With fewer batches, starting processes costs more than they save."""
 
 
-def spread(
+def parallel_map(
     work: Callable[[Thing], Result], things: Sequence[Thing], batch: int | None = None
 ) -> Iterator[Result]:
     """``map(work, things)``, in several processes where there are many things.
@@ -95,7 +95,7 @@ def spread(
 
 
 @contextlib.contextmanager
-def no_collections() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """No garbage collections meanwhile: each would walk through all records that are kept.
 
     It is for work that makes many objects and hardly a cycle of them.
@@ -136,7 +136,7 @@ def _in_order(readers: Sequence[Connection], batches: int) -> Iterator[tuple[lis
     for number in range(batches):
         while number not in waiting:
             if not serving:
-                raise EnvironmentFault(
+                raise RunEnvironmentError(
                     "a process that shared the work ended before it was done",
                     fix="free some memory and run the same command again",
                 )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 
 FLOAT16_MAX = 65504.0
 
@@ -240,7 +240,7 @@ def full_disk(path: Path) -> Iterator[None]:
     except SafetensorError as error:
         if "os error 28" not in str(error) and "os error 122" not in str(error):
             raise
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             "no space left on the disk; nothing half-written remains",
             file=path.parent,
             fix="free some space and run the same command again",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import sha256_file
 
 WAITS_S = (2.0, 10.0, 30.0)
@@ -61,9 +61,9 @@ def hub_errors(repository: Repository) -> Iterator[None]:
     """
     from huggingface_hub import errors as hub
 
-    def unreachable(error: BaseException) -> EnvironmentFault:
+    def unreachable(error: BaseException) -> RunEnvironmentError:
         detail = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return EnvironmentFault(
+        return RunEnvironmentError(
             f"the hub cannot be reached or broke off: {detail}",
             file=repository.file,
             field=repository.id_field,
@@ -124,7 +124,7 @@ def retried(action: Callable[[], T]) -> T:
     for wait_s in WAITS_S:
         try:
             return action()
-        except EnvironmentFault as fault:
+        except RunEnvironmentError as fault:
             _log.warning("%s; trying again in %g s", fault, wait_s)
             time.sleep(wait_s)
     return action()
@@ -153,7 +153,7 @@ def repository_info(repository: Repository, files: bool = False) -> Any:
 
     info = retried(ask)
     if not _COMMIT.fullmatch(info.sha or ""):
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"the hub answers without a commit for {repository.id}",
             file=repository.file,
             field=repository.id_field,
@@ -215,7 +215,7 @@ def fetch_file(repository: Repository, commit: str, sibling: Any, into: Path) ->
         found = _hash_like(expected, part)
         if found != expected:
             part.unlink()
-            raise EnvironmentFault(
+            raise RunEnvironmentError(
                 f"wrong checksum: {sibling.rfilename} of {repository.id} at {commit[:12]} "
                 f"should have {expected}",
                 file=repository.file,

@@ -11,7 +11,7 @@ import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import disk_faults, sha256_file
 from slm_benchmark.common.paths import DOWNLOADS
 
@@ -98,13 +98,13 @@ def _pip_download(
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     last = lines[-1].removeprefix("ERROR: ") if lines else f"pip ended with {done.returncode}"
     if "No space left" in done.stderr or "Disk quota" in done.stderr:
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             "no space left on the disk; nothing half-written remains",
             file=into.parent,
             fix="free some space and run the same command again",
         )
     if _NETWORK.search(done.stderr):
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"cannot reach the package index: {last}",
             file=file,
             field=f"{field}package",

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_benchmark.engines.schedule import Part, Plan
+from slm_benchmark.engines.schedule import Plan, PlannedForward
 
 Scored = tuple[float, bool]
 """Log-probability of a continuation, in nats, and whether each of its tokens is the likeliest."""
@@ -54,7 +54,7 @@ class Backend(Protocol):
     def shares_prompts(self) -> bool:
         """Whether prompts share their trunks."""
 
-    def score(self, part: Part) -> list[Scored]:
+    def score(self, part: PlannedForward) -> list[Scored]:
         """Score the continuations of a part.
 
         Raises:
@@ -84,7 +84,7 @@ class Backend(Protocol):
             OutOfMemory: when there is no memory for it.
         """
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         """Begin a generation.
 
         Args:

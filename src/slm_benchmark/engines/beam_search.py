@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory
 from slm_benchmark.engines.decoding import Beams, plan_prompts
 from slm_benchmark.engines.logprobs import log_sum_exp
-from slm_benchmark.engines.schedule import Part
+from slm_benchmark.engines.schedule import PlannedForward
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Found:
 
     index: int
     new: list[int]
-    by_itself: bool
+    stopped: bool
     forwarded: int
 
 
@@ -79,7 +79,7 @@ class _Beam:
 @dataclass(frozen=True)
 class _Ended:
     new: list[int]
-    by_itself: bool
+    stopped: bool
     score: float
 
 
@@ -106,10 +106,10 @@ def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
             backend.reserve(plan, [one.held for one in searches], 1)
             while waiting:
                 best, forwarded = _search_one(backend, searches[waiting[0]], parts[waiting[0]])
-                yield Found(waiting.popleft(), best.new, best.by_itself, forwarded)
+                yield Found(waiting.popleft(), best.new, best.stopped, forwarded)
         except OutOfMemory as error:
             if failed == waiting[0]:
-                raise EnvironmentFault(
+                raise RunEnvironmentError(
                     f"no memory for a single beam search: {error}",
                     fix="free memory, or run fewer jobs at once",
                 ) from error
@@ -117,7 +117,7 @@ def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
             backend.free()
 
 
-def _search_one(backend: Backend, asked: Search, part: Part) -> tuple[_Ended, int]:
+def _search_one(backend: Backend, asked: Search, part: PlannedForward) -> tuple[_Ended, int]:
     """The best text that ended, and the new tokens that were forwarded."""
     beams = asked.beams
     state, first = backend.start(part, asked.longest)
@@ -128,12 +128,12 @@ def _search_one(backend: Backend, asked: Search, part: Part) -> tuple[_Ended, in
     for length in range(1, asked.limit + 1):
         grown: list[_Beam] = []
         for rank, candidate in enumerate(_candidates(live, logits, asked)):
-            by_itself = asked.finished(candidate.new)
-            if by_itself or length == asked.limit:
+            stopped = asked.finished(candidate.new)
+            if stopped or length == asked.limit:
                 # Those of a lower rank are looked at only to go on with.
                 if rank < beams.count:
                     score = _score(candidate.total, length, beams)
-                    ended.append(_Ended(candidate.new, by_itself, score))
+                    ended.append(_Ended(candidate.new, stopped, score))
             elif len(grown) < beams.count:
                 grown.append(candidate)
         ended = sorted(ended, key=lambda one: -one.score)[: beams.count]

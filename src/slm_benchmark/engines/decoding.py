@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.engines.backend import MOST_BEAMS, Backend, Logits, OutOfMemory
 from slm_benchmark.engines.schedule import CHUNK, Plan, plan_document, plan_parts
 
-Chooser = Callable[[Logits], int]
+Sampler = Callable[[Logits], int]
 """Picks the next token from logits of shape (vocabulary,)."""
 
 _UNDERSTOOD = {
@@ -125,7 +125,7 @@ def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     return found
 
 
-def chooser(sampling: Sampling | None, seed: Sequence[int]) -> Chooser:
+def sampler(sampling: Sampling | None, seed: Sequence[int]) -> Sampler:
     """How a generation picks its tokens.
 
     Args:
@@ -156,7 +156,7 @@ class Job:
 
     context: Sequence[int]
     limit: int
-    choose: Chooser
+    choose: Sampler
     finished: Callable[[Sequence[int]], bool]
 
     @property
@@ -169,11 +169,11 @@ class Job:
 class _Running:
     index: int
     state: Any
-    choose: Chooser
+    choose: Sampler
     new: list[int] = field(default_factory=list)
 
 
-Made = tuple[int, list[int], bool]
+Generation = tuple[int, list[int], bool]
 """Index of a job, its new tokens, and whether it ended by itself, before its limit."""
 
 
@@ -184,7 +184,7 @@ def plan_prompts(contexts: Sequence[Sequence[int]], chunk: int = CHUNK) -> tuple
     return parts, plan_parts(parts, chunk)
 
 
-def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Made]:
+def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Generation]:
     """Make all generations, as many at once as the backend has rows and memory for.
 
     Args:
@@ -226,7 +226,7 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ma
         except OutOfMemory as error:
             beside = [entry.index for entry in running]
             if at_once == 1 and failed == beside:
-                raise EnvironmentFault(
+                raise RunEnvironmentError(
                     f"no memory for a single generation: {error}",
                     fix="free memory, or run fewer jobs at once",
                 ) from error
@@ -249,15 +249,15 @@ def _may_start(
 
 def _ended(
     backend: Backend, asked: Sequence[Job], running: list[_Running], stepped: Sequence[_Running]
-) -> Iterator[Made]:
+) -> Iterator[Generation]:
     """Take out of ``running`` what has ended."""
     for entry in stepped:
         job = asked[entry.index]
-        by_itself = job.finished(entry.new)
-        if by_itself or len(entry.new) == job.limit:
+        stopped = job.finished(entry.new)
+        if stopped or len(entry.new) == job.limit:
             running.remove(entry)
             backend.finish(entry.state)
-            yield entry.index, entry.new, by_itself
+            yield entry.index, entry.new, stopped
 
 
 def rows_are_independent(backend: Backend) -> bool:

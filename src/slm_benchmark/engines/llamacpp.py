@@ -17,7 +17,7 @@ from slm_benchmark.engines.backend import MOST_BEAMS, Logits, OutOfMemory, Score
 from slm_benchmark.engines.llama_cache import CELL_BLOCK, whole_blocks
 from slm_benchmark.engines.logprobs import ScoreReader, check_finite
 from slm_benchmark.engines.memory import budget_bytes
-from slm_benchmark.engines.schedule import LEAVES, TREE, Part, Plan, reusable_prefix
+from slm_benchmark.engines.schedule import LEAVES, TREE, Plan, PlannedForward, reusable_prefix
 from slm_benchmark.engines.settings import CacheFormat, Settings
 
 ROWS = 8
@@ -315,7 +315,7 @@ class LlamaCpp:
                 fix="take this variant out of the card's quantizations and report the model",
             )
 
-    def score(self, part: Part) -> list[Scored]:
+    def score(self, part: PlannedForward) -> list[Scored]:
         """See `Backend.score`."""
         context = self._scoring_context(part.length)
         if not self.shares:
@@ -325,7 +325,9 @@ class LlamaCpp:
         self._drop_tree(context, part)
         return reader.scores()
 
-    def _forward(self, context: Context, part: Part, read: Callable[[Logits], None]) -> None:
+    def _forward(
+        self, context: Context, part: PlannedForward, read: Callable[[Logits], None]
+    ) -> None:
         """Forward a part; its leaves stay in the cache.
 
         Args:
@@ -333,7 +335,7 @@ class LlamaCpp:
             part: The part.
             read: Given the wanted logits, block by block; they are gone afterwards.
         """
-        self._extend_trunk(context, part.trunk)
+        self._extend_trunk(context, part.shared_prefix)
         for leaf in range(len(part.leaves)):
             context.copy(TRUNK, leaf + 1)
         self._forward_tree(
@@ -343,7 +345,7 @@ class LlamaCpp:
     def _forward_tree(
         self,
         context: Context,
-        part: Part,
+        part: PlannedForward,
         sequences: Sequence[Sequence[int]],
         read: Callable[[Logits], None],
     ) -> None:
@@ -359,21 +361,21 @@ class LlamaCpp:
             )
         self.forwarded_tokens += len(part.tokens)
 
-    def _extend_trunk(self, context: Context, trunk: list[int]) -> None:
-        """Make the trunk's sequence hold exactly ``trunk``."""
-        shared = reusable_prefix(self._trunk, trunk, self.chunk)
+    def _extend_trunk(self, context: Context, shared_prefix: list[int]) -> None:
+        """Make the trunk's sequence hold exactly ``shared_prefix``."""
+        shared = reusable_prefix(self._trunk, shared_prefix, self.chunk)
         if not context.cut(TRUNK, shared):
             raise RuntimeError("llama.cpp cannot cut back the cache of this model")
-        self._trunk = trunk[:shared]
-        context.decode_chain(trunk[shared:], shared, TRUNK, self.chunk)
-        self.forwarded_tokens += len(trunk) - shared
-        self._trunk = trunk
+        self._trunk = shared_prefix[:shared]
+        context.decode_chain(shared_prefix[shared:], shared, TRUNK, self.chunk)
+        self.forwarded_tokens += len(shared_prefix) - shared
+        self._trunk = shared_prefix
 
-    def _drop_tree(self, context: Context, part: Part) -> None:
+    def _drop_tree(self, context: Context, part: PlannedForward) -> None:
         for leaf in range(len(part.leaves)):
             context.cut(leaf + 1, 0)
 
-    def _score_alone(self, context: Context, part: Part) -> list[Scored]:
+    def _score_alone(self, context: Context, part: PlannedForward) -> list[Scored]:
         scored = []
         for alone in part.chains():
             reader = ScoreReader(alone)
@@ -381,7 +383,9 @@ class LlamaCpp:
             scored += reader.scores()
         return scored
 
-    def _forward_alone(self, context: Context, alone: Part, read: Callable[[Logits], None]) -> None:
+    def _forward_alone(
+        self, context: Context, alone: PlannedForward, read: Callable[[Logits], None]
+    ) -> None:
         """Forward a single continuation from an empty cache; see `_forward`."""
         context.clear()
         self._forward_tree(context, alone, [(TRUNK,)] * len(alone.tokens), read)
@@ -405,7 +409,7 @@ class LlamaCpp:
             self._company = _Company(self._context, cells, self.rows)
         return self._company.capacity
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
         context = self._scoring_context(part.length if self.shares else tokens)
         kept: list[Logits] = []

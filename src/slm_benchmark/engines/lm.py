@@ -19,7 +19,7 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import digest
 from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
 from slm_benchmark.engines.beam_search import Search, search
@@ -27,18 +27,18 @@ from slm_benchmark.engines.decoding import (
     Beams,
     Job,
     Sampling,
-    chooser,
     generate,
     plan_prompts,
     read_decoding,
+    sampler,
 )
 from slm_benchmark.engines.journal import Journal
-from slm_benchmark.engines.schedule import Pair, Part, Plan, plan_document, plan_parts
+from slm_benchmark.engines.schedule import Pair, Plan, PlannedForward, plan_document, plan_parts
 
 Asked = Callable[[], Job] | Search
 """A generation to make: what makes its job, or a beam search."""
 
-Made = tuple[list[int], bool, int]
+Generation = tuple[list[int], bool, int]
 """New tokens, whether they ended by themselves, and how many new tokens were forwarded for them."""
 
 Progress = Callable[[int, int], None]
@@ -212,7 +212,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
 
     def _score(self, documents: Sequence[Sequence[Pair]]) -> list[list[Scored]]:
         """Score all pairs of all documents."""
-        parts: list[Part] = []
+        parts: list[PlannedForward] = []
         owners: list[tuple[int, list[int]]] = []
         for number, pairs in enumerate(documents):
             for part, indices in plan_document(pairs, self.model.chunk):
@@ -232,7 +232,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
                 self.progress(done, len(documents))
         return [[found[i] for i in range(len(found))] for found in scored]
 
-    def _score_part(self, part: Part, plan: Plan) -> list[Scored]:
+    def _score_part(self, part: PlannedForward, plan: Plan) -> list[Scored]:
         try:
             self.model.prepare(plan)
             return self.model.score(part)
@@ -242,16 +242,16 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         try:
             return self.model.score(part)
         except OutOfMemory as error:
-            raise EnvironmentFault(
+            raise RunEnvironmentError(
                 f"no memory for a document of {part.length} tokens: {error}",
                 fix="free memory, or run fewer jobs at once",
             ) from error
 
-    def _score_once(self, part: Part, plan: Plan) -> list[Scored]:
+    def _score_once(self, part: PlannedForward, plan: Plan) -> list[Scored]:
         """The scores of a part from the journal, or scored now and kept there."""
         if self._journal is None:
             return self._score_part(part, plan)
-        key = digest([part.trunk, part.tokens, part.parents, part.predictors, part.targets])
+        key = digest([part.shared_prefix, part.tokens, part.parents, part.predictors, part.targets])
         found = self._journal.get(key)
         if found is None:
             found = self._score_part(part, plan)
@@ -292,11 +292,11 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         alone = None if self.model.shares_prompts else [len(context) for context in contexts]
         self._count(plan_prompts(contexts, self.model.chunk)[1], alone)
         made = self._generate(keys, asked)
-        for request, (new, by_itself, forwarded) in zip(requests, made, strict=True):
+        for request, (new, stopped, forwarded) in zip(requests, made, strict=True):
             self._tokens["unique"] += forwarded
             self._tokens["forwarded"] += forwarded
             self._tokens["generated"] += len(new)
-            if not by_itself:
+            if not stopped:
                 self.unfinished.add(_name(request))
         texts = [self.tokenizer.decode(new, skip_special_tokens=True) for new, _, _ in made]
         return [
@@ -304,9 +304,9 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             for text, until in zip(texts, stops, strict=True)
         ]
 
-    def _generate(self, keys: Sequence[str], asked: Sequence[Asked]) -> list[Made]:
+    def _generate(self, keys: Sequence[str], asked: Sequence[Asked]) -> list[Generation]:
         """What was made for each, from the journal or now."""
-        found: dict[int, Made] = {}
+        found: dict[int, Generation] = {}
         if self._journal is not None:
             kept = {index: self._journal.get(key) for index, key in enumerate(keys)}
             found = {index: tuple(made) for index, made in kept.items() if made is not None}
@@ -318,16 +318,16 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             self.progress(len(found), len(keys))
         return [found[index] for index in range(len(keys))]
 
-    def _make(self, asked: Mapping[int, Asked]) -> Iterator[tuple[int, Made]]:
+    def _make(self, asked: Mapping[int, Asked]) -> Iterator[tuple[int, Generation]]:
         jobs = {index: one for index, one in asked.items() if not isinstance(one, Search)}
         names = list(jobs)
-        for number, new, by_itself in generate(self.model, list(jobs.values())):
+        for number, new, stopped in generate(self.model, list(jobs.values())):
             # The last token is chosen, not forwarded.
-            yield names[number], (new, by_itself, len(new) - 1)
+            yield names[number], (new, stopped, len(new) - 1)
         searches = {index: one for index, one in asked.items() if isinstance(one, Search)}
         names = list(searches)
         for found in search(self.model, list(searches.values())):
-            yield names[found.index], (found.new, found.by_itself, found.forwarded)
+            yield names[found.index], (found.new, found.stopped, found.forwarded)
 
     def _prompt(self, request: Instance) -> tuple[list[int], dict[str, Any]]:
         """Tokens of a prompt, cut to leave room for its answer, and its generation settings."""
@@ -369,7 +369,7 @@ def _job(
     sampling: Sampling | None,
     seed: Sequence[int],
 ) -> Job:
-    return Job(context, limit, chooser(sampling, seed), ending)
+    return Job(context, limit, sampler(sampling, seed), ending)
 
 
 def _encode(tokenizer: Any, prefix: str, string: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slm_benchmark.engines.backend import Logits, Scored
-from slm_benchmark.engines.schedule import Part
+from slm_benchmark.engines.schedule import PlannedForward
 
 _ROWS = 32
 """Rows that are normalised together: few enough to stay in the processor's cache."""
@@ -33,7 +33,7 @@ class ScoreReader:
         part: What is forwarded.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: PlannedForward) -> None:
         row = {node: number for number, node in enumerate(part.wanted)}
         self._lengths = [len(targets) for targets in part.targets]
         self._rows = np.array([row[node] for nodes in part.predictors for node in nodes])

@@ -41,7 +41,7 @@ ROOT = -1
 
 
 @dataclass(frozen=True)
-class Part:
+class PlannedForward:
     """What is forwarded for a document: a trunk, and a tree of at most `TREE` tokens and `LEAVES`.
 
     A document has one part, unless its tree would be too large.
@@ -55,7 +55,7 @@ class Part:
         targets: For each continuation, its token ids.
     """
 
-    trunk: list[int]
+    shared_prefix: list[int]
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
@@ -89,15 +89,15 @@ class Part:
     @property
     def length(self) -> int:
         """Tokens of trunk and tree, which the cache must hold together."""
-        return len(self.trunk) + len(self.tokens)
+        return len(self.shared_prefix) + len(self.tokens)
 
-    def chains(self) -> Iterator[Part]:
+    def chains(self) -> Iterator[PlannedForward]:
         """Each continuation with its whole context, as a part of its own without a trunk."""
         for nodes, targets in zip(self.predictors, self.targets, strict=True):
             tokens = self._text(nodes[-1])
             count = len(tokens)
-            yield Part(
-                trunk=[],
+            yield PlannedForward(
+                shared_prefix=[],
                 tokens=tokens,
                 positions=list(range(count)),
                 parents=list(range(ROOT, count - 1)),
@@ -115,7 +115,7 @@ class Part:
 
     def _text(self, node: int) -> list[int]:
         """Tokens from position 0 to ``node``."""
-        return self.trunk + [self.tokens[passed] for passed in self._path(node)]
+        return self.shared_prefix + [self.tokens[passed] for passed in self._path(node)]
 
     def visible(self, begin: int, end: int) -> NDArray[np.bool_]:
         """Which node sees which: itself and its ancestors.
@@ -139,7 +139,9 @@ class Part:
         return seen
 
 
-def plan_document(pairs: Sequence[Pair], chunk: int = CHUNK) -> list[tuple[Part, list[int]]]:
+def plan_document(
+    pairs: Sequence[Pair], chunk: int = CHUNK
+) -> list[tuple[PlannedForward, list[int]]]:
     """Plan the requests of one document.
 
     Args:
@@ -154,7 +156,7 @@ def plan_document(pairs: Sequence[Pair], chunk: int = CHUNK) -> list[tuple[Part,
         whole = _build(pairs, chunk)
         if _fits(whole):
             return [(whole, list(range(len(pairs))))]
-    parts: list[tuple[Part, list[int]]] = []
+    parts: list[tuple[PlannedForward, list[int]]] = []
     for index, pair in enumerate(pairs):
         alone = _build([pair], chunk)
         if parts:
@@ -168,20 +170,20 @@ def plan_document(pairs: Sequence[Pair], chunk: int = CHUNK) -> list[tuple[Part,
     return parts
 
 
-def _fits(part: Part) -> bool:
+def _fits(part: PlannedForward) -> bool:
     return len(part.tokens) <= TREE and len(part.leaves) <= LEAVES
 
 
-def _build(pairs: Sequence[Pair], chunk: int) -> Part:
+def _build(pairs: Sequence[Pair], chunk: int) -> PlannedForward:
     # The last token of a continuation is scored, not read.
     sequences = [[*context, *continuation[:-1]] for context, continuation in pairs]
     # The last token of every context predicts: it belongs to the tree in any case.
     stem = min(shared_length(sequences), *(len(context) - TAIL for context, _ in pairs))
-    part = Part(trunk=sequences[0][: max(0, stem) // chunk * chunk])
+    part = PlannedForward(shared_prefix=sequences[0][: max(0, stem) // chunk * chunk])
     nodes: dict[tuple[int, int], int] = {}
     for (context, continuation), sequence in zip(pairs, sequences, strict=True):
         node, path = ROOT, []
-        for position in range(len(part.trunk), len(sequence)):
+        for position in range(len(part.shared_prefix), len(sequence)):
             key = (node, sequence[position])
             if key not in nodes:
                 nodes[key] = len(part.tokens)
@@ -190,7 +192,7 @@ def _build(pairs: Sequence[Pair], chunk: int) -> Part:
                 part.parents.append(node)
             node = nodes[key]
             path.append(node)
-        part.predictors.append(path[len(context) - 1 - len(part.trunk) :])
+        part.predictors.append(path[len(context) - 1 - len(part.shared_prefix) :])
         part.targets.append(list(continuation))
     return part
 
@@ -230,7 +232,7 @@ class Plan:
     longest: int
 
 
-def plan_parts(parts: Sequence[Part], chunk: int = CHUNK) -> Plan:
+def plan_parts(parts: Sequence[PlannedForward], chunk: int = CHUNK) -> Plan:
     """Order parts so that every trunk is forwarded as seldom as can be.
 
     Args:
@@ -254,10 +256,10 @@ def plan_parts(parts: Sequence[Part], chunk: int = CHUNK) -> Plan:
         before = key
         if index not in planned:
             part = parts[index]
-            reused = reusable_prefix(cached, part.trunk, chunk)
+            reused = reusable_prefix(cached, part.shared_prefix, chunk)
             forwarded += part.length - reused
             rounding += min(shared - reused, chunk - 1)
-            cached = part.trunk
+            cached = part.shared_prefix
             planned.add(index)
             order.append(index)
     longest = max((part.length for part in parts), default=0)

@@ -18,7 +18,13 @@ from slm_benchmark.engines import transformers_cache
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
 from slm_benchmark.engines.logprobs import ScoreReader, check_finite
 from slm_benchmark.engines.memory import budget_bytes
-from slm_benchmark.engines.schedule import TREE, Part, Plan, plan_document, reusable_prefix
+from slm_benchmark.engines.schedule import (
+    TREE,
+    Plan,
+    PlannedForward,
+    plan_document,
+    reusable_prefix,
+)
 from slm_benchmark.engines.settings import Settings
 
 ROWS = 16
@@ -168,21 +174,21 @@ class Transformers:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def score(self, part: Part) -> list[Scored]:
+    def score(self, part: PlannedForward) -> list[Scored]:
         """See `Backend.score`."""
         with _inference():
             if self.shares:
                 return self._score_as_tree(part)
             return self._score_alone(part)
 
-    def _score_as_tree(self, part: Part) -> list[Scored]:
+    def _score_as_tree(self, part: PlannedForward) -> list[Scored]:
         reader = ScoreReader(part)
         for logits in self._forward_part(part):
             reader.add(logits)
-        self._cache.cut(len(part.trunk))
+        self._cache.cut(len(part.shared_prefix))
         return reader.scores()
 
-    def _score_alone(self, part: Part) -> list[Scored]:
+    def _score_alone(self, part: PlannedForward) -> list[Scored]:
         scored = []
         for alone in part.chains():
             reader = ScoreReader(alone)
@@ -190,14 +196,14 @@ class Transformers:
             scored += reader.scores()
         return scored
 
-    def _forward_alone(self, alone: Part) -> Logits:
+    def _forward_alone(self, alone: PlannedForward) -> Logits:
         """Forward a single continuation without the cache. Returns the wanted logits."""
         self.forwarded_tokens += len(alone.tokens)
         return _array(self._forward(alone.tokens, wanted=alone.wanted))
 
-    def _forward_part(self, part: Part) -> Iterator[Logits]:
+    def _forward_part(self, part: PlannedForward) -> Iterator[Logits]:
         """Forward a part; its tree stays in the cache. Yields the wanted logits in blocks."""
-        self._extend_trunk(part.trunk, part.length)
+        self._extend_trunk(part.shared_prefix, part.length)
         # More than one block is needed for a single, long continuation only.
         for begin in range(0, len(part.tokens), TREE):
             end = min(begin + TREE, len(part.tokens))
@@ -210,18 +216,20 @@ class Transformers:
             self.forwarded_tokens += end - begin
             yield _array(logits)
 
-    def _extend_trunk(self, trunk: list[int], room: int) -> None:
-        """Make the cache hold exactly ``trunk``, with room for ``room`` tokens."""
+    def _extend_trunk(self, shared_prefix: list[int], room: int) -> None:
+        """Make the cache hold exactly ``shared_prefix``, with room for ``room`` tokens."""
         self._make_room(room)
-        shared = reusable_prefix(self._trunk, trunk, self.chunk)
+        shared = reusable_prefix(self._trunk, shared_prefix, self.chunk)
         self._cache.cut(shared)
-        self._trunk = trunk[:shared]
+        self._trunk = shared_prefix[:shared]
         below = torch.ones(self.chunk, self.chunk, dtype=torch.bool).tril()
-        for start in range(shared, len(trunk), self.chunk):
+        for start in range(shared, len(shared_prefix), self.chunk):
             end = start + self.chunk
-            self._forward(trunk[start:end], positions=range(start, end), visible=below, wanted=[])
+            self._forward(
+                shared_prefix[start:end], positions=range(start, end), visible=below, wanted=[]
+            )
             self.forwarded_tokens += self.chunk
-        self._trunk = trunk
+        self._trunk = shared_prefix
 
     def _forward(
         self,
@@ -295,7 +303,7 @@ class Transformers:
             budget_bytes(self._settings.memory_budget_bytes, free) // self._bytes_per_token, *tokens
         )
 
-    def start(self, part: Part, tokens: int) -> tuple[Any, Logits]:
+    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
         with _inference():
             if self.rows == 1:
@@ -304,7 +312,7 @@ class Transformers:
                 return state, self._go_on(state, alone.tokens)[-1]
             *_, logits = self._forward_part(part)
             running = self._cache.copy(tokens)
-            self._cache.cut(len(part.trunk))
+            self._cache.cut(len(part.shared_prefix))
             return running, logits[-1]
 
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
@@ -347,7 +355,7 @@ class Transformers:
             row = {node: number for number, node in enumerate(part.wanted)}
             logits = np.concatenate(list(self._forward_part(part)))
             self._bytes_per_token = self._cache.bytes_per_token()
-            self._cache.cut(len(part.trunk))
+            self._cache.cut(len(part.shared_prefix))
             return logits[[row[node] for nodes in part.predictors for node in nodes]]
 
         return self._same(part, tree)
@@ -367,7 +375,7 @@ class Transformers:
 
         return self._same(part, steps)
 
-    def _trial(self) -> Part:
+    def _trial(self) -> PlannedForward:
         """A part with a trunk, and with branches that share a beginning."""
         draw = np.random.default_rng(0)
         size = min(1000, int(self.model.config.get_text_config().vocab_size))
@@ -378,7 +386,7 @@ class Transformers:
         ((part, _),) = plan_document(pairs, self.chunk)
         return part
 
-    def _same(self, part: Part, way: Callable[[], Logits]) -> bool:
+    def _same(self, part: PlannedForward, way: Callable[[], Logits]) -> bool:
         """Whether a way to the logits of a part's continuations agrees with plain forwards."""
         with _inference():
             plain = np.concatenate([self._forward_alone(alone) for alone in part.chains()])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.catalog.model_cards import load_registry
-from slm_benchmark.common.errors import EnvironmentFault, UserError, suggestion
+from slm_benchmark.common.errors import RunEnvironmentError, UserError, suggestion
 from slm_benchmark.common.paths import MODELS, ROOT, relative
 from slm_benchmark.download.weights import weight_file
 from slm_benchmark.engines.identity import engine_name
@@ -279,7 +279,7 @@ def check_target(target: Target, threads: int) -> list[Finding]:
                 return [*asked.findings, *compare(target, asked, plain)]
             finally:
                 plain.close()
-        except EnvironmentFault:
+        except RunEnvironmentError:
             raise
         except Exception as error:
             words = " ".join(str(error).split())

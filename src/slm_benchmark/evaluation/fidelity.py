@@ -36,7 +36,7 @@ from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import engine_name, unknown_engine
 from slm_benchmark.engines.memory import declared_budget_bytes
 from slm_benchmark.engines.settings import Settings
-from slm_benchmark.evaluation.runner import SEQUENCE_COUNTER, Attempt, engine_environment, recording
+from slm_benchmark.evaluation.runner import SEQUENCE_COUNTER, CellRun, engine_environment, recording
 from slm_benchmark.records.hardware import identity as hardware_identity
 from slm_benchmark.records.provenance import (
     RECORDED_PACKAGES,
@@ -306,23 +306,25 @@ def make_reference(
             inputs.calibration, inputs.base, calibration["texts"], calibration["tokens"]
         )
         refuse_overlap(texts, seen.rows)
-        tried = Attempt()
+        cell_run = CellRun()
         with atomic_directory(output) as work:
-            with open(work / LOGITS, "wb") as stream, recording(tried):
+            with open(work / LOGITS, "wb") as stream, recording(cell_run):
                 kept = _Kept(stream, texts, max(tokenizer.get_vocab().values()) + 1)
                 settings = engine_settings(model, config, catalogue.hardware[hardware_id], threads)
-                _ask(tried, "base", inputs.base, inputs.base, settings, texts, kept.take, model_id)
+                _ask(
+                    cell_run, "base", inputs.base, inputs.base, settings, texts, kept.take, model_id
+                )
             record: Record = {
                 "schema_version": 1,
-                "state": tried.state,
-                "error": tried.error,
+                "state": cell_run.state,
+                "error": cell_run.error,
                 "model_sha256": read_manifest(inputs.base)["sha256"],
                 "text": _text_block(config, inputs.dataset, texts),
                 "texts": texts,
                 "vocabulary": kept.vocabulary or None,
                 "width": kept.width or None,
-                "engine": _engine_block(tried, "base", threads),
-                "logits_sha256": sha256_file(work / LOGITS) if tried.state == "ok" else None,
+                "engine": _engine_block(cell_run, "base", threads),
+                "logits_sha256": sha256_file(work / LOGITS) if cell_run.state == "ok" else None,
             }
             write_record(work / "reference.json", record, "fidelity_reference")
     return record
@@ -355,7 +357,7 @@ def engine_settings(
 
 
 def _ask(
-    tried: Attempt,
+    cell_run: CellRun,
     variant: str,
     weights: Path,
     base: Path,
@@ -367,15 +369,17 @@ def _ask(
     """Load a model, let it go through the texts, and free it again."""
     from slm_benchmark.engines.load import load_engine
 
-    tried.engine = load_engine(engine_name(variant), weights, base, settings)
+    cell_run.engine = load_engine(engine_name(variant), weights, base, settings)
     try:
-        read_texts(tried.engine, texts, take, f"fidelity {model_id} {variant}")
+        read_texts(cell_run.engine, texts, take, f"fidelity {model_id} {variant}")
     finally:
-        tried.engine.close()
+        cell_run.engine.close()
 
 
-def _engine_block(tried: Attempt, variant: str, threads: int) -> Record:
-    found: Record = tried.engine.identity if tried.engine else unknown_engine(variant, threads)
+def _engine_block(cell_run: CellRun, variant: str, threads: int) -> Record:
+    found: Record = (
+        cell_run.engine.identity if cell_run.engine else unknown_engine(variant, threads)
+    )
     return found
 
 
@@ -563,20 +567,20 @@ def measure_fidelity(
             fix=f"delete {relative(reference)} and run the workflow again",
         )
     sequence = next_sequence(SEQUENCE_COUNTER)
-    tried = Attempt(state=said["state"], error=said["error"])
+    cell_run = CellRun(state=said["state"], error=said["error"])
     texts, comparison = said["texts"], None
-    if tried.state == "ok":
+    if cell_run.state == "ok":
         comparison = _Comparison(reference / LOGITS, said["vocabulary"], texts)
         # The libraries read these variables when they are imported.
-        with engine_environment(threads), recording(tried):
+        with engine_environment(threads), recording(cell_run):
             settings = engine_settings(model, config, hardware, threads)
-            _ask(tried, variant, weights, base, settings, texts, comparison.take, model_id)
-    found = comparison.found() if comparison and tried.state == "ok" else []
+            _ask(cell_run, variant, weights, base, settings, texts, comparison.take, model_id)
+    found = comparison.found() if comparison and cell_run.state == "ok" else []
     record: Record = {
         "schema_version": 1,
         "kind": "fidelity",
-        "state": tried.state,
-        "error": tried.error,
+        "state": cell_run.state,
+        "error": cell_run.error,
         "model": model_block(model, base_manifest),
         "variant": variant_block(read_manifest(weights)),
         "text": said["text"],
@@ -586,7 +590,7 @@ def measure_fidelity(
             "base_logits": said["width"],
             "variant_logits": comparison.width if comparison and found else None,
         },
-        "engine": _engine_block(tried, variant, threads),
+        "engine": _engine_block(cell_run, variant, threads),
         "base_engine": said["engine"],
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": machine,

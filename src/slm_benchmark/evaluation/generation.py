@@ -16,8 +16,8 @@ from slm_benchmark.catalog.run_config import Cell
 from slm_benchmark.common.files import digest
 from slm_benchmark.common.schemas import write_record
 from slm_benchmark.evaluation.runner import (
-    Asking,
-    Attempt,
+    CellRun,
+    CellRunner,
     Folders,
     Record,
     engine_environment,
@@ -47,27 +47,27 @@ def generate(
         UserError: for bad input, such as an input file that differs from its manifest.
         EnvironmentFault: when memory, the disk or the network gave out.
     """
-    asking = Asking(cell, catalogue, folders, outputs.record, threads)
-    return ask_and_keep(asking, Attempt(), outputs)
+    asking = CellRunner(cell, catalogue, folders, outputs.record, threads)
+    return ask_and_keep(asking, CellRun(), outputs)
 
 
-def ask_and_keep(asking: Asking, tried: Attempt, outputs: Outputs) -> Record:
+def ask_and_keep(asking: CellRunner, cell_run: CellRun, outputs: Outputs) -> Record:
     """What `generate` does once its inputs are checked.
 
     Args:
         asking: The cell's question.
-        tried: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
+        cell_run: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
         outputs: The files to write.
     """
     answers: list[dict[str, Any]] = []
     # The libraries read these variables when they are imported.
-    with engine_environment(asking.threads), recording(tried):
-        asking.ask(tried)
-        answers = answer_rows(tried)
+    with engine_environment(asking.threads), recording(cell_run):
+        asking.ask(cell_run)
+        answers = answer_rows(cell_run)
     record: dict[str, Any] = {
-        **asking.blocks(tried),
+        **asking.blocks(cell_run),
         "kind": "answers",
-        "truncated_contexts": tried.truncated_contexts if answers else None,
+        "truncated_contexts": cell_run.truncated_contexts if answers else None,
         "truncated_generations": truncated_generations(answers),
         "answers_sha256": digest(answers) if answers else None,
         **asking.closing(),
@@ -79,7 +79,7 @@ def ask_and_keep(asking: Asking, tried: Attempt, outputs: Outputs) -> Record:
     return record
 
 
-def answer_rows(tried: Attempt) -> list[dict[str, Any]]:
+def answer_rows(cell_run: CellRun) -> list[dict[str, Any]]:
     """The answers of all documents, in the order of parts and indices.
 
     Returns:
@@ -89,8 +89,8 @@ def answer_rows(tried: Attempt) -> list[dict[str, Any]]:
     from slm_benchmark.tasks.requests import document_digest, documents
 
     rows = []
-    for part in tried.parts:
-        for index, requests in documents(part, tried.chosen):
+    for part in cell_run.parts:
+        for index, requests in documents(part, cell_run.chosen):
             name = (requests[0].task_name, requests[0].doc_id)
             rows.append(
                 {
@@ -102,7 +102,9 @@ def answer_rows(tried: Attempt) -> list[dict[str, Any]]:
                         [plain_response(response) for response in request.resps]
                         for request in requests
                     ],
-                    "truncated": None if tried.unfinished is None else name in tried.unfinished,
+                    "truncated": None
+                    if cell_run.unfinished is None
+                    else name in cell_run.unfinished,
                 }
             )
     return rows

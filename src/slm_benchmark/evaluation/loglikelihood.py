@@ -10,8 +10,8 @@ from slm_benchmark.catalog.run_config import Cell
 from slm_benchmark.common.files import atomic_write_json, digest
 from slm_benchmark.common.schemas import write_record
 from slm_benchmark.evaluation.runner import (
-    Asking,
-    Attempt,
+    CellRun,
+    CellRunner,
     Folders,
     Record,
     engine_environment,
@@ -45,16 +45,16 @@ def evaluate(
         UserError: for bad input, such as an input file that differs from its manifest.
         EnvironmentFault: when memory, the disk or the network gave out.
     """
-    asking = Asking(cell, catalogue, folders, outputs.record, threads)
-    return ask_and_score(asking, Attempt(), outputs)
+    asking = CellRunner(cell, catalogue, folders, outputs.record, threads)
+    return ask_and_score(asking, CellRun(), outputs)
 
 
-def ask_and_score(asking: Asking, tried: Attempt, outputs: Outputs) -> Record:
+def ask_and_score(asking: CellRunner, cell_run: CellRun, outputs: Outputs) -> Record:
     """What `evaluate` does once its inputs are checked.
 
     Args:
         asking: The cell's question.
-        tried: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
+        cell_run: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
         outputs: The files to write.
     """
     measurement = NOTHING
@@ -62,13 +62,13 @@ def ask_and_score(asking: Asking, tried: Attempt, outputs: Outputs) -> Record:
     with engine_environment(asking.threads):
         from slm_benchmark.tasks.requests import score_documents
 
-        with recording(tried):
-            asking.ask(tried)
-            tried.samples = score_documents(tried.parts, tried.chosen)
+        with recording(cell_run):
+            asking.ask(cell_run)
+            cell_run.samples = score_documents(cell_run.parts, cell_run.chosen)
             measurement = summarise(
-                tried.samples, asking.entry, tried.parts, Given(tried.truncated_contexts)
+                cell_run.samples, asking.entry, cell_run.parts, Given(cell_run.truncated_contexts)
             )
-    record = asking.blocks(tried) | results(measurement) | asking.closing()
+    record = asking.blocks(cell_run) | results(measurement) | asking.closing()
     write_cell(record, measurement, outputs)
     asking.journal.unlink(missing_ok=True)
     return record

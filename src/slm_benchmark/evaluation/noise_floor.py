@@ -28,8 +28,8 @@ from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.common.schemas import read_config, write_record
 from slm_benchmark.engines.identity import engine_name, sources_sha256
 from slm_benchmark.evaluation.runner import (
-    Asking,
-    Attempt,
+    CellRun,
+    CellRunner,
     Folders,
     Record,
     engine_environment,
@@ -341,29 +341,29 @@ def measure_noise(
     """
     plan = noise_plan(cell.protocol)
     fewer = with_documents(catalogue, cell, plan["documents"])
-    asking = Asking(cell, fewer, folders, output, threads)
-    tried, found, reference = Attempt(), [], None
+    asking = CellRunner(cell, fewer, folders, output, threads)
+    cell_run, found, reference = CellRun(), [], None
     # The libraries read these variables when they are imported.
     with engine_environment(threads):
         from slm_benchmark.tasks.requests import score_documents
 
-        with recording(tried):
+        with recording(cell_run):
             if engine_name(cell.variant, catalogue.engine(cell.protocol)) == "vllm":
                 raise NotApplicable("vLLM decides itself which requests run together")
-            asking.ask(tried)
-            samples = score_documents(tried.parts, tried.chosen)
-            reference = read_run(samples, asking.entry, tried.parts)
-        blocks = asking.blocks(tried)
+            asking.ask(cell_run)
+            samples = score_documents(cell_run.parts, cell_run.chosen)
+            reference = read_run(samples, asking.entry, cell_run.parts)
+        blocks = asking.blocks(cell_run)
         if reference is not None:
-            perturbing = Perturbing(asking, tried, reference, blocks)
+            perturbing = Perturbing(asking, cell_run, reference, blocks)
             columns = read_noise()["choice_columns"].get(cell.task)
             found = perturbing.prompts(plan["prompt"], columns)
-            tried.engine.close()
+            cell_run.engine.close()
             found = perturbing.numbers(plan["numerical"]) + found
     record = {key: value for key, value in blocks.items() if key != "tokens"}
     record |= {
         "kind": "noise",
-        "reference": reference_block(reference, tried),
+        "reference": reference_block(reference, cell_run),
         "perturbations": found,
         "floor": floor(found, plan["prompt"]),
         **asking.closing(),
@@ -385,19 +385,19 @@ def with_documents(catalogue: Catalogue, cell: Cell, most: int) -> Catalogue:
     )
 
 
-def journal_file(asking: Asking, name: str) -> Path:
+def journal_file(asking: CellRunner, name: str) -> Path:
     """Where the finished documents of a perturbation are kept until the record is written."""
     return asking.target.with_name(f"{asking.cell.task}.{name}.journal.jsonl")
 
 
-def reference_block(reference: Run | None, tried: Attempt) -> Record | None:
+def reference_block(reference: Run | None, cell_run: CellRun) -> Record | None:
     """The noise schema's ``reference``."""
     if reference is None:
         return None
     return {
         "value": reference.score,
         "n": sum(found.value is not None for found in reference.documents.values()),
-        "settings": dict(tried.engine.lm.model.effective),
+        "settings": dict(cell_run.engine.lm.model.effective),
     }
 
 
@@ -406,14 +406,16 @@ class Perturbing:
 
     Args:
         asking: The cell.
-        tried: Its attempt, with the loaded engine and all requests.
+        cell_run: Its attempt, with the loaded engine and all requests.
         reference: What came out of it.
         blocks: The record's blocks.
     """
 
-    def __init__(self, asking: Asking, tried: Attempt, reference: Run, blocks: Record) -> None:
-        self._asking, self._attempt, self._reference = asking, tried, reference
-        self._effective = dict(tried.engine.lm.model.effective)
+    def __init__(
+        self, asking: CellRunner, cell_run: CellRun, reference: Run, blocks: Record
+    ) -> None:
+        self._asking, self._attempt, self._reference = asking, cell_run, reference
+        self._effective = dict(cell_run.engine.lm.model.effective)
         self._decisive = {
             **{key: blocks[key] for key in ("model", "variant", "environment", "hardware")},
             "sources": sources_sha256(),
@@ -424,7 +426,7 @@ class Perturbing:
     def numbers(self, planned: Mapping[str, Mapping[str, Any]]) -> list[Record]:
         """One entry for each numerical perturbation; the reference's engine is closed before."""
         return [
-            self._tried(
+            self._perturbed(
                 name, "numerical", change, functools.partial(self._recomputed, name, change)
             )
             for name, change in planned.items()
@@ -437,8 +439,8 @@ class Perturbing:
         from slm_benchmark.tasks.requests import ask, score_documents
 
         self._check(change)
-        asking, tried = self._asking, self._attempt
-        settings = dataclasses.replace(tried.engine.settings, **change)
+        asking, cell_run = self._asking, self._attempt
+        settings = dataclasses.replace(cell_run.engine.settings, **change)
         decisive = {**self._decisive, "settings": asdict(settings)}
         engine = load_engine(
             engine_name(asking.cell.variant),
@@ -454,14 +456,14 @@ class Perturbing:
             effective = engine.lm.model.effective
             if any(effective[key] != value for key, value in change.items()):
                 raise NotApplicable(f"the engine keeps to {_words(effective, change)}")
-            for part in tried.parts:
+            for part in cell_run.parts:
                 for instance in part.task.instances:
                     instance.resps, instance.filtered_resps = [], {}
-            ask(engine.lm, tried.parts)
+            ask(engine.lm, cell_run.parts)
         finally:
             engine.close()
-        samples = score_documents(tried.parts, tried.chosen)
-        return read_run(samples, asking.entry, tried.parts), engine.identity
+        samples = score_documents(cell_run.parts, cell_run.chosen)
+        return read_run(samples, asking.entry, cell_run.parts), engine.identity
 
     def _check(self, change: Mapping[str, Any]) -> None:
         """Refuse a change that is none.
@@ -492,7 +494,7 @@ class Perturbing:
                 continue
             for seed in seeds:
                 again = functools.partial(self._asked_otherwise, family, seed, columns)
-                found.append(self._tried(f"{family}-{seed}", "prompt", {family: seed}, again))
+                found.append(self._perturbed(f"{family}-{seed}", "prompt", {family: seed}, again))
         return found
 
     def _unpromptable(self, family: str, columns: Mapping[str, Any] | None) -> str | None:
@@ -513,23 +515,23 @@ class Perturbing:
         """Other prompts about the same documents, put to the reference's engine."""
         from slm_benchmark.tasks.requests import measure
 
-        asking, tried = self._asking, self._attempt
+        asking, cell_run = self._asking, self._attempt
         draws = asking.protocol["seed"]
         if family == "fewshot_draw":
-            parts, draws = [redrawn(part, seed) for part in tried.parts], seed
+            parts, draws = [redrawn(part, seed) for part in cell_run.parts], seed
         else:
             assert columns is not None
-            parts = [reordered(part, columns, seed) for part in tried.parts]
+            parts = [reordered(part, columns, seed) for part in cell_run.parts]
         chat = asking.templated
-        samples = measure(tried.engine.lm, parts, tried.chosen, draws, chat)
+        samples = measure(cell_run.engine.lm, parts, cell_run.chosen, draws, chat)
         run = read_run(samples, asking.entry, parts)
         if not compare(self._reference, run, "prompt")["documents_changed"]:
             raise NotApplicable("every prompt stayed the same")
-        return run, tried.engine.identity
+        return run, cell_run.engine.identity
 
     # ── both ──
 
-    def _tried(
+    def _perturbed(
         self, name: str, kind: str, setting: Mapping[str, Any], again: Callable[[], Any]
     ) -> Record:
         """The noise schema's entry of one perturbation.

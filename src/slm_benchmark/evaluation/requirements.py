@@ -147,9 +147,9 @@ def _judge(
 def can_score(entry: Mapping[str, Any], judge: str | None) -> bool:
     """Whether this machine has what scoring a task needs."""
     if entry["runs_code"]:
-        from slm_benchmark.sandbox import Refusal, confinement
+        from slm_benchmark.sandbox import Unavailable, confinement
 
-        if isinstance(confinement(), Refusal):
+        if isinstance(confinement(), Unavailable):
             return False
     return not (entry.get("judged") and judge is None)
 

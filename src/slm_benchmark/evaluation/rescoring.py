@@ -17,7 +17,7 @@ from slm_benchmark.evaluation.generation import truncated_generations
 from slm_benchmark.evaluation.loglikelihood import Outputs, results, write_cell
 from slm_benchmark.evaluation.requirements import Used, scoring_tools
 from slm_benchmark.evaluation.runner import (
-    Attempt,
+    CellRun,
     Record,
     engine_environment,
     recording,
@@ -92,8 +92,8 @@ def score(
             value=kept["dataset"]["sha256"],
             fix="generate again, or prepare the dataset that was answered",
         )
-    tried, measurement = Attempt(state=kept["state"], error=kept["error"]), NOTHING
-    tried.reason = kept.get("reason")
+    cell_run, measurement = CellRun(state=kept["state"], error=kept["error"]), NOTHING
+    cell_run.reason = kept.get("reason")
     used = Used()
     verdicts = outputs.record.with_name(f"{task_id}.verdicts.jsonl")
     with engine_environment(threads), contextlib.ExitStack() as stack:
@@ -101,21 +101,21 @@ def score(
             tools = scoring_tools(entry, catalogue, judge, verdicts, threads)
             used = stack.enter_context(tools) if rows else Used()
         except NotRun as lacking:
-            tried.state, tried.reason, rows = "not_run", str(lacking), []
+            cell_run.state, cell_run.reason, rows = "not_run", str(lacking), []
         if rows:
-            with recording(tried):
-                replay(tried, rows, task_id, catalogue, kept, answers, dataset)
+            with recording(cell_run):
+                replay(cell_run, rows, task_id, catalogue, kept, answers, dataset)
                 given = Given(kept["truncated_contexts"], truncated_generations(rows))
-                measurement = summarise(tried.samples, entry, tried.parts, given)
+                measurement = summarise(cell_run.samples, entry, cell_run.parts, given)
     protocol = kept["protocol"]["id"]
     choices = catalogue.scoring_choices(task_id, protocol)
     record: Record = {
         **{key: kept[key] for key in _FROM_ANSWERS},
-        "state": tried.state,
-        "error": tried.error,
-        **({"reason": tried.reason} if tried.reason else {}),
+        "state": cell_run.state,
+        "error": cell_run.error,
+        **({"reason": cell_run.reason} if cell_run.reason else {}),
         "task": {
-            **task_block(task_id, entry, tried.parts),
+            **task_block(task_id, entry, cell_run.parts),
             **{key: kept["task"][key] for key in ("fewshot_sampler", "chat_template_sha256")},
         },
         "protocol": protocol_block(protocol, kept["protocol"]["version"], choices),
@@ -127,7 +127,7 @@ def score(
             [outputs.record, answers], protocol, kept["hardware"]["id"], judge=judge
         ),
     }
-    if tried.state != "ok":
+    if cell_run.state != "ok":
         record["dataset"] = {**kept["dataset"], "documents": 0}
     record["scored"] = {
         "environment": environment_identity(RECORDED_PACKAGES),
@@ -138,7 +138,7 @@ def score(
         **used.seen,
     }
     write_cell(record, measurement, outputs)
-    if tried.state == "ok":
+    if cell_run.state == "ok":
         verdicts.unlink(missing_ok=True)
     return record
 
@@ -271,7 +271,7 @@ def _edited(path: Path, field: str, value: object, what: str) -> UserError:
 
 
 def replay(
-    tried: Attempt,
+    cell_run: CellRun,
     rows: Sequence[Mapping[str, Any]],
     task_id: str,
     catalogue: Catalogue,
@@ -290,7 +290,7 @@ def replay(
 
     protocol = catalogue.protocols[kept["protocol"]["id"]]
     names = list(dict.fromkeys(row["part"] for row in rows))
-    tried.parts = load_parts(
+    cell_run.parts = load_parts(
         task_id,
         catalogue.tasks[task_id],
         dataset,
@@ -298,17 +298,19 @@ def replay(
         names,
         protocol["seed"],
     )
-    for part in tried.parts:
+    for part in cell_run.parts:
         # As it was when the answers were given; the model's window decides too.
         part.task.set_config("generation_kwargs", dict(kept["task"]["generation"]))
-    tried.chosen = {name: [row["index"] for row in rows if row["part"] == name] for name in names}
-    build_requests(tried.parts, tried.chosen, protocol["seed"])
+    cell_run.chosen = {
+        name: [row["index"] for row in rows if row["part"] == name] for name in names
+    }
+    build_requests(cell_run.parts, cell_run.chosen, protocol["seed"])
     by_place = {(row["part"], row["index"]): row for row in rows}
     # A chat template stands around the prompts that were asked, and only the model has it.
     conversation = catalogue.tasks[task_id].get("conversation")
     bare = conversation or kept["task"]["chat_template_sha256"] is None
-    for part in tried.parts:
-        for index, requests in documents(part, tried.chosen):
+    for part in cell_run.parts:
+        for index, requests in documents(part, cell_run.chosen):
             row = by_place[part.name, index]
             if document_digest(requests[0].doc) != row["document"]:
                 raise UserError(
@@ -331,4 +333,4 @@ def replay(
                     )
                 request.resps = list(responses)
                 request.arguments = (prompt, *request.args[1:])
-    tried.samples = score_documents(tried.parts, tried.chosen)
+    cell_run.samples = score_documents(cell_run.parts, cell_run.chosen)

@@ -15,7 +15,7 @@ from typing import Any
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
 from slm_benchmark.common import progress
-from slm_benchmark.common.errors import EnvironmentFault, NotApplicable, NotRun, UserError
+from slm_benchmark.common.errors import NotApplicable, NotRun, RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, read_json
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.download.weights import read_manifest, verify_files
@@ -56,7 +56,7 @@ class Folders:
 
 
 @dataclass
-class Attempt:
+class CellRun:
     """How far a measurement got; what was not reached stays None or empty.
 
     Attributes:
@@ -84,7 +84,7 @@ class Attempt:
 
 
 @contextmanager
-def recording(tried: Attempt) -> Iterator[None]:
+def recording(cell_run: CellRun) -> Iterator[None]:
     """Keep an error of the model or the task as the attempt's result.
 
     Raises:
@@ -94,15 +94,15 @@ def recording(tried: Attempt) -> Iterator[None]:
     try:
         yield
     except (NotApplicable, NotRun) as raised:
-        tried.state = "not_run" if isinstance(raised, NotRun) else "not_applicable"
-        tried.reason = str(raised)
+        cell_run.state = "not_run" if isinstance(raised, NotRun) else "not_applicable"
+        cell_run.reason = str(raised)
     except Exception as raised:
         raise_if_environment(raised)
         traceback.print_exc()
-        tried.state, tried.error = "failed", describe_error(raised)
+        cell_run.state, cell_run.error = "failed", describe_error(raised)
 
 
-class Asking:
+class CellRunner:
     """One cell's question to its model, and the blocks that its record begins with.
 
     Args:
@@ -147,26 +147,26 @@ class Asking:
         """Where finished documents are kept until the record is written."""
         return self.target.with_name(f"{self.cell.task}.journal.jsonl")
 
-    def ask(self, tried: Attempt) -> None:
+    def ask(self, cell_run: CellRun) -> None:
         """Load the model, and the tasks where `load` did not yet, and put the documents to it."""
-        self.load(tried)
+        self.load(cell_run)
         with task_resources(self.entry):
-            self._ask(tried)
+            self._ask(cell_run)
 
-    def load(self, tried: Attempt) -> None:
+    def load(self, cell_run: CellRun) -> None:
         """Load the tasks and choose their documents; the model is not needed.
 
         What is loaded already stays, so that a caller may `narrow` the choice before it asks.
         """
-        if not tried.parts:
+        if not cell_run.parts:
             with task_resources(self.entry):
-                self._load(tried)
+                self._load(cell_run)
 
-    def _load(self, tried: Attempt) -> None:
+    def _load(self, cell_run: CellRun) -> None:
         from slm_benchmark.tasks.loader import load_parts
 
         cell, protocol = self.cell, self.protocol
-        tried.parts = load_parts(
+        cell_run.parts = load_parts(
             cell.task,
             self.entry,
             self.folders.dataset,
@@ -174,16 +174,16 @@ class Asking:
             self.catalogue.parts(cell.task, cell.model),
             protocol["seed"],
         )
-        limit_answers(tried.parts, self._choices["max_gen_toks"], self._window)
+        limit_answers(cell_run.parts, self._choices["max_gen_toks"], self._window)
         wanted = self.catalogue.documents(cell.task, cell.protocol)
-        tried.chosen = choose(tried.parts, self.entry, wanted, protocol["seed"])
+        cell_run.chosen = choose(cell_run.parts, self.entry, wanted, protocol["seed"])
 
     @property
     def _window(self) -> int:
         """Longest prompt and answer together, in tokens."""
         return min(self.model.context_length, int(self.protocol["max_context_tokens"]))
 
-    def _ask(self, tried: Attempt) -> None:
+    def _ask(self, cell_run: CellRun) -> None:
         from slm_benchmark.engines.journal import Journal
         from slm_benchmark.engines.load import load_engine
         from slm_benchmark.engines.settings import Settings
@@ -201,9 +201,9 @@ class Asking:
             "environment": self._environment,
             "hardware": self._machine["fingerprint"],
             "sources": sources_sha256(),
-            "task": parts_digest(tried.parts),
+            "task": parts_digest(cell_run.parts),
         }
-        tried.engine = load_engine(
+        cell_run.engine = load_engine(
             engine_name(cell.variant, self.catalogue.engine(cell.protocol)),
             self.folders.weights,
             self.folders.base,
@@ -219,13 +219,13 @@ class Asking:
             progress=progress.documents(self.name),
             journal=lambda engine: Journal(self.journal, {**decisive, "engine": engine}),
         )
-        lm = tried.engine.lm
+        lm = cell_run.engine.lm
         # A conversation is put into the template turn by turn.
         chat = self.templated and not self.entry.get("conversation")
-        build_requests(tried.parts, tried.chosen, protocol["seed"], lm if chat else None)
-        ask(ConversationLM(lm) if self.entry.get("conversation") else lm, tried.parts)
-        tried.truncated_contexts = len(lm.truncated)
-        tried.unfinished = lm.unfinished
+        build_requests(cell_run.parts, cell_run.chosen, protocol["seed"], lm if chat else None)
+        ask(ConversationLM(lm) if self.entry.get("conversation") else lm, cell_run.parts)
+        cell_run.truncated_contexts = len(lm.truncated)
+        cell_run.unfinished = lm.unfinished
 
     @property
     def templated(self) -> bool:
@@ -237,10 +237,10 @@ class Asking:
         """The cell in a line of progress."""
         return f"{self.cell.model} {self.cell.variant} {self.cell.task}"
 
-    def blocks(self, tried: Attempt) -> Record:
+    def blocks(self, cell_run: CellRun) -> Record:
         """What a record says before its results: everything that was measured and with what."""
         cell = self.cell
-        tokens = tried.engine.lm.tokens() if tried.engine and tried.state == "ok" else None
+        tokens = cell_run.engine.lm.tokens() if cell_run.engine and cell_run.state == "ok" else None
         if tokens:
             progress.say(
                 "{}: forwarded {forwarded_tokens} tokens for {unique_tokens} different ones "
@@ -250,16 +250,16 @@ class Asking:
         return {
             "schema_version": 1,
             "kind": "",
-            "state": tried.state,
-            "error": tried.error,
-            **({"reason": tried.reason} if tried.reason else {}),
+            "state": cell_run.state,
+            "error": cell_run.error,
+            **({"reason": cell_run.reason} if cell_run.reason else {}),
             "model": model_block(self.model, self._base),
             "variant": variant_block(self._variant),
-            "dataset": dataset_block(self._dataset, tried),
-            "task": self._task_block(tried),
+            "dataset": dataset_block(self._dataset, cell_run),
+            "task": self._task_block(cell_run),
             "protocol": protocol_block(cell.protocol, self.protocol["version"], self._choices),
-            "engine": tried.engine.identity
-            if tried.engine
+            "engine": cell_run.engine.identity
+            if cell_run.engine
             else unknown_engine(cell.variant, self.threads, choice),
             "tokens": tokens,
             "environment": self._environment,
@@ -267,11 +267,11 @@ class Asking:
             "workflow": workflow_identity(self.model.file),
         }
 
-    def _task_block(self, tried: Attempt) -> Record:
+    def _task_block(self, cell_run: CellRun) -> Record:
         chat = self.entry.get("conversation") or self.templated
-        template = tried.engine.lm.chat_template(True) if chat and tried.engine else None
+        template = cell_run.engine.lm.chat_template(True) if chat and cell_run.engine else None
         return {
-            **task_block(self.cell.task, self.entry, tried.parts),
+            **task_block(self.cell.task, self.entry, cell_run.parts),
             "fewshot_sampler": self.protocol["fewshot_sampler"],
             "chat_template_sha256": digest(template) if template else None,
         }
@@ -287,16 +287,16 @@ class Asking:
         }
 
 
-def narrow(tried: Attempt, wanted: Mapping[str, Sequence[int]]) -> None:
+def narrow(cell_run: CellRun, wanted: Mapping[str, Sequence[int]]) -> None:
     """Keep some of the documents that were chosen, and the parts that have any of them.
 
     Args:
-        tried: An attempt whose tasks are loaded.
+        cell_run: An attempt whose tasks are loaded.
         wanted: Part → indices of its documents.
     """
     # The harness takes an empty list of documents for all of them.
-    tried.parts = [part for part in tried.parts if wanted.get(part.name)]
-    tried.chosen = {part.name: sorted(wanted[part.name]) for part in tried.parts}
+    cell_run.parts = [part for part in cell_run.parts if wanted.get(part.name)]
+    cell_run.chosen = {part.name: sorted(wanted[part.name]) for part in cell_run.parts}
 
 
 def limit_answers(parts: Sequence[Any], limit: int | None, window: int) -> None:
@@ -352,7 +352,7 @@ def choose(
     return chosen
 
 
-def dataset_block(manifest: Mapping[str, Any], tried: Attempt) -> Record:
+def dataset_block(manifest: Mapping[str, Any], cell_run: CellRun) -> Record:
     """The records' ``dataset`` block; a task that did not load names no split."""
     from slm_benchmark.tasks.loader import evaluation_split
 
@@ -362,9 +362,9 @@ def dataset_block(manifest: Mapping[str, Any], tried: Attempt) -> Record:
         "source": manifest["source"],
         "revision": manifest["revision"],
         "sha256": manifest["sha256"],
-        "split": evaluation_split(tried.parts[0].task) if tried.parts else "unknown",
-        "documents_total": sum(len(part.task.eval_docs) for part in tried.parts) or rows,
-        "documents": sum(map(len, tried.chosen.values())) if tried.state == "ok" else 0,
+        "split": evaluation_split(cell_run.parts[0].task) if cell_run.parts else "unknown",
+        "documents_total": sum(len(part.task.eval_docs) for part in cell_run.parts) or rows,
+        "documents": sum(map(len, cell_run.chosen.values())) if cell_run.state == "ok" else 0,
     }
 
 
@@ -408,13 +408,13 @@ def raise_if_environment(error: BaseException) -> None:
         words in text for words in ("out of memory", "can't allocate memory", "not enough memory")
     )
     if out_of_memory:
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"out of memory: {error}", fix="free memory, or run fewer jobs at once"
         ) from error
     if isinstance(error, ConnectionError | TimeoutError):
-        raise EnvironmentFault(f"network fault: {error}", fix="try again") from error
+        raise RunEnvironmentError(f"network fault: {error}", fix="try again") from error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        raise EnvironmentFault(f"disk fault: {error}", fix="free space and try again") from error
+        raise RunEnvironmentError(f"disk fault: {error}", fix="free space and try again") from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.judge.protocol import CATALOGUE, Chat, Verdict
 
 BACKOFF_S = 1.0
@@ -173,8 +173,8 @@ class EndpointJudge:
         value = self._entry[field]
         return UserError(message, file=CATALOGUE, field=f"{self._id}.{field}", value=value, fix=fix)
 
-    def _fault(self, message: str, fix: str) -> EnvironmentFault:
-        return EnvironmentFault(
+    def _fault(self, message: str, fix: str) -> RunEnvironmentError:
+        return RunEnvironmentError(
             f"the judge's endpoint {message}",
             file=CATALOGUE,
             field=f"{self._id}.url",

@@ -18,8 +18,8 @@ from slm_benchmark.common.files import (
     json_text,
     write_text,
 )
-from slm_benchmark.common.markdown import harmless, table
-from slm_benchmark.common.parallel import no_collections, spread
+from slm_benchmark.common.markdown import escape_cell, table
+from slm_benchmark.common.parallel import gc_paused, parallel_map
 from slm_benchmark.common.paths import relative
 from slm_benchmark.common.schemas import prepare, schema, validate_quickly
 from slm_benchmark.leaderboard.quantization_report import outcomes
@@ -33,7 +33,7 @@ from slm_benchmark.leaderboard.ranking import (
     groups_of,
     not_comparable,
 )
-from slm_benchmark.records.store import Lean, current_records, read_run
+from slm_benchmark.records.store import Slim, current_records, read_run
 
 Record = dict[str, Any]
 Key = tuple[str, str, str, str]
@@ -85,8 +85,8 @@ def aggregate(
     Raises:
         UserError: for an invalid record, naming the file.
     """
-    with no_collections():
-        board = build_leaderboard(catalogue, current_records(paths, reduced=Lean()), edition)
+    with gc_paused():
+        board = build_leaderboard(catalogue, current_records(paths, reduced=Slim()), edition)
         with atomic_directory(models) as work:
             write_tables(board, leaderboard, table, work, write_text)
 
@@ -123,7 +123,7 @@ def write_tables(
             write(path, text)
 
     prepare("leaderboard", "summary")
-    for _ in spread(write_one, [None, *own], batch=16):
+    for _ in parallel_map(write_one, [None, *own], batch=16):
         pass
 
 
@@ -533,7 +533,7 @@ def _put(tree: Record, place: tuple[str, ...], leaf: Record) -> None:
 
 def render_report(model: str, board: Record, rows: Sequence[Record]) -> str:
     """A model's results as Markdown: scores, then performance, by machine and protocol."""
-    lines = [f"# {harmless(board['models'][model]['name'])}", ""]
+    lines = [f"# {escape_cell(board['models'][model]['name'])}", ""]
     titles = {task["id"]: task["title"] for task in board["tasks"]}
     for place in dict.fromkeys((row["hardware"], row["protocol"]) for row in rows):
         group = [row for row in rows if (row["hardware"], row["protocol"]) == place]
@@ -590,7 +590,7 @@ def _performance_table(rows: Sequence[Record]) -> list[str]:
     lines = ["### Performance", "", *table(header, cells)]
     if notes:
         lines.append("")
-    lines += [f"- {', '.join(variants)}: {harmless(text)}" for text, variants in notes.items()]
+    lines += [f"- {', '.join(variants)}: {escape_cell(text)}" for text, variants in notes.items()]
     return lines
 
 
@@ -625,8 +625,10 @@ def _aggregate_table(board: Record, rows: Sequence[Record]) -> list[str]:
                 notes[without].append(row["variant"])
     left_out = board["protocols"][rows[0]["protocol"]]["left_out"]
     lines += [""] if notes or left_out else []
-    lines += [f"- {', '.join(variants)}: {harmless(text)}" for text, variants in notes.items()]
-    return lines + [f"- {task} does not count: {harmless(why)}" for task, why in left_out.items()]
+    lines += [f"- {', '.join(variants)}: {escape_cell(text)}" for text, variants in notes.items()]
+    return lines + [
+        f"- {task} does not count: {escape_cell(why)}" for task, why in left_out.items()
+    ]
 
 
 def show_aggregate(score: Record) -> str:

@@ -137,7 +137,7 @@ def shared_documents(base: Found, variant: Found) -> Shared:
     )
 
 
-def obstacle(base: Found, variant: Found) -> str | None:
+def incomparable_reason(base: Found, variant: Found) -> str | None:
     """Why two scores must not be compared document by document; None where they can be.
 
     Under one version of a protocol, other numbers of documents are no obstacle: those that both
@@ -426,7 +426,7 @@ def _variant_row(
         rows.append(row)
         if task not in base or task not in variant:
             row["reason"] = f"the {'base' if task not in base else 'variant'} was not measured"
-        elif (reason := obstacle(base[task], variant[task])) is not None:
+        elif (reason := incomparable_reason(base[task], variant[task])) is not None:
             row["reason"] = reason
         elif not (shared := shared_documents(base[task], variant[task])).keys:
             row["reason"] = "no document has a value in both records"

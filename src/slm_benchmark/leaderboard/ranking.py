@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common.files import digest
-from slm_benchmark.common.parallel import spread
+from slm_benchmark.common.parallel import parallel_map
 from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.common.schemas import read_config
 from slm_benchmark.records.store import documents_file
@@ -391,7 +391,7 @@ class SharedDocuments:
     def _read(self, scores: Iterable[_Score]) -> None:
         """Read the documents of those scores whose influences are not known yet."""
         unread = [score for score in scores if score not in self._influences]
-        for score, found in zip(unread, spread(self._vector, unread, batch=64), strict=True):
+        for score, found in zip(unread, parallel_map(self._vector, unread, batch=64), strict=True):
             if found is None:
                 self._influences[score] = None
                 continue

@@ -15,7 +15,7 @@ from slm_benchmark.common.paths import RESULTS, ROOT, relative
 from slm_benchmark.leaderboard.quantization_report import (
     CORPUS_METRICS,
     Found,
-    obstacle,
+    incomparable_reason,
     shared_documents,
 )
 from slm_benchmark.records.store import current_records, published_records
@@ -213,7 +213,7 @@ def _recorded_pairs(task: str, catalogue: Catalogue, records: Sequence[Found]) -
     pairs = []
     for (model, hardware, protocol, variant), found in scores.items():
         base = scores.get((model, hardware, protocol, "base"))
-        if variant == "base" or base is None or obstacle(base, found):
+        if variant == "base" or base is None or incomparable_reason(base, found):
             continue
         shared = shared_documents(base, found)
         if not shared.keys:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import atomic_write_json, read_json
 from slm_benchmark.profiling.job import Job
 from slm_benchmark.profiling.limits import apply_limits
@@ -28,7 +28,7 @@ def main(request_file: str, result_file: str) -> None:
     try:
         limits = apply_limits(request["threads"], request["memory_limit_bytes"])
         answer = {"kind": "done", "result": {**_answer(request), "limits": limits}}
-    except EnvironmentFault as error:
+    except RunEnvironmentError as error:
         answer = {"kind": "environment", "message": str(error)}
     except UserError as error:
         answer = {"kind": "user", "message": str(error)}

@@ -24,7 +24,7 @@ from typing import Any
 
 import psutil
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.records.hardware import nvidia_smi, read_text
 
 PROC = Path("/proc")
@@ -79,7 +79,7 @@ def before_session(bounds: Mapping[str, Any], *, gpu: bool = False) -> dict[str,
             said = found["warnings"]
             print(f"profile: waiting for a quiet machine: {'; '.join(said)}", file=sys.stderr)
     if found["warnings"] and bounds["before"] == "refuse":
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"the machine is not quiet enough to be measured: {'; '.join(found['warnings'])}",
             fix="end the other work and run the same command again, or set host.before of the "
             "plan in config/profiling.yaml to flag, which measures and keeps the reasons",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import slm_benchmark
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import atomic_write_json, read_json
 from slm_benchmark.profiling.host import HostWatch
 from slm_benchmark.profiling.job import Job
@@ -121,13 +121,13 @@ def run(
     if answer["kind"] == "user":
         raise UserError(answer["message"])
     if answer["kind"] == "environment":
-        raise EnvironmentFault(answer["message"])
+        raise RunEnvironmentError(answer["message"])
     if answer["kind"] == "memory":
         if memory_limit_bytes is not None:
             raise _does_not_fit(answer["message"], memory_limit_bytes)
         if device == "cuda":  # nothing else uses it: the model is too large for it
             raise ProfileFailed("OutOfMemory", answer["message"], answer["traceback"])
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"memory ran out while profiling {_what(request)}: {answer['message']}",
             fix="free memory and run the same command again, or leave the variant out with "
             "--config 'variants=[…]'",
@@ -183,7 +183,7 @@ def _ended_early(what: str, code: int) -> Exception:
     """The error for a process that left no answer."""
     if code in (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP):
         name = signal.Signals(-code).name
-        return EnvironmentFault(
+        return RunEnvironmentError(
             f"the process that profiled {what} was killed by {name}",
             fix="if nobody killed it, memory ran out: free some and run the same command again, or "
             "leave the variant out with --config 'variants=[…]'",
@@ -191,6 +191,6 @@ def _ended_early(what: str, code: int) -> Exception:
     if code < 0:
         name = signal.Signals(-code).name
         return ProfileFailed("Crash", f"the process that profiled {what} died of {name}")
-    return EnvironmentFault(
+    return RunEnvironmentError(
         f"the process for {what} could not work: exit code {code}", fix="see its messages above"
     )

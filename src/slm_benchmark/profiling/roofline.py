@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.records.provenance import now
 
 TRIALS = 10
@@ -161,7 +161,7 @@ def working_set_bytes(cache_bytes: int | None, free_bytes: int) -> int:
     needed = CACHES * (cache_bytes or 0)
     size = min(max(WORKING_SET_BYTES, needed), free_bytes // 2)
     if size < max(needed, 1):
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"too little free memory to measure its bandwidth: {free_bytes} bytes are free, and "
             f"the arrays must have {needed}, {CACHES} times the last-level cache",
             fix="free memory and run again",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.progress import say
 from slm_benchmark.profiling.host import before_session
 from slm_benchmark.profiling.job import Job, Point
@@ -136,7 +136,7 @@ def _of_machine(job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return run({**request, "device": job.runs_on}, device=job.runs_on, threads=job.threads)
     except ProfileFailed as failed:
-        raise EnvironmentFault(
+        raise RunEnvironmentError(
             f"the {job.runs_on} of this machine cannot be measured: {failed}",
             fix="run with a hardware id that fits, or mend the driver or the installation of torch",
         ) from failed

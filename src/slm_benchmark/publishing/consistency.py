@@ -55,7 +55,7 @@ def contradictions(
     yield from _state(record)
     yield from _times(record)
     yield from _machine(record, "")
-    yield from unclean(record)
+    yield from irreproducible(record)
     yield from _negative(record, "")
     if "scored" in record:
         yield from _machine(record["scored"], "scored.")
@@ -68,7 +68,7 @@ def contradictions(
         yield from check(record)
 
 
-def unclean(record: Record) -> Iterator[Contradiction]:
+def irreproducible(record: Record) -> Iterator[Contradiction]:
     """What forbids to publish a record because of its surroundings: it cannot be made again.
 
     Kept answers are scored by a step of its own, which has its own surroundings.

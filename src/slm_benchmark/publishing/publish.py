@@ -17,12 +17,12 @@ from slm_benchmark.download.datasets import hub_revision, is_pinned
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.leaderboard.aggregate import build_leaderboard, write_tables
 from slm_benchmark.leaderboard.quantization_report import write_reports
-from slm_benchmark.publishing.consistency import unclean
+from slm_benchmark.publishing.consistency import irreproducible
 from slm_benchmark.records.release import destination, extend_manifest, write_index
 from slm_benchmark.records.store import (
     RECORD_SCHEMAS,
     ROW_KINDS,
-    Lean,
+    Slim,
     cell_folder,
     current_records,
     documents_file,
@@ -132,7 +132,7 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
         )
     if "protocol" in record:
         _check_protocol(catalogue, record["protocol"]["id"], label, refuse)
-    for field, what in unclean(record):
+    for field, what in irreproducible(record):
         value = reduce(getitem, field.split("."), record)
         raise refuse(what, field, value, _CLEAN[field.rpartition(".")[2]])
     if "dataset" in record:
@@ -308,7 +308,7 @@ def summarise_results(
         folder: Where to write; None = among the records.
     """
     folder = folder or results
-    current = current_records(published_records(results), RECORD_SCHEMAS, Lean())
+    current = current_records(published_records(results), RECORD_SCHEMAS, Slim())
     rows = [(path, record) for path, record in current if record["kind"] in ROW_KINDS]
     board = build_leaderboard(catalogue, rows, "published")
     write_tables(board, folder / "leaderboard.json", folder / "leaderboard.csv", folder)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import canonical_json, digest, parse_json, read_json, sha256_bytes
-from slm_benchmark.common.parallel import spread
+from slm_benchmark.common.parallel import parallel_map
 from slm_benchmark.common.paths import RESULTS, relative
 from slm_benchmark.common.schemas import item_check, schema, validate_quickly
 from slm_benchmark.records.provenance import NOT_A_RESULT, result_digest
@@ -140,7 +140,7 @@ def current_records(
     Args:
         paths: Records of any kind.
         kinds: Of which kinds; the others are left out.
-        reduced: What to keep of a record, such as `Lean`; None = all. It gets records whose common
+        reduced: What to keep of a record, such as `Slim`; None = all. It gets records whose common
             blocks may be one object, which nobody may change.
 
     Raises:
@@ -157,7 +157,7 @@ def current_records(
         cell = (_cell_names(record), _protocol(record))
         return cell, reduced(record) if reduced else record
 
-    for path, found in zip(every, spread(read, every), strict=True):
+    for path, found in zip(every, parallel_map(read, every), strict=True):
         if found is not None:
             cell, record = found
             if cell not in chosen or _age(path, record) > _age(*chosen[cell]):
@@ -285,7 +285,7 @@ def _digest(result: Mapping[str, str]) -> str:
     return sha256_bytes(f"{{{spelled}}}".encode())
 
 
-class Lean:
+class Slim:
     """Reduces records to what tables are made of, so that a hundred thousand of them fit in memory.
 
     What says where and how a record came about is left out, and so are repetitions, scores beside

@@ -3,7 +3,7 @@
 from slm_benchmark.sandbox.limits import Limits, read_limits
 from slm_benchmark.sandbox.run import (
     CannotConfine,
-    Refusal,
+    Unavailable,
     confinement,
     find_confinement,
     require_confinement,
@@ -15,8 +15,8 @@ __all__ = [
     "CannotConfine",
     "Limits",
     "Outcome",
-    "Refusal",
     "State",
+    "Unavailable",
     "confinement",
     "find_confinement",
     "read_limits",

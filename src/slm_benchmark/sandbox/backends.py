@@ -1,6 +1,6 @@
 """The ways to build a sandbox on a machine, and the view of the file system that all of them give.
 
-Whatever the way, the same script (`inside`) then drops every right, sets the limits of a process
+Whatever the way, the same script (`child`) then drops every right, sets the limits of a process
 and filters system calls. The ways differ in who makes the namespaces.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from slm_benchmark.sandbox.limits import Limits
 from slm_benchmark.sandbox.processes import process_table
 
-INSIDE = Path(__file__).with_name("child.py")
+CHILD = Path(__file__).with_name("child.py")
 SCRATCH = "/scratch"
 NOBODY = 65534
 
@@ -49,7 +49,7 @@ class Launch:
     """How to start one sandbox.
 
     Attributes:
-        command: The command; its standard streams are those of `inside`.
+        command: The command; its standard streams are those of `child`.
         environment: Its whole environment.
         end: A command that ends the sandbox where its processes are not below ``command``'s.
     """
@@ -106,7 +106,7 @@ def _view() -> _View:
     links = {path: os.readlink(path) for path in _SYSTEM if os.path.islink(path)}
     system = ["/usr", "/etc/ld.so.cache", "/etc/alternatives"]
     system += [path for path in _SYSTEM if path not in links]
-    wanted = sorted({*system, sys.base_prefix, *packages, str(INSIDE)})
+    wanted = sorted({*system, sys.base_prefix, *packages, str(CHILD)})
     visible: list[str] = []
     for path in filter(os.path.exists, wanted):
         if not any(Path(path).is_relative_to(seen) for seen in visible):
@@ -115,7 +115,7 @@ def _view() -> _View:
 
 
 def _job(means: str, limits: Limits, view: _View, user: int = NOBODY) -> list[str]:
-    """The command of `inside`, for a program under ``limits``."""
+    """The command of `child`, for a program under ``limits``."""
     # Three more processes than allowed: two are ours, and the third lets the supervisor see that
     # the limit was passed.
     rlimits = {
@@ -139,7 +139,7 @@ def _job(means: str, limits: Limits, view: _View, user: int = NOBODY) -> list[st
         "rlimits": rlimits,
     }
     # No site module: it would run code of every package that hooks into start-up.
-    return [view.python, "-S", "-s", "-P", str(INSIDE), json.dumps(job)]
+    return [view.python, "-S", "-s", "-P", str(CHILD), json.dumps(job)]
 
 
 def _counted_already() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from slm_benchmark.common.errors import EnvironmentFault, NotRun
+from slm_benchmark.common.errors import NotRun, RunEnvironmentError
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.sandbox.backends import ENVIRONMENT, MEANS, Means, visible_paths
 from slm_benchmark.sandbox.limits import Limits
@@ -21,7 +21,7 @@ class CannotConfine(NotRun):
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Unavailable:
     """Why this machine cannot confine programs.
 
     Attributes:
@@ -84,7 +84,7 @@ assert not _refused
 """
 
 
-def find_confinement(ways: Sequence[Means] = MEANS) -> Means | Refusal:
+def find_confinement(ways: Sequence[Means] = MEANS) -> Means | Unavailable:
     """The first way to confine a program that keeps every promise when it is tried here."""
     found = []
     for means in ways:
@@ -92,11 +92,11 @@ def find_confinement(ways: Sequence[Means] = MEANS) -> Means | Refusal:
         if problem is None:
             return means
         found.append(f"{means.name}: {problem}")
-    return Refusal("this machine cannot confine generated code: " + "; ".join(found), _fix())
+    return Unavailable("this machine cannot confine generated code: " + "; ".join(found), _fix())
 
 
 @functools.cache
-def confinement() -> Means | Refusal:
+def confinement() -> Means | Unavailable:
     """What `find_confinement` finds on this machine; tried once in a process."""
     return find_confinement()
 
@@ -108,7 +108,7 @@ def require_confinement() -> Means:
         CannotConfine: when it has none; the message says what was tried, and how to change it.
     """
     found = confinement()
-    if isinstance(found, Refusal):
+    if isinstance(found, Unavailable):
         raise CannotConfine(found.reason, fix=found.fix)
     return found
 
@@ -158,7 +158,7 @@ def _broken_promise(means: Means) -> str | None:
         probe = _PROBE.format(hidden=names, packages=packages, variables=variables)
         try:
             outcome = supervise(means, probe, "", _PROBE_LIMITS)
-        except EnvironmentFault as fault:
+        except RunEnvironmentError as fault:
             return fault.message
         except OSError as error:
             return f"it cannot be started: {error}"

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from slm_benchmark.common.errors import EnvironmentFault
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.sandbox.backends import Launch, Means
 from slm_benchmark.sandbox.limits import Limits
 from slm_benchmark.sandbox.processes import (
@@ -255,8 +255,8 @@ class _Watch:
         return None
 
 
-def _fault(reason: bytes) -> EnvironmentFault:
-    return EnvironmentFault(
+def _fault(reason: bytes) -> RunEnvironmentError:
+    return RunEnvironmentError(
         f"the sandbox could not be built: {' '.join(reason.decode(errors='replace').split())}",
         fix="check what changed on this machine since it last confined a program, and run again",
     )

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.common.files import canonical_json, write_text
-from slm_benchmark.common.parallel import spread
+from slm_benchmark.common.parallel import parallel_map
 from slm_benchmark.site.cells import plain_cell, quantity_cell, score_cell, source_line
 from slm_benchmark.site.charts import is_forkable
 from slm_benchmark.site.figures import model_figures
@@ -72,7 +72,7 @@ def write_measurements(
         values = model_values(model, own[model], leaderboard, reports.get(model))
         write_text(folder / f"{model}.html", template.render(values))
 
-    for _ in spread(write, list(own), _BATCH) if is_forkable() else map(write, own):
+    for _ in parallel_map(write, list(own), _BATCH) if is_forkable() else map(write, own):
         pass
 
 

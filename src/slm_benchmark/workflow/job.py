@@ -136,7 +136,7 @@ def output_paths(snakemake: Any) -> dict[str, Path]:
 def configured(snakemake: Any) -> tuple[Any, Any]:
     """The catalogue and the plan that a job belongs to."""
     from slm_benchmark.catalog.catalog import load_catalogue
-    from slm_benchmark.catalog.run_config import Plan
+    from slm_benchmark.catalog.run_config import RunConfig
 
     catalogue = load_catalogue()
-    return catalogue, Plan.from_config(snakemake.config, catalogue)
+    return catalogue, RunConfig.from_config(snakemake.config, catalogue)

@@ -13,7 +13,7 @@ from typing import Any
 
 from slm_benchmark.catalog.catalog import measured
 from slm_benchmark.catalog.custom import DESCRIPTION
-from slm_benchmark.catalog.run_config import Plan
+from slm_benchmark.catalog.run_config import RunConfig
 from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.paths import CONFIG, CUSTOM, MODELS, ROOT, relative
 from slm_benchmark.engines.identity import VERSIONS, engine_name, engine_packages
@@ -31,7 +31,7 @@ BYTES_PER_WEIGHT = 4
 class Names:
     """File names and parameters of one plan, by the wildcards of a rule."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: RunConfig) -> None:
         self.plan = plan
         self.catalogue = plan.catalogue
 
@@ -328,9 +328,9 @@ class Names:
 
     def _code(self) -> dict[str, Any]:
         """How generated code runs here; what could not be confined is tried again when it can."""
-        from slm_benchmark.sandbox import Refusal, confinement
+        from slm_benchmark.sandbox import Unavailable, confinement
 
-        confined = not isinstance(confinement(), Refusal)
+        confined = not isinstance(confinement(), Unavailable)
         return {"limits": self.catalogue.sandbox["limits"], "confined": confined}
 
     def comparison(self, model: str) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from slm_benchmark.common.paths import RESULTS, ROOT, relative
 from slm_benchmark.evaluation.generation import Outputs as Kept
 from slm_benchmark.evaluation.generation import ask_and_keep
 from slm_benchmark.evaluation.loglikelihood import Outputs, ask_and_score
-from slm_benchmark.evaluation.runner import Asking, Attempt, engine_environment, narrow, recording
+from slm_benchmark.evaluation.runner import (
+    CellRun,
+    CellRunner,
+    engine_environment,
+    narrow,
+    recording,
+)
 from slm_benchmark.publishing.verify.inputs import (
     ChangedInput,
     Published,
@@ -41,7 +47,7 @@ REPORT = "verification.json"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class VerifyOptions:
     """How a user wants a cell to be verified.
 
     Attributes:
@@ -57,7 +63,7 @@ class Wishes:
     keep: Path | None = None
 
 
-def verify(path: Path, catalogue: Catalogue, wishes: Wishes) -> Outcome:
+def verify(path: Path, catalogue: Catalogue, verify_options: VerifyOptions) -> Outcome:
     """Run a published cell again and say how it compares.
 
     Nothing is written to results/ or runs/.
@@ -71,8 +77,8 @@ def verify(path: Path, catalogue: Catalogue, wishes: Wishes) -> Outcome:
         UserError: when the file is no score, or an input cannot be made.
         EnvironmentFault: when memory, the disk or the network gave out.
     """
-    _check_wishes(wishes)
-    threads = wishes.threads
+    _check_options(verify_options)
+    threads = verify_options.threads
     try:
         published = read_published(path, catalogue)
         if published.record["state"] in ("not_run", "not_applicable"):
@@ -87,8 +93,8 @@ def verify(path: Path, catalogue: Catalogue, wishes: Wishes) -> Outcome:
                 check_files(published)
             for line in remarks(published):
                 progress.say(f"note: {line}")
-            with _folder(published, wishes.keep) as folder:
-                outcome = _repeat(published, folder, replace(wishes, threads=threads))
+            with _folder(published, verify_options.keep) as folder:
+                outcome = _repeat(published, folder, replace(verify_options, threads=threads))
                 atomic_write_json(folder / REPORT, outcome.as_json())
         return outcome
     except ChangedInput as changed:
@@ -97,11 +103,14 @@ def verify(path: Path, catalogue: Catalogue, wishes: Wishes) -> Outcome:
         return Outcome("not verified", str(lacking))
 
 
-def _check_wishes(wishes: Wishes) -> None:
-    for name, value in (("--documents", wishes.documents), ("--threads", wishes.threads)):
+def _check_options(verify_options: VerifyOptions) -> None:
+    for name, value in (
+        ("--documents", verify_options.documents),
+        ("--threads", verify_options.threads),
+    ):
         if value is not None and value < 1:
             raise UserError("at least 1 is needed", field=name, value=value, fix="give a number")
-    keep = wishes.keep
+    keep = verify_options.keep
     if keep is not None:
         for folder in (RESULTS, ROOT / "runs"):
             if keep.resolve().is_relative_to(folder):
@@ -136,11 +145,11 @@ def _folder(published: Published, keep: Path | None) -> Iterator[Path]:
     yield folder
 
 
-def _repeat(published: Published, folder: Path, wishes: Wishes) -> Outcome:
+def _repeat(published: Published, folder: Path, verify_options: VerifyOptions) -> Outcome:
     """Ask again and compare; every input was checked but the task and what scores its answers."""
     record, cell = published.record, published.cell
-    assert wishes.threads is not None
-    differences = machine_differences(published, wishes.threads)
+    assert verify_options.threads is not None
+    differences = machine_differences(published, verify_options.threads)
     outputs = Outputs(
         folder / f"{cell.task}.json",
         folder / f"{cell.task}.documents.json",
@@ -149,28 +158,28 @@ def _repeat(published: Published, folder: Path, wishes: Wishes) -> Outcome:
     generated = published.entry["kind"] == "generate"
     target = folder / f"{published.asked}.answers.json" if generated else outputs.record
     with changed_inputs():
-        asking = Asking(
+        asking = CellRunner(
             replace(cell, task=published.asked),
             published.catalogue,
             published.folders,
             target,
-            wishes.threads,
+            verify_options.threads,
             counter=folder / ".sequence",
         )
-    tried = Attempt()
+    cell_run = CellRun()
     if record["state"] == "failed":
-        here = _ask(published, asking, tried, outputs, wishes.threads)
+        here = _ask(published, asking, cell_run, outputs, verify_options.threads)
         return _compare_failures(record, here, differences)
-    with recording(tried):
-        asking.load(tried)
-    if tried.error:
-        return Outcome("not verified", f"the task does not load here: {tried.error['message']}")
-    _check_task(published, tried, wishes.threads)
-    if unlike := _unlike_choice(published, tried):
+    with recording(cell_run):
+        asking.load(cell_run)
+    if cell_run.error:
+        return Outcome("not verified", f"the task does not load here: {cell_run.error['message']}")
+    _check_task(published, cell_run, verify_options.threads)
+    if unlike := _unlike_choice(published, cell_run):
         return Outcome("disagrees", unlike, 0, record["dataset"]["documents"], differences)
-    wanted = choose_documents(published.documents, wishes.documents, wishes.seed)
-    narrow(tried, wanted)
-    here = _ask(published, asking, tried, outputs, wishes.threads)
+    wanted = choose_documents(published.documents, verify_options.documents, verify_options.seed)
+    narrow(cell_run, wanted)
+    here = _ask(published, asking, cell_run, outputs, verify_options.threads)
     if here["state"] != "ok":
         error = here["error"]
         why = f"{error['type']}: {error['message']}" if error else here["reason"]
@@ -214,7 +223,7 @@ def choose_documents(
     return dict(chosen)
 
 
-def _check_task(published: Published, tried: Attempt, threads: int) -> None:
+def _check_task(published: Published, cell_run: CellRun, threads: int) -> None:
     """Compare what defines prompts and scores, before the model is loaded.
 
     Raises:
@@ -227,7 +236,7 @@ def _check_task(published: Published, tried: Attempt, threads: int) -> None:
     record, cell = published.record, published.cell
     if published.asked == cell.task:
         # Of other tasks' answers the definition shows when they are scored.
-        found = parts_digest(tried.parts)
+        found = parts_digest(cell_run.parts)
         _check_definition(published, found)
     if "scoring" not in record:
         return
@@ -255,9 +264,9 @@ def _stable(block: Any) -> Any:
     return block
 
 
-def _unlike_choice(published: Published, tried: Attempt) -> str | None:
+def _unlike_choice(published: Published, cell_run: CellRun) -> str | None:
     """A sentence where the record has other documents than its protocol chooses."""
-    chosen = {(part, index) for part, indices in tried.chosen.items() for index in indices}
+    chosen = {(part, index) for part, indices in cell_run.chosen.items() for index in indices}
     recorded = set(documents(published.documents))
     lacking, more = len(chosen - recorded), len(recorded - chosen)
     if not (lacking or more):
@@ -269,15 +278,15 @@ def _unlike_choice(published: Published, tried: Attempt) -> str | None:
 
 
 def _ask(
-    published: Published, asking: Asking, tried: Attempt, outputs: Outputs, threads: int
+    published: Published, asking: CellRunner, cell_run: CellRun, outputs: Outputs, threads: int
 ) -> Record:
     """The new record of the cell, or of answers that could not be given."""
     if published.entry["kind"] == "loglikelihood":
-        return ask_and_score(asking, tried, outputs)
+        return ask_and_score(asking, cell_run, outputs)
     from slm_benchmark.evaluation.rescoring import score
 
     kept = Kept(asking.target, asking.target.with_suffix(".parquet"))
-    ask_and_keep(asking, tried, kept)
+    ask_and_keep(asking, cell_run, kept)
     here = score(
         published.cell.task,
         published.catalogue,

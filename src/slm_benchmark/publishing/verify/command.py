@@ -28,16 +28,16 @@ def verify_one(options: argparse.Namespace) -> int:
         UserError: when it cannot be run; with a report, that is what the report says.
     """
     from slm_benchmark.catalog.catalog import load_catalogue
-    from slm_benchmark.publishing.verify.cell import Wishes, verify
+    from slm_benchmark.publishing.verify.cell import VerifyOptions, verify
 
     # A polite kill cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     # What the harness says while it loads tasks is for its own users.
     os.environ["TQDM_DISABLE"] = "1"
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    wishes = Wishes(options.documents, options.seed, options.threads, options.keep)
+    verify_options = VerifyOptions(options.documents, options.seed, options.threads, options.keep)
     try:
-        outcome = verify(options.path, load_catalogue(), wishes)
+        outcome = verify(options.path, load_catalogue(), verify_options)
     except UserError as error:
         if options.report is None:
             raise

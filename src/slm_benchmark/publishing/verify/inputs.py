@@ -18,7 +18,7 @@ from typing import Any
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
-from slm_benchmark.common.errors import EnvironmentFault, UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, read_json
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.download.weights import read_manifest, verify_files
@@ -121,7 +121,7 @@ def changed_inputs() -> Iterator[None]:
     """
     try:
         yield
-    except (EnvironmentFault, ChangedInput):
+    except (RunEnvironmentError, ChangedInput):
         raise
     except UserError as error:
         raise ChangedInput(str(error)) from error
@@ -424,7 +424,9 @@ def make_inputs(published: Published, targets: Iterable[str]) -> None:
             [sys.executable, "-m", "snakemake", *command], cwd=ROOT, stdout=sys.stderr, check=False
         )
     except OSError as error:
-        raise EnvironmentFault(f"Snakemake does not start: {error}", fix=". ./activate") from error
+        raise RunEnvironmentError(
+            f"Snakemake does not start: {error}", fix=". ./activate"
+        ) from error
     if done.returncode:
         raise UserError(
             "the workflow could not make the inputs of this record",
