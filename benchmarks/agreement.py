@@ -290,7 +290,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         UserError: when a model is not there.
-        EnvironmentFault: when llama-bench cannot be built or run.
+        RunEnvironmentError: when llama-bench cannot be built or run.
     """
     for path in (options.base, *options.files, *options.folders, options.llama_bench):
         if path and not path.exists():

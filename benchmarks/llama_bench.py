@@ -93,7 +93,7 @@ def build(jobs: int, folder: Path = FOLDER) -> Path:
 
     Raises:
         UserError: when the source archive's hash is not the pinned one.
-        EnvironmentFault: when the package index cannot be reached, or the build fails.
+        RunEnvironmentError: when the package index cannot be reached, or the build fails.
     """
     settings = [
         "CMAKE_BUILD_TYPE=Release",
@@ -121,7 +121,7 @@ def bindings_libraries() -> Path:
     """Folder of the libraries that the bindings load.
 
     Raises:
-        EnvironmentFault: without the bindings.
+        RunEnvironmentError: without the bindings.
     """
     spec = importlib.util.find_spec("llama_cpp")
     if spec is None or spec.origin is None:
@@ -152,7 +152,7 @@ def run(program: Path, file: Path, work: Work, phase: str, repetitions: int) -> 
         repetitions: How often.
 
     Raises:
-        EnvironmentFault: when the program fails.
+        RunEnvironmentError: when the program fails.
         RuntimeError: when it did other work than asked.
     """
     asked = command(program, file, work, phase, repetitions)
@@ -202,7 +202,7 @@ def _run(arguments: Sequence[str]) -> None:
     """A step of the build; its output is progress.
 
     Raises:
-        EnvironmentFault: when the program is missing or fails.
+        RunEnvironmentError: when the program is missing or fails.
     """
     try:
         subprocess.run(

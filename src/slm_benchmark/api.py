@@ -79,7 +79,7 @@ class Leaderboard:
 
         Raises:
             UserError: where there is no such API, or one of another version.
-            EnvironmentFault: when the network or the server fails.
+            RunEnvironmentError: when the network or the server fails.
         """
         address, fetch = _source(place, timeout_s)
         file = f"{address}/{INDEX}"
@@ -93,7 +93,7 @@ class Leaderboard:
 
         Raises:
             UserError: when the index does not list it, or lists other bytes.
-            EnvironmentFault: when the network or the server fails.
+            RunEnvironmentError: when the network or the server fails.
         """
         if path not in self._kept:
             listed = self.index["files"].get(path)

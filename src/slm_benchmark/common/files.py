@@ -78,7 +78,7 @@ def atomic_write_bytes(path: Path | str, data: bytes) -> None:
     What a killed process left of an earlier try is removed first.
 
     Raises:
-        EnvironmentFault: when the disk is full or the folder cannot be written.
+        RunEnvironmentError: when the disk is full or the folder cannot be written.
     """
     path = Path(path)
     with disk_faults(path):

@@ -40,7 +40,7 @@ def parallel_map(
         batch: How many a process takes at once; None = `BATCH`.
 
     Raises:
-        EnvironmentFault: when a process was killed.
+        RunEnvironmentError: when a process was killed.
     """
     size = batch or BATCH
     starts = range(0, len(things), size)

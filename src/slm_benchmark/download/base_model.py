@@ -41,7 +41,7 @@ def download_model(model: Model, target: Path, downloads: Path = DOWNLOADS) -> N
     Raises:
         UserError: when the card names something that is not there, is gated, has another hash or
             is broken.
-        EnvironmentFault: when the network or the disk fails.
+        RunEnvironmentError: when the network or the disk fails.
     """
     started = time.monotonic()
     with atomic_directory(target) as work:

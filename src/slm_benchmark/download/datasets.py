@@ -46,7 +46,7 @@ def prepare_dataset(
     Raises:
         UserError: when the entry names something that is not there, is gated, has another hash or
             rows that do not fit the reader.
-        EnvironmentFault: when the network or the disk fails.
+        RunEnvironmentError: when the network or the disk fails.
     """
     from datasets import disable_progress_bars
 

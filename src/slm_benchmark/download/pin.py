@@ -28,7 +28,7 @@ def pin_card(path: Path) -> str:
 
     Raises:
         UserError: when the card is invalid, or the hub has no such repository or revision.
-        EnvironmentFault: when the hub cannot be reached.
+        RunEnvironmentError: when the hub cannot be reached.
     """
     path, shown = Path(path), relative(path)
     card = read_yaml(path)

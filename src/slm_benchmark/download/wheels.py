@@ -46,7 +46,7 @@ def fetch_wheel(
 
     Raises:
         UserError: when there is no such package or version, or its hash differs.
-        EnvironmentFault: when the package index cannot be reached, or the disk is full.
+        RunEnvironmentError: when the package index cannot be reached, or the disk is full.
     """
     folder = downloads / "wheels"
     stem = f"{re.sub(r'[-_.]+', '_', package).lower()}-{version}"

@@ -94,7 +94,7 @@ def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
         What each search found.
 
     Raises:
-        EnvironmentFault: when there is no memory for a single search.
+        RunEnvironmentError: when there is no memory for a single search.
     """
     if not searches:
         return

@@ -196,7 +196,7 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ge
         Each generation when it ends.
 
     Raises:
-        EnvironmentFault: when there is no memory for a single generation.
+        RunEnvironmentError: when there is no memory for a single generation.
     """
     if not jobs:
         return

@@ -211,7 +211,7 @@ def check_engine(targets: Iterable[Target], threads: int) -> Iterator[tuple[str,
         For each target, a table for the terminal and whether all of it is well.
 
     Raises:
-        EnvironmentFault: when memory or the disk gave out.
+        RunEnvironmentError: when memory or the disk gave out.
     """
     for target in targets:
         findings = check_target(target, threads)

@@ -135,7 +135,7 @@ def check_equivalence(
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     began, started = time.monotonic(), now()
     model = catalogue.models[model_id]
@@ -242,7 +242,7 @@ def ask(
         catalogue: The catalogue of the checkout.
 
     Raises:
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     from slm_benchmark.engines.load import load_engine
     from slm_benchmark.tasks.loader import TaskPart

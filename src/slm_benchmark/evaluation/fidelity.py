@@ -194,7 +194,7 @@ def read_texts(engine: Engine, texts: Sequence[Sequence[int]], take: Take, label
         label: What is being measured, for progress.
 
     Raises:
-        EnvironmentFault: when there is no memory for a single text.
+        RunEnvironmentError: when there is no memory for a single text.
     """
     from slm_benchmark.engines.decoding import Job, generate
 
@@ -289,7 +289,7 @@ def make_reference(
 
     Raises:
         UserError: for bad input, such as a text that overlaps the calibration texts.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     model = catalogue.models[model_id]
     verify_files(inputs.base)
@@ -549,7 +549,7 @@ def measure_fidelity(
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     began, started = time.monotonic(), now()
     model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]

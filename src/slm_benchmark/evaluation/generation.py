@@ -45,7 +45,7 @@ def generate(
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     asking = CellRunner(cell, catalogue, folders, outputs.record, threads)
     return ask_and_keep(asking, CellRun(), outputs)

@@ -43,7 +43,7 @@ def evaluate(
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     asking = CellRunner(cell, catalogue, folders, outputs.record, threads)
     return ask_and_score(asking, CellRun(), outputs)

@@ -337,7 +337,7 @@ def measure_noise(
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     plan = noise_plan(cell.protocol)
     fewer = with_documents(catalogue, cell, plan["documents"])
@@ -538,7 +538,7 @@ class Perturbing:
 
         Raises:
             UserError: for bad input.
-            EnvironmentFault: when memory, the disk or the network gave out.
+            RunEnvironmentError: when memory, the disk or the network gave out.
         """
         entry = _entry(name, kind, setting)
         try:

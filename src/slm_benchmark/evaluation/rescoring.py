@@ -76,7 +76,7 @@ def score(
 
     Raises:
         UserError: when the answers were changed, or were given to other documents or prompts.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     began, started = time.monotonic(), now()
     kept = read_answers(answers)

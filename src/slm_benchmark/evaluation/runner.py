@@ -89,7 +89,7 @@ def recording(cell_run: CellRun) -> Iterator[None]:
 
     Raises:
         UserError: for bad input.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     try:
         yield

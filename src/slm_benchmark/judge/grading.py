@@ -177,7 +177,7 @@ class Grader:
             answers: The model's two answers to each.
 
         Raises:
-            UserError, EnvironmentFault: as `Judge.ask`.
+            UserError, RunEnvironmentError: as `Judge.ask`.
         """
         asked = [
             chat

@@ -45,5 +45,5 @@ class Judge(Protocol):
 
         Raises:
             UserError: when the judge is asked in a way that it refuses.
-            EnvironmentFault: when it cannot be reached, or keeps failing.
+            RunEnvironmentError: when it cannot be reached, or keeps failing.
         """

@@ -66,7 +66,7 @@ def before_session(bounds: Mapping[str, Any], *, gpu: bool = False) -> dict[str,
         What `HostWatch.finish` gives, for the last look, with ``waited_s``.
 
     Raises:
-        EnvironmentFault: when it did not become quiet, unless ``before`` is ``flag``.
+        RunEnvironmentError: when it did not become quiet, unless ``before`` is ``flag``.
     """
     started = time.monotonic()
     said: list[str] = []

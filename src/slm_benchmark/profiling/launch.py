@@ -44,7 +44,7 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: for missing or damaged weights.
-        EnvironmentFault: when memory ran out or the process was killed.
+        RunEnvironmentError: when memory ran out or the process was killed.
         ProfileFailed: when the model broke, or needed more memory than the declared limit.
     """
     if job.memory_limit_bytes is not None:

@@ -62,7 +62,7 @@ def write_session(
 
     Raises:
         UserError: for bad input, such as a machine that is not ``hardware_id``.
-        EnvironmentFault: when the machine is too busy, memory ran out or a process was killed.
+        RunEnvironmentError: when the machine is too busy, memory ran out or a process was killed.
     """
     began, started = time.monotonic(), now()
     model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]

@@ -114,7 +114,7 @@ def measure_roofline(device: str, threads: int, dtype: str) -> dict[str, Any]:
         caches, null where unknown. ``reason``: null, as nothing is missing.
 
     Raises:
-        EnvironmentFault: when there is too little free memory to get out of the caches.
+        RunEnvironmentError: when there is too little free memory to get out of the caches.
     """
     started, began = now(), time.monotonic()
     found = _measure_cuda(dtype) if device == "cuda" else _measure_cpu(threads, dtype)
@@ -156,7 +156,7 @@ def working_set_bytes(cache_bytes: int | None, free_bytes: int) -> int:
     """How much to read in one pass: enough to leave the caches, at most half of what is free.
 
     Raises:
-        EnvironmentFault: when that is less than `CACHES` times the cache.
+        RunEnvironmentError: when that is less than `CACHES` times the cache.
     """
     needed = CACHES * (cache_bytes or 0)
     size = min(max(WORKING_SET_BYTES, needed), free_bytes // 2)

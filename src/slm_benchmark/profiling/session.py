@@ -55,7 +55,7 @@ def profile(jobs: Sequence[Job], plan: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: for missing or damaged weights.
-        EnvironmentFault: when the machine is too busy, memory ran out or a process was killed.
+        RunEnvironmentError: when the machine is too busy, memory ran out or a process was killed.
     """
     for job in jobs:
         job.weight_files()  # missing files are told at once, not after half a session

@@ -23,7 +23,7 @@ def fetch_converter(target: Path) -> None:
     """Fill ``target`` with the converter's script, its modules and a manifest, atomically.
 
     Raises:
-        EnvironmentFault: when the package index cannot be reached.
+        RunEnvironmentError: when the package index cannot be reached.
         UserError: when the archive's hash differs from the pinned one.
     """
     archive = fetch_wheel(PACKAGE, VERSION, SHA256, file=relative(__file__), field="", binary=False)

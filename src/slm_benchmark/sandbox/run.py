@@ -128,7 +128,7 @@ def run_program(candidate: str, tests: str, limits: Limits, means: Means | None 
 
     Raises:
         CannotConfine: when this machine cannot confine a program; nothing has run then.
-        EnvironmentFault: when the sandbox could not be built this time; nothing has run then.
+        RunEnvironmentError: when the sandbox could not be built this time; nothing has run then.
     """
     means = means or require_confinement()
     outcome = supervise(means, candidate, tests, limits)

@@ -60,7 +60,7 @@ def supervise(means: Means, candidate: str, tests: str, limits: Limits) -> Outco
     When this returns, no process of the sandbox is left.
 
     Raises:
-        EnvironmentFault: when the sandbox could not be built; no code has run then.
+        RunEnvironmentError: when the sandbox could not be built; no code has run then.
     """
     launch = means.launch(limits)
     with subprocess.Popen(

@@ -75,7 +75,7 @@ def verify(path: Path, catalogue: Catalogue, verify_options: VerifyOptions) -> O
 
     Raises:
         UserError: when the file is no score, or an input cannot be made.
-        EnvironmentFault: when memory, the disk or the network gave out.
+        RunEnvironmentError: when memory, the disk or the network gave out.
     """
     _check_options(verify_options)
     threads = verify_options.threads

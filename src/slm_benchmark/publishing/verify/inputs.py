@@ -117,7 +117,7 @@ def changed_inputs() -> Iterator[None]:
 
     Raises:
         ChangedInput: for bad input.
-        EnvironmentFault: as it is.
+        RunEnvironmentError: as it is.
     """
     try:
         yield
