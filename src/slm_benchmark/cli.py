@@ -3,23 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from slm_benchmark import __version__
 from slm_benchmark.common.errors import UserError
+
+RENAMED = {"compare-profiles": "compare-performance", "plan": "sample-size"}
+"""Former name of a command → its name. The former names work for one more release."""
+
+EXIT_CODES = {
+    0: "success",
+    1: "bad input, or an environment error such as a full disk; one line says which",
+    2: "wrong usage: an unknown command or option, or one that is missing",
+}
+"""How every command ends, unless its own codes say more."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        name: What the user types.
+        group: Heading under which the help lists it.
+        run: The function behind it; its docstring is the description, and the first line of that
+            the line in the list of commands.
+        add_arguments: Gives the command's parser its arguments and options.
+        exit_codes: Meaning of exit codes where it differs from `EXIT_CODES`.
+    """
+
+    name: str
+    group: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    exit_codes: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        """What the command does, as paragraphs."""
+        return inspect.getdoc(self.run) or ""
+
+    @property
+    def summary(self) -> str:
+        """What the command does, on one line."""
+        return self.description.split("\n")[0].rstrip(".")
+
+    @property
+    def all_exit_codes(self) -> dict[int, str]:
+        """Exit code → meaning, in the order of the codes."""
+        return dict(sorted({**EXIT_CODES, **self.exit_codes}.items()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; or 1 after bad input or a fault of the surroundings, told in one line, and after a check
+        0; or 1 after bad input or an environment error, reported in one line, and after a check
         that failed.
     """
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and (name := RENAMED.get(arguments[0])):
+        print(
+            f"warning: the command {arguments[0]} is now called {name}; the next release drops the "
+            f"former name. Fix: slm-benchmark {name}",
+            file=sys.stderr,
+        )
+        arguments = [name, *arguments[1:]]
+    options = build_parser().parse_args(arguments)
     try:
         code: int = options.run(options)
     except UserError as error:
@@ -28,130 +83,308 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="slm-benchmark", description=__doc__.split("\n")[0])
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line, with the commands of `COMMANDS`."""
+    groups: dict[str, list[Command]] = {}
+    for command in COMMANDS:
+        groups.setdefault(command.group, []).append(command)
+    listing = "\n\n".join(
+        "\n".join([f"{group}:", *(f"  {each.name:<21} {each.summary}" for each in members)])
+        for group, members in groups.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="slm-benchmark",
+        usage="slm-benchmark [--help] [--version] COMMAND ...",
+        description="Measure small language models, and check, publish and export the results.\n\n"
+        f"{listing}\n\nslm-benchmark COMMAND --help explains a command. Measuring itself is "
+        "started with\nsnakemake: docs/start/quickstart.md.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    validate = commands.add_parser("validate", help="check model cards and the configuration")
-    validate.add_argument("cards", nargs="*", type=Path, help="model cards; none = everything")
-    validate.set_defaults(run=_validate)
-
-    pin = commands.add_parser("pin", help="resolve a revision to a commit and write it down")
-    pin.add_argument("files", nargs="+", type=Path, help="model cards, or config/datasets.yaml")
-    pin.set_defaults(run=_pin)
-
-    publish = commands.add_parser("publish", help="promote records from runs/ to results/")
-    publish.add_argument(
-        "records",
-        nargs="*",
-        type=Path,
-        help="records, or folders of records; none = make the summaries and the index again",
+    parsers = parser.add_subparsers(
+        metavar="COMMAND", required=True, prog=parser.prog, help=argparse.SUPPRESS
     )
-    publish.add_argument("--label", help="name of the unranked protocol, such as demo")
-    publish.set_defaults(run=_publish)
-
-    score = commands.add_parser("score", help="score kept answers, on this machine")
-    score.add_argument("answers", nargs="+", type=Path, help="*.answers.json, or folders of them")
-    score.add_argument("--judge", help="id in config/judges.yaml, for tasks that ask one")
-    score.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of a local judge")
-    score.set_defaults(run=_score)
-
-    check = commands.add_parser(
-        "check-engine",
-        help="test the engines on a model: same numbers in any company, and as a plain forward's",
-    )
-    check.add_argument(
-        "model", metavar="MODEL", help="id of a card, a GGUF file, or a Transformers folder"
-    )
-    check.add_argument("--variants", nargs="+", help="variants of a card; none = all that are here")
-    check.add_argument("--tokenizer", type=Path, metavar="FOLDER", help="for a GGUF file")
-    check.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads")
-    check.set_defaults(run=_check_engine)
-
-    compare = commands.add_parser(
-        "compare-profiles", help="does a repeated profile fall inside the first one's intervals?"
-    )
-    compare.add_argument("first", type=Path, metavar="FIRST", help="a record, or a folder of them")
-    compare.add_argument("second", type=Path, metavar="SECOND", help="its repeat")
-    compare.add_argument(
-        "--at-least", type=float, default=90, metavar="PERCENT", help="of the medians inside (90)"
-    )
-    compare.set_defaults(run=_compare_profiles)
-
-    power = commands.add_parser(
-        "import-power", help="fill in a record's energy from a wall meter's readings"
-    )
-    power.add_argument("readings", type=Path, help="CSV with power_w, and unix_s or time")
-    power.add_argument("record", type=Path, help="performance record of a variant, under runs/")
-    power.add_argument("--name", default="not named", help="the wall meter, such as its model")
-    power.set_defaults(run=_import_power)
-
-    export = commands.add_parser("export", help="write the records of results/ in other formats")
-    export.add_argument("results", nargs="?", type=Path, help="a folder as results/, the default")
-    export.add_argument("--out", type=Path, default=Path("build/export"), help="folder to write")
-    export.add_argument(
-        "--format", nargs="+", help="of csv, parquet, eee, hf and croissant; none = all of them"
-    )
-    export.add_argument("--url", help="where the results are published, for exports that name it")
-    export.set_defaults(run=_export)
-
-    integrity = commands.add_parser(
-        "integrity", help="check published records: digests, scores, the manifest, what is possible"
-    )
-    integrity.add_argument(
-        "results", nargs="?", type=Path, help="a folder as results/, the default"
-    )
-    integrity.add_argument(
-        "--manifest",
-        type=Path,
-        metavar="FILE",
-        help="a manifest.json kept elsewhere, to compare with too",
-    )
-    integrity.set_defaults(run=_integrity)
-
-    plan = commands.add_parser(
-        "plan", help="how many documents a paired comparison needs, what it shows, and its time"
-    )
-    plan.add_argument("--margin", required=True, help="loss to be found: 1pp, 0.5pp, 1%% or 0.01")
-    plan.add_argument("--task", required=True, help="id in config/tasks.yaml")
-    plan.add_argument("--model", help="id of a card; none = whatever has records")
-    plan.add_argument("--variant", help="format compared with the base; none = what changes most")
-    plan.add_argument("--hardware", help="id in config/hardware.yaml; none = all")
-    plan.add_argument("--power", type=float, default=0.8, help="chance of finding the loss (0.8)")
-    plan.add_argument("--documents", type=int, metavar="N", help="judge this number of documents")
-    plan.set_defaults(run=_plan)
-
-    verify = commands.add_parser(
-        "verify",
-        help="run a published score again from its recorded inputs, and compare",
-        description="Run a published score again from its recorded inputs, and compare. Inputs "
-        "that are missing are made as the workflow makes them.",
-        epilog="exit codes: 0 identical; 3 agrees; 4 underpowered; 5 not verified, as nothing "
-        "could be run here; 6 changed input, named before anything is computed; 7 disagrees; and "
-        "1 after bad input or a fault of the surroundings, 2 after bad usage. With --all it is "
-        "the highest code of all records. docs/how-to/verifying.md explains them",
-    )
-    verify.add_argument(
-        "path", nargs="?", type=Path, help="a record; with --all a folder, results/ by default"
-    )
-    verify.add_argument("--all", action="store_true", help="every current score of the folder")
-    verify.add_argument(
-        "--documents", type=int, metavar="N", help="ask a random part of the documents; none = all"
-    )
-    verify.add_argument("--seed", type=int, default=0, help="of the random part (0)")
-    verify.add_argument("--threads", type=int, help="CPU threads; none = as in the record")
-    verify.add_argument("--keep", type=Path, metavar="DIR", help="keep the new records here")
-    verify.add_argument("--report", type=Path, metavar="FILE", help="write the outcome as JSON")
-    verify.set_defaults(run=_verify)
-
-    link = commands.add_parser("link-profiles", help="let snakemake --profile NAME find profiles/")
-    link.add_argument("--replace", action="store_true", help="take over another clone's links")
-    link.set_defaults(run=_link_profiles)
+    for command in COMMANDS:
+        codes = "\n".join(f"  {code:<3} {text}" for code, text in command.all_exit_codes.items())
+        subparser = parsers.add_parser(
+            command.name,
+            description=command.description,
+            epilog=f"exit codes:\n{codes}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
     return parser
 
 
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "cards",
+        nargs="*",
+        type=Path,
+        metavar="CARD",
+        help="model card to check, a file (default: all of models/)",
+    )
+
+
+def _pin_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE", help="model card, or config/datasets.yaml"
+    )
+
+
+def _sample_size_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--margin",
+        required=True,
+        metavar="LOSS",
+        help="smallest loss to detect, in percentage points or as a share of the score's range: "
+        "1pp, 0.5pp, 1%% or 0.01",
+    )
+    parser.add_argument("--task", required=True, metavar="ID", help="task in config/tasks.yaml")
+    parser.add_argument(
+        "--model",
+        metavar="ID",
+        help="model whose records are used (default: all models that have records)",
+    )
+    parser.add_argument(
+        "--variant",
+        metavar="ID",
+        help="weight format to compare with the base, such as gguf-q4_k_m (default: the recorded "
+        "one that changes most outcomes)",
+    )
+    parser.add_argument(
+        "--hardware",
+        metavar="ID",
+        help="machine in config/hardware.yaml to estimate the time for (default: all machines)",
+    )
+    parser.add_argument(
+        "--power",
+        type=float,
+        default=0.8,
+        metavar="SHARE",
+        help="probability of detecting the loss, from 0.5 to below 1 (default: 0.8)",
+    )
+    parser.add_argument(
+        "--documents",
+        type=int,
+        metavar="N",
+        help="also report the smallest detectable loss and the time for N documents "
+        "(default: only the sizes of the task's datasets and protocols)",
+    )
+
+
+def _check_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="id of a model card, a GGUF file, or a folder in Transformers format",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        metavar="ID",
+        help="weight formats of the card to check (default: all that are on this machine)",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="tokenizer in Transformers format, required with a GGUF file (default: the model's)",
+    )
+    _add_threads(parser)
+
+
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "answers",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="stored generations: a *.answers.json file, or a folder to search for them",
+    )
+    parser.add_argument(
+        "--judge",
+        metavar="ID",
+        help="judge in config/judges.yaml, for tasks that need one (default: none; their cells "
+        "are recorded as not run)",
+    )
+    _add_threads(parser, "CPU threads of a judge that runs on this machine")
+
+
+def _compare_performance_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "first",
+        type=Path,
+        metavar="FIRST",
+        help="performance record, or a folder to search for them",
+    )
+    parser.add_argument(
+        "second", type=Path, metavar="SECOND", help="the repeat: a record, or a folder, like FIRST"
+    )
+    parser.add_argument(
+        "--at-least",
+        type=float,
+        default=90,
+        metavar="PERCENT",
+        help="fail when a smaller percentage of the medians lies inside the prediction intervals "
+        "(default: 90)",
+    )
+
+
+def _import_power_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "readings",
+        type=Path,
+        metavar="READINGS",
+        help="CSV file with the columns power_w (watts) and unix_s (seconds) or time (ISO 8601 "
+        "with a time zone)",
+    )
+    parser.add_argument(
+        "record",
+        type=Path,
+        metavar="RECORD",
+        help="performance record under runs/ to fill in, in place",
+    )
+    parser.add_argument(
+        "--name",
+        default="not named",
+        help="make and model of the wall meter, for readers of the record (default: not named)",
+    )
+
+
+def _publish_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "records",
+        nargs="*",
+        type=Path,
+        metavar="RECORD",
+        help="record, or a folder to search for them (default: none; only the summaries and the "
+        "index of results/ are written again)",
+    )
+    parser.add_argument(
+        "--label",
+        metavar="PROTOCOL",
+        help="name of the records' protocol, required where it is not ranked, such as demo "
+        "(default: none)",
+    )
+
+
+def _verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        metavar="PATH",
+        help="record of a score; with --all a folder of records (default: results/)",
+    )
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="verify the current score of every cell in the folder (default: one record)",
+    )
+    parser.add_argument(
+        "--documents",
+        type=int,
+        metavar="N",
+        help="verify a random sample of N documents (default: all)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the random sample, so that it can be drawn again (default: 0)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads (default: as many as the record names)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the new records; a stopped command continues from it (default: they are "
+        "deleted)",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="file to write the outcome to, as JSON (default: none)",
+    )
+
+
+def _integrity_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_results(parser)
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="manifest.json of an earlier release, to compare with as well (default: only the "
+        "folder's own)",
+    )
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_results(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/export"),
+        metavar="FOLDER",
+        help="folder to write (default: build/export)",
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        metavar="FORMAT",
+        help="csv, parquet, eee (Every Eval Ever), hf (.eval_results of Hugging Face) or croissant "
+        "(default: all)",
+    )
+    parser.add_argument(
+        "--url",
+        help="address at which the results are published, for formats that name it "
+        "(default: url in CITATION.cff)",
+    )
+
+
+def _link_profiles_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace links that lead to another clone (default: leave them and warn)",
+    )
+
+
+def _add_threads(parser: argparse.ArgumentParser, meaning: str = "CPU threads") -> None:
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        metavar="N",
+        help=f"{meaning} (default: all cores)",
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "results",
+        nargs="?",
+        type=Path,
+        metavar="RESULTS",
+        help="folder of published records (default: results/)",
+    )
+
+
 def _validate(options: argparse.Namespace) -> int:
+    """Check model cards and the configuration.
+
+    Prints a line for each valid card, and a warning where one cannot be published
+    as it is. The first error ends the command.
+    """
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.catalog.model_cards import load_model
     from slm_benchmark.catalog.run_config import RunConfig
@@ -171,6 +404,11 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _pin(options: argparse.Namespace) -> int:
+    """Resolve revisions to commits, and write them into the files.
+
+    Looks up which commit the branch of a model or dataset stands at now. Publishing
+    needs a commit. Needs the network.
+    """
     from slm_benchmark.common.paths import CONFIG
     from slm_benchmark.download.pin import pin_card, pin_datasets
 
@@ -181,6 +419,11 @@ def _pin(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
+    """Copy records from runs/ to results/.
+
+    All records are checked before the first is copied; a published record is never
+    overwritten. The manifest, the summaries and the index of results/ follow.
+    """
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.publishing.publish import publish
     from slm_benchmark.records.store import is_record
@@ -197,6 +440,11 @@ def _publish(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
+    """Score stored generations on this machine.
+
+    Writes the record of each score beside the stored generations. No model is
+    loaded, except a judge where a task needs one.
+    """
     import logging
 
     # What the harness says while it loads tasks is for its own users.
@@ -219,6 +467,11 @@ def _score(options: argparse.Namespace) -> int:
 
 
 def _check_engine(options: argparse.Namespace) -> int:
+    """Test that scores are batch-invariant on a model.
+
+    Compares log-probabilities and generations in batches of several compositions
+    and orders, which must be bitwise identical, and with one plain forward pass.
+    """
     from slm_benchmark.evaluation.engine_selftest import check_engine, find_targets
 
     targets = find_targets(options.model, options.variants, options.tokenizer)
@@ -229,7 +482,13 @@ def _check_engine(options: argparse.Namespace) -> int:
     return 0 if well else 1
 
 
-def _compare_profiles(options: argparse.Namespace) -> int:
+def _compare_performance(options: argparse.Namespace) -> int:
+    """Test whether a repeated performance measurement agrees.
+
+    Counts the medians of the second measurement that lie inside the 95 %
+    prediction intervals of the first. Both must be of the same model, weights,
+    protocol and machine.
+    """
     from slm_benchmark.profiling.compare import compare, count_inside, render
 
     comparisons, lacking = compare(options.first, options.second)
@@ -247,6 +506,11 @@ def _compare_profiles(options: argparse.Namespace) -> int:
 
 
 def _import_power(options: argparse.Namespace) -> int:
+    """Add a wall meter's energy to a record.
+
+    Integrates the readings over the times at which tokens were generated, and
+    writes the energy into the record under runs/. Publish the record afterwards.
+    """
     from slm_benchmark.profiling.energy.wall_meter import import_power
 
     print(import_power(options.readings, options.record, options.name))
@@ -254,6 +518,11 @@ def _import_power(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    """Convert published records to other formats.
+
+    Writes CSV, Parquet, Every Eval Ever, .eval_results and Croissant.
+    docs/reference/exports.md describes their columns.
+    """
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.common.paths import RESULTS
     from slm_benchmark.export.export import FORMATS, export
@@ -267,6 +536,11 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _integrity(options: argparse.Namespace) -> int:
+    """Check published records for later edits.
+
+    Recomputes digests and scores from the per-document values, compares files with
+    the manifest, and looks for values that are impossible. Runs no model.
+    """
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.common.paths import RESULTS
     from slm_benchmark.publishing.integrity import check_integrity, describe_report
@@ -277,7 +551,13 @@ def _integrity(options: argparse.Namespace) -> int:
     return 1 if report.findings else 0
 
 
-def _plan(options: argparse.Namespace) -> int:
+def _sample_size(options: argparse.Namespace) -> int:
+    """Compute how many documents a comparison needs.
+
+    Reports, for a paired comparison of a variant with its base: the documents that
+    detect a given loss, the loss that existing datasets and protocols can detect,
+    and how long that takes on each machine.
+    """
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.leaderboard.sample_size import Question, answer, parse_margin, recorded
 
@@ -295,6 +575,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    """Measure a published score again, and compare.
+
+    Runs the model on the inputs that the record names. Weights and datasets that
+    are missing are made as the workflow makes them. With --all, the exit code is
+    the highest of all records. docs/how-to/verifying.md explains the verdicts.
+    """
     from slm_benchmark.publishing.verify.command import verify_one, verify_release
 
     if options.all:
@@ -305,6 +591,11 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _link_profiles(options: argparse.Namespace) -> int:
+    """Make the profiles known to snakemake.
+
+    Links each folder of profiles/ into Snakemake's configuration folder, so that
+    snakemake --profile NAME works in any folder.
+    """
     from slm_benchmark.common.paths import ROOT
     from slm_benchmark.workflow.profile_links import config_folder, link_profiles
 
@@ -315,6 +606,69 @@ def _link_profiles(options: argparse.Namespace) -> int:
     if not warnings:
         print(f"linked the profiles of {ROOT} into {folder}")
     return 1 if warnings else 0
+
+
+BEFORE = "Before measuring"
+MEASURED = "Measured results"
+PUBLISHED = "Published results"
+SET_UP = "Set-up"
+
+COMMANDS = (
+    Command("validate", BEFORE, _validate, _validate_arguments),
+    Command("pin", BEFORE, _pin, _pin_arguments),
+    Command("sample-size", BEFORE, _sample_size, _sample_size_arguments),
+    Command(
+        "check-engine",
+        BEFORE,
+        _check_engine,
+        _check_engine_arguments,
+        {0: "all tests passed", 1: f"a test failed; or {EXIT_CODES[1]}"},
+    ),
+    Command("score", MEASURED, _score, _score_arguments),
+    Command(
+        "compare-performance",
+        MEASURED,
+        _compare_performance,
+        _compare_performance_arguments,
+        {
+            0: "enough medians lie inside the intervals",
+            1: f"fewer do than --at-least wants; or {EXIT_CODES[1]}",
+        },
+    ),
+    Command("import-power", MEASURED, _import_power, _import_power_arguments),
+    Command("publish", MEASURED, _publish, _publish_arguments),
+    Command(
+        "verify",
+        PUBLISHED,
+        _verify,
+        _verify_arguments,
+        {
+            0: "identical",
+            3: "agrees",
+            4: "underpowered",
+            5: "not verified: there is no score to repeat, or nothing could be run here",
+            6: "changed input, named before anything is computed",
+            7: "disagrees",
+            130: "stopped with Ctrl-C",
+        },
+    ),
+    Command(
+        "integrity",
+        PUBLISHED,
+        _integrity,
+        _integrity_arguments,
+        {0: "no findings", 1: f"findings, each on a line; or {EXIT_CODES[1]}"},
+    ),
+    Command("export", PUBLISHED, _export, _export_arguments),
+    Command(
+        "link-profiles",
+        SET_UP,
+        _link_profiles,
+        _link_profiles_arguments,
+        {1: "a link is missing, as something is in its way; a warning names it and the fix"},
+    ),
+)
+"""All commands, in the order of the help."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`slm-benchmark plan`: documents, detectable losses and times, and where they come from."""
+"""`slm-benchmark sample-size`: documents, detectable losses and times, and where they come from."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_margin_can_be_written_in_several_ways(text: str, share: float) -> Non
 def test_no_margin_is_one_clear_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="--margin: not a margin between 0 and 100"):
         parse_margin(text)
-    assert main(["plan", f"--margin={text}", "--task", "hellaswag"]) == 1
+    assert main(["sample-size", f"--margin={text}", "--task", "hellaswag"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -272,7 +272,7 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
 
 
 def test_the_command_plans_with_the_published_records(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["plan", "--margin", "1pp", "--task", "hellaswag", "--documents", "10042"]
+    arguments = ["sample-size", "--margin", "1pp", "--task", "hellaswag", "--documents", "10042"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "HellaSwag: to find a loss of 1.00 points" in text

@@ -96,7 +96,7 @@ def verdict(capsys: pytest.CaptureFixture[str]) -> str:
 def test_a_repeat_inside_answers_with_0(
     first: Path, repeat: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare-profiles", str(first), str(repeat())]) == 0
+    assert main(["compare-performance", str(first), str(repeat())]) == 0
     assert verdict(capsys) == (
         f"{MEASURED} of {MEASURED} medians (100.0 %) fall inside the first run's "
         "95 % prediction intervals"
@@ -107,7 +107,7 @@ def test_a_repeat_inside_answers_with_0(
 def test_a_repeat_outside_answers_with_1(
     first: Path, repeat: Callable[..., Path], factor: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare-profiles", str(first), str(repeat(factor=factor))]) == 1
+    assert main(["compare-performance", str(first), str(repeat(factor=factor))]) == 1
     assert verdict(capsys).startswith(f"0 of {MEASURED} medians (0.0 %)")
 
 
@@ -122,8 +122,8 @@ def test_nine_of_ten_are_enough(
         for name in ("ttft_ms", "load_time_s")[:moved]:
             record["metrics"][name]["value"] *= 2
 
-    assert main(["compare-profiles", str(first), str(repeat(move))]) == code
-    both = ["compare-profiles", str(first), str(repeat(move)), "--at-least"]
+    assert main(["compare-performance", str(first), str(repeat(move))]) == code
+    both = ["compare-performance", str(first), str(repeat(move)), "--at-least"]
     assert main([*both, "80"]) == 0
     assert main([*both, "95"]) == 1
 
@@ -178,7 +178,7 @@ def test_other_things_are_not_compared(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     second = repeat(lambda record: record[block].update({key: OTHER}))
-    assert main(["compare-profiles", str(first), str(second)]) == 1
+    assert main(["compare-performance", str(first), str(second)]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
@@ -261,7 +261,7 @@ def test_folders_are_matched_by_what_was_measured(
     put(one / "failed" / "performance.json", profile(variant="awq-4bit") | {"state": "failed"})
     (two / "performance.json").write_text('{"kind": "performance", "content": {}}')
     (two / "base" / "arc_challenge.json").write_text("{}")
-    assert main(["compare-profiles", str(one), str(two)]) == 1
+    assert main(["compare-performance", str(one), str(two)]) == 1
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].startswith(f"{MEASURED} of {2 * MEASURED} medians (50.0")
     assert captured.err.splitlines() == [

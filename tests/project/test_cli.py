@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from slm_benchmark.catalog.model_cards import load_registry
-from slm_benchmark.cli import main
+from slm_benchmark.cli import COMMANDS, RENAMED, main
 from slm_benchmark.common.paths import MODELS, ROOT
 from slm_benchmark.workflow.profile_links import PROFILES
 
@@ -18,7 +18,7 @@ HEAVY = ("torch", "transformers", "snakemake", "llama_cpp", "lm_eval", "pandas",
 
 HELP = """
 import json, sys, time
-from slm_benchmark.cli import main
+from slm_benchmark.cli import COMMANDS, RENAMED, main
 try:
     main(["--help"])
 except SystemExit as end:
@@ -44,18 +44,32 @@ def test_help_answers_at_once_and_loads_nothing_heavy() -> None:
     ][-1]
     found = json.loads(done.stderr)
     assert found["code"] == 0
-    for command in (
-        "validate",
-        "pin",
-        "publish",
-        "score",
-        "import-power",
-        "compare-profiles",
-        "link-profiles",
-    ):
-        assert command in done.stdout
+    for command in COMMANDS:
+        assert f"  {command.name} " in done.stdout
+        assert f"{command.group}:\n" in done.stdout
+        assert command.summary in done.stdout
+    assert not any(name in done.stdout.split() for name in RENAMED)
+    assert max(map(len, done.stdout.splitlines())) <= 88
     assert found["cpu_s"] < 0.5
     assert {name.split(".")[0] for name in found["modules"]}.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(("former", "name"), RENAMED.items())
+def test_a_former_name_works_and_names_the_new_one(
+    former: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["no-such-file", "no-such-file"]
+    rest = missing if former == "compare-profiles" else ["--margin=2", "--task=hellaswag"]
+    assert main([name, *rest]) == 1
+    expected = one_line_error(capsys)
+    assert main([former, *rest]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    warning, error = captured.err.splitlines()
+    assert error == expected
+    assert warning.startswith("warning: ")
+    assert former in warning
+    assert f"Fix: slm-benchmark {name}" in warning
 
 
 def test_the_installed_command_is_this_one() -> None:

@@ -593,7 +593,7 @@ def test_what_was_not_run_cannot_be_verified(release: Release) -> None:
         ("{", "malformed JSON"),
         ("[]", "no record of a measurement"),
         ('{"kind": "holiday"}', "no record of a measurement"),
-        ('{"kind": "performance"}', "compare-profiles"),
+        ('{"kind": "performance"}', "compare-performance"),
     ],
 )
 def test_what_is_no_score_is_refused(

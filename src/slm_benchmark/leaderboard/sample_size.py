@@ -38,7 +38,7 @@ MARGIN = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>pp|%|)")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the planner.
+    """A question about the size of a sample.
 
     Attributes:
         task: Id of the task.

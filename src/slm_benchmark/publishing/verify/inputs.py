@@ -43,7 +43,7 @@ CALIBRATED = ("gptq-4bit", "awq-4bit")
 """Formats whose weights follow from sums over texts, which another machine may round otherwise."""
 
 OTHER_COMMANDS = {
-    "performance": "slm-benchmark compare-profiles FIRST SECOND compares a profile with its repeat",
+    "performance": "slm-benchmark compare-performance FIRST SECOND compares it with a repeat",
     "equivalence": "snakemake --profile local --force runs/MODEL/equivalence.json checks it again",
     "fidelity": "run the record's own command, and compare",
     "noise": "run the record's own command, and compare",
