@@ -9,6 +9,7 @@ the one that MkDocs built, and load nothing from elsewhere.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+from slm_benchmark.common.project import read_address
 from slm_benchmark.site import MEASURED
 from slm_benchmark.site.model import insert_measurements
 
@@ -27,7 +29,15 @@ PACKAGES = ROOT / "build" / "checkers" / "zensical"
 
 WORK = ROOT / "build" / "zensical"
 # Zensical wants pages and site inside the folder of its configuration.
-CONFIG = "INHERIT: ../../mkdocs.yml\ndocs_dir: pages\nsite_dir: site\n"
+CONFIG = """\
+INHERIT: ../../mkdocs.yml
+docs_dir: pages
+site_dir: site
+site_url: {pages}
+repo_url: {repository}
+theme:
+  custom_dir: ../../src/slm_benchmark/site/overrides
+"""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -44,7 +54,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._articles += tag == "article"
-        if tag != "a":
+        if tag != "a" and ("rel", "canonical") not in attrs:
             self.loads += [value for name, value in attrs if name in ("src", "href") and value]
 
     def handle_endtag(self, tag: str) -> None:
@@ -59,7 +69,8 @@ def build(edition: Path) -> tuple[bool, str]:
     """Build ``edition/pages`` in `WORK`; returns whether it went well, and what Zensical said."""
     shutil.rmtree(WORK, ignore_errors=True)
     shutil.copytree(edition / "pages", WORK / "pages")
-    (WORK / "mkdocs.yml").write_text(CONFIG, encoding="utf-8")
+    config = CONFIG.format(**dataclasses.asdict(read_address()))
+    (WORK / "mkdocs.yml").write_text(config, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict", "-f", str(WORK / "mkdocs.yml")],
         env={**os.environ, "PYTHONPATH": str(PACKAGES)},

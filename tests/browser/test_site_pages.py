@@ -35,9 +35,10 @@ class Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        links = tag == "a" or ("rel", "canonical") in attrs
         for name, value in attrs:
             if name in {"src", "href", "srcset", "poster", "data", "xlink:href"} and value:
-                (self.links if tag == "a" else self.loads).append(value)
+                (self.links if links else self.loads).append(value)
             assert not name.startswith("on"), f"an inline handler: {name}={value}"
 
     def handle_data(self, data: str) -> None:

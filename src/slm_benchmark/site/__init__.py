@@ -12,6 +12,7 @@ from typing import Any
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, write_text
 from slm_benchmark.common.paths import ROOT
+from slm_benchmark.common.project import read_address
 from slm_benchmark.common.schemas import read_record
 from slm_benchmark.site.api_files import write_api
 from slm_benchmark.site.charts import vega_bundle
@@ -89,6 +90,7 @@ def _mkdocs(config: Path, *, pages: Path, site: Path) -> None:
     from mkdocs.config import load_config
     from mkdocs.exceptions import MkDocsException
 
+    address = read_address()
     warnings = _Collector()
     logger = logging.getLogger("mkdocs")
     logger.addHandler(warnings)
@@ -98,6 +100,8 @@ def _mkdocs(config: Path, *, pages: Path, site: Path) -> None:
                 str(config),
                 docs_dir=str(pages.resolve()),
                 site_dir=str(site.resolve()),
+                site_url=address.pages,
+                repo_url=address.repository,
                 strict=True,
             )
         )

@@ -1,0 +1,190 @@
+"""Write the reference pages that follow from the code: of the command line and of the records.
+
+    python tools/make_references.py            write docs/reference/{cli,records}.md
+    python tools/make_references.py --check    fail when they differ from what would be written
+
+The pages are made from the parsers' arguments and from workflow/schemas, never from a help text
+that argparse laid out, so that every version of Python and every terminal gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from slm_benchmark.catalog.key_tables import RECORDS, records_reference
+from slm_benchmark.cli import COMMANDS, EXIT_CODES, RENAMED, Command
+from slm_benchmark.common.files import atomic_write_text
+from slm_benchmark.common.markdown import table
+from slm_benchmark.common.paths import ROOT, relative
+from slm_benchmark.common.schemas import schema
+
+NOTE = "<!-- Made by tools/make_references.py; change the source and run it. -->"
+
+CLI = ROOT / "docs" / "reference" / "cli.md"
+CLI_INTRODUCTION = """\
+# Command line
+
+`slm-benchmark COMMAND` is installed by `. ./activate`. It serves what comes before and after
+measuring; the measurement itself is started with `snakemake` ([Quick
+start](../start/quickstart.md)). `slm-benchmark COMMAND --help` prints what this page says of a
+command. An error is one line that names the file, the field, the value and the fix."""
+
+RECORDS_PAGE = ROOT / "docs" / "reference" / "records.md"
+RECORDS_INTRODUCTION = """\
+# Records
+
+A record is a JSON file that holds one measurement with its evidence. The workflow writes records
+below `runs/`; `slm-benchmark publish` copies them to `results/`, where the name of the file
+becomes a folder of runs: `runs/…/gsm8k.json` is published as `results/…/gsm8k/RUN.json`. A
+published record is never changed. This page also has the files that describe inputs, and those
+that are derived from records.
+
+Every file is checked against its schema in `workflow/schemas/records/` when it is written and
+when it is read, and these tables are made from the schemas. In the path of a field, `<id>` stands
+for any key, and the fields of a list's entries follow its name. *Required* says whether the field
+must be there, *Null* whether it can be null; *text* is a string, *map* an object, *list* an
+array. Units stand in names: `duration_s`, `size_bytes`, `kl_mean_nats`. The
+[glossary](glossary.md) explains the terms."""
+
+
+def main() -> int:
+    """Write the pages, or check them.
+
+    Returns:
+        0; with ``--check`` 1 when a page is out of date.
+    """
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when out of date")
+    check = parser.parse_args().check
+    outdated = {
+        path: text
+        for path, text in pages().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in outdated.items():
+        if check:
+            print(f"{relative(path)}: out of date. Fix: python tools/make_references.py")
+        else:
+            atomic_write_text(path, text)
+            print(f"wrote {relative(path)}")
+    return 1 if check and outdated else 0
+
+
+def pages() -> dict[Path, str]:
+    """Each generated page, by its file."""
+    return {CLI: cli_page(), RECORDS_PAGE: records_page()}
+
+
+def records_page() -> str:
+    """The page of the records: a list of them, then a section for each."""
+    overview = table(
+        ("File", "Holds"),
+        [
+            (f"[{title}](#{anchor(title)})", schema(name)["description"])
+            for name, title in RECORDS.items()
+        ],
+    )
+    parts = (NOTE, RECORDS_INTRODUCTION, "\n".join(overview), records_reference())
+    return "\n\n".join(parts) + "\n"
+
+
+def cli_page() -> str:
+    """The page of the command line: the commands in groups, then a section for each."""
+    groups = dict.fromkeys(command.group for command in COMMANDS)
+    overview = table(
+        ("Command", "What it does"),
+        [(f"[`{each.name}`](#{anchor(each.name)})", f"{each.summary}.") for each in COMMANDS],
+    )
+    former = table(
+        ("Former name", "Name"), [(f"`{name}`", f"`{RENAMED[name]}`") for name in RENAMED]
+    )
+    parts = [
+        NOTE,
+        CLI_INTRODUCTION,
+        "\n".join(overview),
+        "## Exit codes",
+        "A command without a table of its own ends with one of these.",
+        exit_codes(EXIT_CODES),
+        "## Former names",
+        "They work for one more release, and print a warning.",
+        "\n".join(former),
+    ]
+    for group in groups:
+        parts += [f"## {group}", *(command_section(c) for c in COMMANDS if c.group == group)]
+    return "\n\n".join(parts) + "\n"
+
+
+def command_section(command: Command) -> str:
+    """The section of one command: description, usage, arguments, and exit codes of its own."""
+    parser = argparse.ArgumentParser(add_help=False)
+    command.add_arguments(parser)
+    arguments = sorted(parser._actions, key=lambda action: bool(action.option_strings))
+    words = [
+        f"slm-benchmark {command.name}",
+        *(spelling(a) if is_required(a) else f"[{spelling(a)}]" for a in arguments),
+    ]
+    rows = [(f"`{spelling(a)}`", *split_help(a)[::-1]) for a in arguments]
+    parts = [
+        f"### {command.name}",
+        command.description,
+        "```text\n" + "\n".join(wrapped(words)) + "\n```",
+        "\n".join(table(("Argument", "Default", "Meaning"), rows)),
+    ]
+    return "\n\n".join([*parts, *([exit_codes(command.all_exit_codes)] * bool(command.exit_codes))])
+
+
+def exit_codes(codes: Mapping[int, str]) -> str:
+    """A table of exit codes."""
+    return "\n".join(table(("Exit code", "Meaning"), [(str(c), text) for c, text in codes.items()]))
+
+
+def wrapped(words: list[str], width: int = 88) -> list[str]:
+    """Words on lines of at most ``width`` characters, none of them split; later lines indented."""
+    lines = [words[0]]
+    for word in words[1:]:
+        if len(lines[-1]) + 1 + len(word) > width:
+            lines.append(" " * 4 + word)
+        else:
+            lines[-1] += f" {word}"
+    return lines
+
+
+def is_required(action: argparse.Action) -> bool:
+    """Whether an argument must be given."""
+    if action.option_strings:
+        return action.required
+    return action.nargs not in ("*", "?")
+
+
+def spelling(action: argparse.Action) -> str:
+    """An argument as it is typed: ``--seed N``, ``CARD ...`` or ``--all``."""
+    name = str(action.metavar or action.dest.upper())
+    value = {"+": f"{name} ...", "*": f"{name} ...", "0": ""}.get(str(action.nargs), name)
+    return " ".join([*action.option_strings, value]).strip()
+
+
+def split_help(action: argparse.Action) -> tuple[str, str]:
+    """The meaning of an argument and its default, which ends the help in parentheses.
+
+    Raises:
+        ValueError: for an argument that may be left out and has no default in its help.
+    """
+    text = (action.help or "").replace("%%", "%")
+    if is_required(action):
+        return text, "required"
+    meaning, mark, default = text.removesuffix(")").rpartition(" (default: ")
+    if not mark:
+        raise ValueError(f"{action.dest}: the help does not end in (default: ...)")
+    return meaning, default
+
+
+def anchor(title: str) -> str:
+    """The address of a heading inside its page."""
+    return title.lower().replace(" ", "-")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
