@@ -276,7 +276,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="PATH",
-        help="record of a score; with --all a folder of records (default: results/)",
+        help="record of a score; with --all, a folder of records (default: with --all results/)",
     )
     parser.add_argument(
         "--all",
@@ -594,7 +594,7 @@ def _link_profiles(options: argparse.Namespace) -> int:
     """Make the profiles known to snakemake.
 
     Links each folder of profiles/ into Snakemake's configuration folder, so that
-    snakemake --profile NAME works in any folder.
+    snakemake --profile NAME finds it.
     """
     from slm_benchmark.common.paths import ROOT
     from slm_benchmark.workflow.profile_links import config_folder, link_profiles
@@ -665,7 +665,7 @@ COMMANDS = (
         SET_UP,
         _link_profiles,
         _link_profiles_arguments,
-        {1: "a link is missing, as something is in its way; a warning names it and the fix"},
+        {1: "something is in the way of a link; a warning names it and the fix"},
     ),
 )
 """All commands, in the order of the help."""

@@ -1,8 +1,10 @@
-"""The tables of keys in config/README.md, made from the schemas so that the two agree."""
+"""Tables of keys, made from the schemas so that the two agree: config files and records."""
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_text
+from slm_benchmark.common.markdown import table
 from slm_benchmark.common.paths import CONFIG, relative
 from slm_benchmark.common.schemas import schema, schema_file
 
@@ -31,6 +34,25 @@ FILES = (
 )
 """Schemas of the files that a person writes, in the order of the tables."""
 
+RECORDS = {
+    "cell": "Score",
+    "answers": "Stored generations",
+    "performance": "Performance",
+    "session": "Profiling session",
+    "equivalence": "Equivalence check",
+    "fidelity": "Fidelity",
+    "noise": "Noise floor",
+    "manifest": "Weights of a variant",
+    "dataset_manifest": "Dataset",
+    "fidelity_reference": "Reference of the fidelity",
+    "index": "Index of the results",
+    "release": "Manifest of the results",
+    "leaderboard": "Leaderboard",
+    "quantization": "Quantization report",
+    "summary": "Summary of a model",
+}
+"""Schema of a file that a program writes → what it is, in the order of the sections."""
+
 START, END = "<!-- reference:start -->", "<!-- reference:end -->"
 
 
@@ -43,11 +65,17 @@ class Row:
     required: str
     values: str
     meaning: str
+    nullable: bool = False
+
+    @property
+    def name(self) -> str:
+        """The key in Markdown, with the kind of entry that has it."""
+        return f"`{self.key}`{f' ({self.kind})' if self.kind else ''}"
 
     def markdown(self) -> str:
         """The row of a Markdown table."""
-        key = f"`{self.key}`{f' ({self.kind})' if self.kind else ''}"
-        cells = (key, self.required, self.values, self.meaning)
+        values = f"{self.values} or `null`" if self.nullable else self.values
+        cells = (self.name, self.required, values, self.meaning)
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
@@ -61,7 +89,7 @@ def rows(root: dict[str, Any], file: str) -> list[Row]:
     Raises:
         UserError: when a key has no description.
     """
-    return list(_rows(root, root, "", "", file))
+    return list(_rows(_expanded(root, root), "", "", _Listed(file)))
 
 
 def reference() -> str:
@@ -79,6 +107,30 @@ def reference() -> str:
             "| Key | Required | Values | Meaning |\n| --- | --- | --- | --- |\n"
             + "\n".join(row.markdown() for row in rows(root, relative(schema_file(name)))),
         ]
+    return "\n\n".join(parts)
+
+
+def records_reference() -> str:
+    """The sections of all files in `RECORDS`, as Markdown.
+
+    A block that several of them share is listed once, where it first occurs.
+
+    Raises:
+        UserError: when a field of a schema has no description.
+    """
+    parts = []
+    places: dict[str, tuple[str, str]] = {}
+    for name, title in RECORDS.items():
+        root = schema(name)
+        listed = _Listed(relative(schema_file(name)), title, places)
+        lines = table(
+            ("Field", "Type", "Required", "Null", "Meaning"),
+            [
+                (row.name, row.values, row.required, "yes" if row.nullable else "no", row.meaning)
+                for row in _rows(_expanded(root, root), "", "", listed)
+            ],
+        )
+        parts += [f"## {title}", root["description"], f"File: `{root['title']}`", "\n".join(lines)]
     return "\n\n".join(parts)
 
 
@@ -117,39 +169,116 @@ def fill_between(path: Path, start: str, end: str, content: str) -> bool:
     return True
 
 
-def _rows(
-    node: dict[str, Any], root: dict[str, Any], prefix: str, kind: str, file: str
-) -> Iterator[Row]:
+def _expanded(node: Any, root: dict[str, Any]) -> Any:
+    """A part of a schema in which every reference is replaced by what it leads to.
+
+    ``$block`` then names the definition, and ``$nullable`` stands for a null among the types, the
+    values or the alternatives.
+
+    Args:
+        node: The part.
+        root: The schema in which it stands.
+    """
+    if isinstance(node, list):
+        return [_expanded(item, root) for item in node]
+    if not isinstance(node, dict):
+        return node
+    here = {key: _expanded(child, root) for key, child in node.items() if key != "$defs"}
+    if isinstance(reference := here.pop("$ref", None), str):
+        name, _, pointer = reference.partition("#/")
+        home = schema(name) if name else root
+        target = functools.reduce(operator.getitem, pointer.split("/"), home)
+        block = f"{home.get('title', '')} {pointer}"
+        here = _merged(_expanded(target, home) | {"$block": block}, here)
+    for key, null in (("type", "null"), ("enum", None), ("anyOf", {"type": "null"})):
+        choices = here.get(key)
+        if isinstance(choices, list) and null in choices:
+            here |= {key: [choice for choice in choices if choice != null], "$nullable": True}
+    if isinstance(here.get("anyOf"), list) and len(here["anyOf"]) == 1:
+        (only,) = here.pop("anyOf")
+        here = _merged(only, here)
+    return here
+
+
+def _merged(target: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
+    """What a reference leads to, with what stands beside the reference."""
+    merged = target | beside
+    if "properties" in target and "properties" in beside:
+        merged["properties"] = {
+            key: target["properties"].get(key, {}) | beside["properties"].get(key, {})
+            for key in target["properties"] | beside["properties"]
+        }
+    if "required" in target and "required" in beside:
+        merged["required"] = [*target["required"], *beside["required"]]
+    return merged
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Which blocks have their keys listed already.
+
+    Attributes:
+        file: The schema that is walked through, for messages.
+        title: Section that is written.
+        places: Block → the section and the key under which its keys are listed. None = every block
+            is listed wherever it occurs.
+    """
+
+    file: str
+    title: str = ""
+    places: dict[str, tuple[str, str]] | None = None
+
+    def find(self, node: dict[str, Any], key: str) -> str:
+        """Where the keys below ``node`` are listed, in words; empty = nowhere yet.
+
+        From then on they are listed under ``key``.
+        """
+        if self.places is None:
+            return ""
+        for part in (node, node.get("items"), node.get("additionalProperties")):
+            if not isinstance(part, dict) or "$block" not in part:
+                continue
+            if not ("properties" in part or isinstance(part.get("additionalProperties"), dict)):
+                continue
+            title, first = self.places.setdefault(part["$block"], (self.title, key))
+            if title != self.title:
+                return f" as `{first}` of [{title}](#{title.lower().replace(' ', '-')})"
+            if first != key:
+                return f" as `{first}`"
+        return ""
+
+
+def _rows(node: dict[str, Any], prefix: str, kind: str, listed: _Listed) -> Iterator[Row]:
     """Rows below ``node``: its keys, its entries if it is a map, its alternatives if any."""
-    alternatives = [_resolve(other, root) for other in node.get("oneOf", ())]
-    for other in alternatives:
+    for other in (*node.get("oneOf", ()), *node.get("anyOf", ())):
         if "properties" in other:
-            yield from _rows(other, root, prefix, _kind(other), file)
+            yield from _rows(other, prefix, _kind(other), listed)
     for key, child in node.get("properties", {}).items():
-        child, path = _resolve(child, root), f"{prefix}{key}"
+        path = f"{prefix}{key}"
         if "description" not in child:
             raise UserError(
-                "the key has no description", file=file, field=path, fix="add a description"
+                "the key has no description", file=listed.file, field=path, fix="add a description"
             )
         required = "yes" if key in node.get("required", ()) else "no"
         if "default" in child:
             required = f"no; `{_spell(child['default'])}`"
-        row = Row(path, kind, required, _values(child, root), child["description"].strip())
-        yield row
-        for below in _rows(child.get("items", child), root, f"{path}.", "", file):
-            yield replace(below, kind=below.kind or kind)
-    entry = node.get("additionalProperties")
-    entry = _resolve(entry, root) if isinstance(entry, dict) else entry
-    if isinstance(entry, dict) and ("properties" in entry or "oneOf" in entry):
-        yield from _rows(entry, root, f"{prefix}<id>.", kind, file)
-
-
-def _resolve(node: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference into ``$defs`` of the same schema."""
-    if "$ref" not in node:
-        return node
-    found: dict[str, Any] = root["$defs"][node["$ref"].removeprefix("#/$defs/")]
-    return found
+        elsewhere = listed.find(child, path)
+        yield Row(
+            key=path,
+            kind=kind,
+            required=required,
+            values=f"{_values(child | {'$nullable': False})}{elsewhere}",
+            meaning=child["description"].strip(),
+            nullable=child.get("$nullable", False),
+        )
+        if not elsewhere:
+            for below in _rows(child.get("items", child), f"{path}.", "", listed):
+                yield replace(below, kind=below.kind or kind)
+    if isinstance(entry := node.get("additionalProperties"), dict):
+        yield from _rows(entry, f"{prefix}<id>.", kind, listed)
+    for rule in node.get("allOf", ()):
+        then = {"required": node.get("required", ()), **rule["then"]}
+        yield from _rows(then, prefix, _kind(rule["if"]), listed)
 
 
 def _kind(alternative: dict[str, Any]) -> str:
@@ -164,19 +293,21 @@ def _kind(alternative: dict[str, Any]) -> str:
     )
 
 
-def _values(node: dict[str, Any], root: dict[str, Any]) -> str:
+def _values(node: dict[str, Any]) -> str:
     """What a key may hold, in words."""
-    if "oneOf" in node:
-        return ", or ".join(dict.fromkeys(_values(_resolve(o, root), root) for o in node["oneOf"]))
+    if node.get("$nullable"):
+        return f"{_values(node | {'$nullable': False})} or `null`"
+    if either := node.get("oneOf", node.get("anyOf")):
+        return ", or ".join(dict.fromkeys(map(_values, either)))
     if "const" in node:
         return f"`{_spell(node['const'])}`"
     if "enum" in node:
         return ", ".join(f"`{_spell(value)}`" for value in node["enum"])
-    types = node["type"] if isinstance(node["type"], list) else [node["type"]]
-    return " or ".join(_type(name, node, root) for name in types)
+    types = node.get("type", "any")
+    return " or ".join(_type(name, node) for name in ([types] if isinstance(types, str) else types))
 
 
-def _type(name: str, node: dict[str, Any], root: dict[str, Any]) -> str:
+def _type(name: str, node: dict[str, Any]) -> str:
     if name == "null":
         return "`null`"
     if name == "boolean":
@@ -184,13 +315,15 @@ def _type(name: str, node: dict[str, Any], root: dict[str, Any]) -> str:
     if name == "string":
         return f"text like `{node['pattern']}`" if "pattern" in node else "text"
     if name == "array":
-        return f"list of {_values(node['items'], root)}"
+        return f"list of {_values(node['items'])}" if "items" in node else "list"
     if name == "object":
         entry = node.get("additionalProperties")
-        return f"map to {_values(entry, root)}" if isinstance(entry, dict) else "map"
+        return f"map to {_values(entry)}" if isinstance(entry, dict) else "map"
     low, high = node.get("minimum"), node.get("maximum")
     span = f" ≥ {low}" if high is None else f" from {low} to {high}"
-    return f"{name}{span}" if low is not None else name
+    if low is None:
+        span = f" > {node['exclusiveMinimum']}" if "exclusiveMinimum" in node else ""
+    return f"{name}{span}"
 
 
 def _spell(value: object) -> str:
