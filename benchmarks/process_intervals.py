@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_benchmark.statistics.processes import summarise
+from slm_benchmark.statistics.processes import summarize
 
 Floats = NDArray[np.float64]
 Law = Callable[[np.random.Generator, tuple[int, ...]], Floats]
@@ -72,8 +72,8 @@ class Scenario:
         """Values of shape (count, processes, REPETITIONS)."""
         session = random.normal(0, self.session_sd, (count, 1, 1))
         begun = random.random((count, 1, 1))
-        place = (np.arange(processes) / processes).reshape(1, -1, 1)
-        wave = self.drift * np.sin(2 * np.pi * (begun + place / 1.5))
+        position = (np.arange(processes) / processes).reshape(1, -1, 1)
+        wave = self.drift * np.sin(2 * np.pi * (begun + position / 1.5))
         process = self.process(random, (count, processes, 1))
         repetition = self.repetition(random, (count, processes, REPETITIONS))
         values: Floats = VALUE * (1 + session + wave + process + repetition)
@@ -126,10 +126,10 @@ def coverage(
     first = scenario.sessions(random, pairs, processes)
     second = np.median(scenario.sessions(random, pairs, processes), axis=2)
     truth = float(np.median(scenario.sessions(random, 20_000, processes).mean(axis=2)))
-    found = [summarise(session.tolist(), resamples=resamples) for session in first]
-    predicted = np.array([summary["pi95"] for summary in found])
-    confident = np.array([summary["ci95"] for summary in found])
-    values = np.array([summary["value"] for summary in found])
+    summaries = [summarize(session.tolist(), resamples=resamples) for session in first]
+    predicted = np.array([summary["pi95"] for summary in summaries])
+    confident = np.array([summary["ci95"] for summary in summaries])
+    values = np.array([summary["value"] for summary in summaries])
 
     def held(intervals: Floats, targets: Floats | float) -> float:
         return float(((intervals[:, 0] <= targets) & (targets <= intervals[:, 1])).mean())
@@ -154,8 +154,8 @@ def markdown(pairs: int, processes: Sequence[int]) -> str:
     for scenario in SCENARIOS.values():
         line = [scenario.title]
         for k in processes:
-            found = coverage(scenario, k, pairs)
-            shares = (found.repeat, found.process, found.half_width, found.truth)
+            rates = coverage(scenario, k, pairs)
+            shares = (rates.repeat, rates.process, rates.half_width, rates.truth)
             line += [f"{100 * share:.1f} %" for share in shares]
         lines.append(line)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -117,8 +117,8 @@ def bootstrap_interval(
         return None
     # A stream for each stratum, so that one more stratum leaves the others' draws as they were.
     scores = [
-        list(_resampled(group, statistic, resamples, np.random.default_rng([seed, place])))
-        for place, group in enumerate(groups)
+        list(_resampled(group, statistic, resamples, np.random.default_rng([seed, index])))
+        for index, group in enumerate(groups)
     ]
     means = np.mean(scores, axis=0)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -148,7 +148,7 @@ def _resampled(
         if isinstance(statistic, of_totals):
             yield from statistic.resampled(values, _counts(drawn))
         else:
-            yield from (statistic([values[place] for place in draw]) for draw in drawn.tolist())
+            yield from (statistic([values[index] for index in draw]) for draw in drawn.tolist())
 
 
 def _counts(drawn: NDArray[np.int64]) -> Floats:
@@ -233,15 +233,15 @@ class _Grouped:
         ordered = sorted((sorted(group, key=repr) for group in members.values()), key=repr)
         self._size = len(ordered)
         self._values: dict[str, list[Any]] = {stratum: [] for stratum in sorted(set(strata))}
-        self._places: dict[str, list[int]] = {stratum: [] for stratum in self._values}
-        for place, group in enumerate(ordered):
+        self._groups_of: dict[str, list[int]] = {stratum: [] for stratum in self._values}
+        for index, group in enumerate(ordered):
             for stratum, value in group:
                 self._values[stratum].append(value)
-                self._places[stratum].append(place)
-        self.fewest = min(len(set(places)) for places in self._places.values())
+                self._groups_of[stratum].append(index)
+        self.fewest = min(len(set(indices)) for indices in self._groups_of.values())
         shares = [
-            np.bincount(places, minlength=self._size) / len(places)
-            for places in self._places.values()
+            np.bincount(indices, minlength=self._size) / len(indices)
+            for indices in self._groups_of.values()
         ]
         self.loads: Floats = np.mean(shares, axis=0)
 
@@ -253,12 +253,12 @@ class _Grouped:
         A draw that leaves a stratum without documents is made again.
         """
         block = max(1, _BLOCK_CELLS // max(self._size, sum(map(len, self._values.values()))))
-        wanted = resamples
-        while wanted:
-            counts = _counts(random.integers(self._size, size=(min(block, wanted), self._size)))
-            by_stratum = {name: counts[:, places] for name, places in self._places.items()}
+        missing = resamples
+        while missing:
+            counts = _counts(random.integers(self._size, size=(min(block, missing), self._size)))
+            by_stratum = {name: counts[:, indices] for name, indices in self._groups_of.items()}
             whole = np.all([drawn.any(axis=1) for drawn in by_stratum.values()], axis=0)
-            wanted -= int(whole.sum())
+            missing -= int(whole.sum())
             yield from np.mean(
                 [
                     list(_statistics(statistic, self._values[name], drawn[whole]))
@@ -272,8 +272,8 @@ def _statistics(statistic: Statistic, values: list[Any], counts: Floats) -> Iter
     """The statistic of documents that were drawn so often, ``counts`` (resamples, documents)."""
     if isinstance(statistic, of_totals):
         return statistic.resampled(values, counts)
-    places = np.arange(len(values))
+    indices = np.arange(len(values))
     return (
-        statistic([values[place] for place in np.repeat(places, drawn.astype(np.intp))])
+        statistic([values[index] for index in np.repeat(indices, drawn.astype(np.intp))])
         for drawn in counts
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from slm_benchmark.statistics.proportion import Z95, t_quantile
 
 Floats = NDArray[np.float64]
-Places = NDArray[np.intp]
+Indices = NDArray[np.intp]
 
 FEWEST = 5
 """Effective groups that an interval needs; with fewer, coverage is a matter of luck."""
@@ -101,8 +101,8 @@ def clustered_mean(
     if not len(values) or len({len(values), len(clusters), len(parts or values)}) > 1:
         raise ValueError("every document needs a value and a group, and there is at least one")
     y = np.asarray(values, dtype=np.float64)
-    part = _places(["" for _ in values] if parts is None else parts)
-    group = _places(clusters)
+    part = _numbers_of(["" for _ in values] if parts is None else parts)
+    group = _numbers_of(clusters)
     sizes = np.bincount(part).astype(np.float64)
     means = np.bincount(part, y) / sizes
     weights = 1 / (len(sizes) * sizes)  # of a document, by its part
@@ -144,7 +144,7 @@ def effective(weights: Floats) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def _places(names: Sequence[Any]) -> Places:
+def _numbers_of(names: Sequence[Any]) -> Indices:
     """Each name as its number, from 0."""
     numbers: dict[Any, int] = {}
     return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.intp)

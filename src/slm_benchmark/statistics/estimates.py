@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from slm_benchmark.statistics.bootstrap import (
     Interval,
@@ -72,7 +72,7 @@ def sample_of(
         statistic: As in `Sample`.
         over_parts: Whether the score is the mean of the parts' scores.
     """
-    clusters = [place if name is None else name for place, (_, _, name) in enumerate(documents)]
+    clusters = [index if name is None else name for index, (_, _, name) in enumerate(documents)]
     return Sample(
         values=[value for _, value, _ in documents],
         share=share,
@@ -80,6 +80,17 @@ def sample_of(
         parts=[part for part, _, _ in documents] if over_parts else None,
         clusters=clusters if any(name is not None for _, _, name in documents) else None,
     )
+
+
+class EstimateRow(TypedDict):
+    """What an estimate decides of a score."""
+
+    value: float
+    stderr: float | None
+    ci95: list[float] | None
+    ci_method: str | None
+    clusters: NotRequired[int]
+    reason: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -102,16 +113,19 @@ class Estimate:
     clusters: int | None = None
     reason: str | None = None
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> EstimateRow:
         """The keys of the cell schema's ``scores`` that it decides."""
-        return {
+        row: EstimateRow = {
             "value": self.value,
             "stderr": self.stderr,
             "ci95": None if self.ci95 is None else list(self.ci95),
             "ci_method": self.method,
-            **({} if self.clusters is None else {"clusters": self.clusters}),
-            **({} if self.reason is None else {"reason": self.reason}),
         }
+        if self.clusters is not None:
+            row["clusters"] = self.clusters
+        if self.reason is not None:
+            row["reason"] = self.reason
+        return row
 
 
 def estimate(sample: Sample) -> Estimate:
@@ -124,8 +138,8 @@ def estimate(sample: Sample) -> Estimate:
     Raises:
         ValueError: without documents, or for lists without a statistic.
     """
-    found = len(set(sample.clusters or ()))
-    if sample.clusters is not None and not 1 < found < len(sample.clusters):
+    groups = len(set(sample.clusters or ()))
+    if sample.clusters is not None and not 1 < groups < len(sample.clusters):
         sample = replace(sample, clusters=None)
     if not _numbers(sample):
         return _named(sample, "expanded bootstrap")
@@ -231,7 +245,7 @@ def _proportion(method: str) -> Callable[[Sample, str], Estimate]:
     """The interval of a proportion, of so many documents as those are worth."""
     interval = PROPORTION_INTERVALS[method]
 
-    def found(sample: Sample, name: str) -> Estimate:
+    def estimate_of(sample: Sample, name: str) -> Estimate:
         value, n = _value(sample), len(sample.values)
         if sample.clusters is None and sample.parts is None:
             error = standard_error(sample.values)
@@ -243,7 +257,7 @@ def _proportion(method: str) -> Callable[[Sample, str], Estimate]:
         groups = None if sample.clusters is None else mean.groups
         return Estimate(value, mean.stderr, (min(low, value), max(high, value)), name, groups)
 
-    return found
+    return estimate_of
 
 
 def _normal(sample: Sample, name: str) -> Estimate:
@@ -266,8 +280,8 @@ def _normal(sample: Sample, name: str) -> Estimate:
 
 def _bootstrap(sample: Sample, name: str) -> Estimate:
     """Of earlier records: plain percentiles, over independent documents."""
-    found = bootstrap_interval(sample.values, _statistic(sample), strata=sample.parts)
-    return _of_interval(sample, name, found)
+    interval = bootstrap_interval(sample.values, _statistic(sample), strata=sample.parts)
+    return _of_interval(sample, name, interval)
 
 
 def _expanded(sample: Sample, name: str) -> Estimate:
@@ -276,20 +290,20 @@ def _expanded(sample: Sample, name: str) -> Estimate:
         mean = clustered_mean(ones, sample.clusters, sample.parts)
         if lacking := _too_few(sample, mean):
             return Estimate(_value(sample), clusters=mean.groups, reason=lacking)
-    found = expanded_bootstrap(
+    interval = expanded_bootstrap(
         sample.values, _statistic(sample), clusters=sample.clusters, strata=sample.parts
     )
-    if found is not None and not found.stderr:
+    if interval is not None and not interval.stderr:
         return Estimate(_value(sample), reason="every resample has the same value")
-    return _of_interval(sample, name, found)
+    return _of_interval(sample, name, interval)
 
 
-def _of_interval(sample: Sample, name: str, found: Interval | None) -> Estimate:
+def _of_interval(sample: Sample, name: str, interval: Interval | None) -> Estimate:
     value = _value(sample)
     groups = None if sample.clusters is None else len(set(sample.clusters))
-    if found is None:
+    if interval is None:
         return Estimate(value, clusters=groups, reason="a single document")
-    return Estimate(value, found.stderr, (found.low, found.high), name, groups)
+    return Estimate(value, interval.stderr, (interval.low, interval.high), name, groups)
 
 
 _METHODS: dict[str, Callable[[Sample, str], Estimate]] = {

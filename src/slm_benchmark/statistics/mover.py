@@ -71,5 +71,5 @@ def _distance(terms: Sequence[tuple[float, float]]) -> float:
     total = math.hypot(*(error for error, _ in terms))
     if total == 0:
         return 0.0
-    moved = (Z95 * error + error / total * (own - Z95 * error) for error, own in terms)
-    return min(math.hypot(*moved), math.fsum(own for _, own in terms))
+    moved = (Z95 * error + error / total * (distance - Z95 * error) for error, distance in terms)
+    return min(math.hypot(*moved), math.fsum(distance for _, distance in terms))

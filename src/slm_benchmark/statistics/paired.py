@@ -123,11 +123,11 @@ def compare_paired(
     sums = _sums(differences, groups)
     design = _design(differences, groups, int(np.count_nonzero(sums)))
     if design is None:
-        found = Inference(None, None, None, None)
+        inference = Inference(None, None, None, None)
     elif not binary and np.count_nonzero(sums) >= FEWEST_CHANGED:
-        found = _student(differences, design)
+        inference = _student(differences, design)
     else:
-        found = _counted(differences, sums, design, span, binary)
+        inference = _counted(differences, sums, design, span, binary)
     return Paired(
         n=len(differences),
         first=float(before.mean()),
@@ -140,7 +140,7 @@ def compare_paired(
         sd=_sd(differences),
         design_effect=design.effect if design else 1.0,
         binary=binary,
-        **vars(found),
+        **vars(inference),
     )
 
 
@@ -232,7 +232,7 @@ def tango_interval(lost: float, gained: float, n: float) -> tuple[float, float]:
 def tango_statistic(lost: float, gained: float, n: float, difference: float) -> float:
     """Tango's score statistic of the hypothesis that the true difference is ``difference``.
 
-    Its variance is that of the likeliest proportions under the hypothesis, so that it exists
+    Its variance is that of the most likely proportions under the hypothesis, so that it exists
     without discordant pairs. At 0 it is McNemar's statistic, (gained − lost) / √(gained + lost).
     """
     a = 2 * n
@@ -274,9 +274,9 @@ def sign_flip_p(sums: Sequence[float]) -> float:
     shares: Floats = np.ones(1)
     for size in (abs(total) for total in sums if total):
         moved = np.round(np.concatenate([totals - size, totals + size]), 9)
-        totals, place = np.unique(moved, return_inverse=True)
+        totals, inverse = np.unique(moved, return_inverse=True)
         weights = np.concatenate([shares, shares]) / 2
-        shares = np.bincount(place, weights=weights).astype(np.float64)
+        shares = np.bincount(inverse, weights=weights).astype(np.float64)
     reached = np.abs(totals) >= abs(math.fsum(sums)) - 1e-6
     return min(1.0, float(shares[reached].sum()))
 

@@ -38,8 +38,8 @@ def dominators(first: Floats, second: Floats) -> Indices:
     for quantity in (first, second):
         if not ((quantity[:, 0] <= quantity[:, 1]) & (quantity[:, 1] <= quantity[:, 2])).all():
             raise ValueError("a value lies outside its interval")
-    found = _beyond(first, second)
-    return np.where(found == ON_FRONT, _beyond(second, first), found)
+    dominating = _beyond(first, second)
+    return np.where(dominating == ON_FRONT, _beyond(second, first), dominating)
 
 
 def negated(cost: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """How many documents a paired comparison needs, and the smallest loss that a number of them shows.
 
 Power is that of the test which the quantization report makes: the exact McNemar test, at 5 % and
-two-sided unless told otherwise, and a rejection counts where it is in the direction of the loss.
+two-sided unless stated otherwise, and a rejection counts where it is in the direction of the loss.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def mcnemar_power(
     )
     losing = (discordance + loss) / (2 * discordance) if discordance else 0.0
     reachable = critical <= flips
-    found = np.zeros(len(flips))
-    found[reachable] = bdtrc(critical[reachable] - 1, flips[reachable], min(1.0, losing))
-    return float(np.exp(log_share) @ found)
+    power = np.zeros(len(flips))
+    power[reachable] = bdtrc(critical[reachable] - 1, flips[reachable], min(1.0, losing))
+    return float(np.exp(log_share) @ power)
 
 
 def _critical_losses(n: int, discordance: float, tail: float) -> tuple[Integers, Floats]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from slm_benchmark.records.types import Interval, Quantity
 from slm_benchmark.statistics.proportion import Z95
 
 Floats = NDArray[np.float64]
@@ -20,13 +21,22 @@ allow for: temperature, memory placement, neighbours on the same host. One sessi
 so it is a stated assumption."""
 
 
-def summarise(
+class MedianOfMedians(TypedDict):
+    """A quantity of a record, without the reason why there is none."""
+
+    value: float
+    ci95: Interval | None
+    pi95: Interval | None
+    n: int
+
+
+def summarize(
     values_by_process: Sequence[Sequence[float]],
     *,
     session_sd: float = SESSION_SD,
     seed: int = 0,
     resamples: int = 2000,
-) -> dict[str, Any]:
+) -> MedianOfMedians:
     """The median over processes of each process's median, with two intervals.
 
     ``ci95``, for the value itself: a percentile bootstrap that draws processes with replacement,
@@ -87,7 +97,7 @@ def summarise(
     t = float(stdtrit(n - 1, 0.975))
     stretch = t / Z95 * math.sqrt(n / (n - 1))
     ends = np.quantile(distance(np.median(redrawn, axis=1)), [0.025, 0.975]) * stretch
-    within = [distance(redrawn[chosen == place]).var() for place in range(n)]
+    within = [distance(redrawn[chosen == index]).var() for index in range(n)]
     sd = max(float(distance(medians).std(ddof=1)), math.sqrt(float(np.mean(within))))
     session = math.sqrt(2) * session_sd * (1 if positive else abs(value))
     half = math.hypot(t * sd * math.sqrt(1 + 1 / n), Z95 * session)
@@ -106,23 +116,23 @@ def quantity(
     *,
     session_sd: float = SESSION_SD,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Quantity:
     """A quantity of a record: its summary, or the reason why there is none.
 
     Args:
-        values_by_process: As for `summarise`; processes without values are left out.
+        values_by_process: As for `summarize`; processes without values are left out.
         reason: Why there is nothing, for when no process has a value.
-        session_sd: As for `summarise`.
-        seed: As for `summarise`.
+        session_sd: As for `summarize`.
+        seed: As for `summarize`.
 
     Returns:
-        ``value``, ``ci95``, ``pi95`` and ``n`` as `summarise` gives them, and ``reason``, which is
+        ``value``, ``ci95``, ``pi95`` and ``n`` as `summarize` gives them, and ``reason``, which is
         None where there is a value.
     """
     known = [values for values in values_by_process if values]
     if not known:
         return {"value": None, "ci95": None, "pi95": None, "n": 0, "reason": reason}
-    return {**summarise(known, session_sd=session_sd, seed=seed), "reason": None}
+    return {**summarize(known, session_sd=session_sd, seed=seed), "reason": None}
 
 
 def _redraw(
@@ -134,8 +144,8 @@ def _redraw(
     """
     chosen = random.integers(len(processes), size=(resamples, len(processes)))
     medians = np.empty(chosen.shape)
-    for place, values in enumerate(processes):
-        here = chosen == place
+    for index, values in enumerate(processes):
+        here = chosen == index
         draws = random.integers(len(values), size=(int(here.sum()), len(values)))
         medians[here] = np.median(values[draws], axis=1)
     return chosen, medians

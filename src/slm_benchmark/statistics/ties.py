@@ -1,4 +1,4 @@
-"""Groups of scores that are not told apart, in place of ranks."""
+"""Groups of scores that do not differ significantly, instead of ranks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 ERROR_RATE = 0.05
-"""Chance that anything at all is told apart wrongly on a board."""
+"""Chance of one or more false significant differences on a board."""
 
 ROUNDS = 4
-"""In so many parts the correlations of a row's terms are asked for."""
+"""Rounds in which the correlations of a row's terms are requested."""
 
 
 def critical_value(rows: int, error_rate: float = ERROR_RATE) -> float:
@@ -47,7 +47,7 @@ def tied_groups(
         values: Terms of the rows' sums, shape (rows, terms); the terms of a row are independent.
         errors: Their standard errors, of the same shape.
         correlation: For a leader, other rows and terms, the correlation between the errors of the
-            rows' terms, from 0 to 1, shape (others, terms). It is asked only as long as it can
+            rows' terms, from 0 to 1, shape (others, terms). It is called only as long as it can
             decide something.
 
     Returns:
@@ -70,19 +70,19 @@ def tied_groups(
 
 
 def _reaches(
-    wanted: Floats,
+    least_variance: Floats,
     errors: Floats,
     leader: int,
     others: Indices,
     correlation: Callable[[int, Indices, Indices], Floats],
 ) -> NDArray[np.bool_]:
-    """Whether the variances of the differences from the leader are at least the wanted ones.
+    """Whether the variances of the differences from the leader are at least ``least_variance``.
 
-    Correlations are asked in rounds, of the terms first where they can tell most, and only for rows
-    of which the bounds for what is not known yet, r = 0 and r = 1, leave it open.
+    Correlations are requested in rounds, of the terms first where they can tell most, and only for
+    rows of which the bounds for what is not known yet, r = 0 and r = 1, leave it open.
 
     Args:
-        wanted: Shape (others,).
+        least_variance: Shape (others,).
         errors: Standard errors of all rows, shape (rows, terms).
         leader: A row.
         others: Rows, shape (others,).
@@ -93,10 +93,12 @@ def _reaches(
     # Rounding must not make a variance negative where two rows answered alike.
     least = np.maximum(most - products, 0.0)
     for terms in np.array_split(np.argsort(-products.sum(axis=0), kind="stable"), ROUNDS):
-        (places,) = np.nonzero((least.sum(axis=1) < wanted) & (wanted <= most.sum(axis=1)))
-        if len(places) and len(terms):
-            block = np.ix_(places, terms)
-            shared = correlation(leader, others[places], terms) * products[block]
+        (indices,) = np.nonzero(
+            (least.sum(axis=1) < least_variance) & (least_variance <= most.sum(axis=1))
+        )
+        if len(indices) and len(terms):
+            block = np.ix_(indices, terms)
+            shared = correlation(leader, others[indices], terms) * products[block]
             most[block] = least[block] = np.maximum(most[block] - shared, 0.0)
-    reached: NDArray[np.bool_] = wanted <= most.sum(axis=1)
+    reached: NDArray[np.bool_] = least_variance <= most.sum(axis=1)
     return reached
