@@ -41,10 +41,10 @@ def term(right: int, n: int) -> Term:
     interval = PROPORTION_INTERVALS[proportion_method(right, n)](right, n)
     stderr = math.sqrt(share * (1 - share) / (n - 1))
     cell = {"value": share, "stderr": stderr, "ci95": interval, "n": n, "chance": CHANCE}
-    found = normalised(cell, 1.0)
-    assert found is not None
-    assert found[1] is not None
-    return found[1]
+    rescaled = normalised(cell, 1.0)
+    assert rescaled is not None
+    assert rescaled[1] is not None
+    return rescaled[1]
 
 
 def coverage(tasks: Sequence[tuple[float, int]], seed: int) -> tuple[float, float]:
@@ -95,16 +95,18 @@ def parted(share: float, documents: int, spread: float, seed: int) -> tuple[floa
             units: NDArray[np.float64] = units,
         ) -> NDArray[np.float64]:
             chosen = units[:, terms]
-            found: NDArray[np.float64] = (chosen[others] * chosen[leader]).sum(axis=2).clip(0, 1)
-            return found
+            correlations: NDArray[np.float64] = (
+                (chosen[others] * chosen[leader]).sum(axis=2).clip(0, 1)
+            )
+            return correlations
 
         def apart(
             leader: int, others: NDArray[np.intp], terms: NDArray[np.intp]
         ) -> NDArray[np.float64]:
             return np.zeros((len(others), len(terms)))
 
-        for place, correlation in enumerate((shared, apart)):
-            counts[place] += bool((tied_groups(values, errors, correlation) > 1).any())
+        for index, correlation in enumerate((shared, apart)):
+            counts[index] += bool((tied_groups(values, errors, correlation) > 1).any())
     return counts[0] / (BOARDS // 4), counts[1] / (BOARDS // 4)
 
 

@@ -52,14 +52,14 @@ START, END = "<!-- aggregation:start -->", "<!-- aggregation:end -->"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the table or write it into the page."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.aggregation", description=__doc__)
     parser.add_argument("--models", type=int, nargs="+", default=[125, 250, 500, 1000])
     parser.add_argument("--documents", type=int, default=100, metavar="N", help="of each score")
     parser.add_argument("--write-docs", action="store_true", help="table and chart into docs/")
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     measured = [measure(models, options.documents) for models in options.models]
-    command = shlex.join(["python", "-m", "benchmarks.aggregation", *given])
+    command = shlex.join(["python", "-m", "benchmarks.aggregation", *argv])
     page = markdown(measured, options.documents, command)
     if options.write_docs:
         draw(measured).save(str(CHART))
@@ -92,10 +92,10 @@ def measure(models: int, documents: int) -> Record:
         peak_bytes = 0
         while not here.poll(INTERVAL_S):
             peak_bytes = max(peak_bytes, tree_memory_bytes(process.pid))
-        found: Record = {"models": models, **here.recv(), "peak_memory_bytes": peak_bytes}
+        row: Record = {"models": models, **here.recv(), "peak_memory_bytes": peak_bytes}
         process.join()
-    print(f"{models} models: {found['duration_s']:.1f} s", file=sys.stderr, flush=True)
-    return found
+    print(f"{models} models: {row['duration_s']:.1f} s", file=sys.stderr, flush=True)
+    return row
 
 
 def tree_memory_bytes(pid: int | None) -> int:
@@ -157,7 +157,7 @@ def write_model(catalogue: Catalogue, model: str, results: Path, documents: int)
         difficulty = [draw.random() for _ in range(documents)]
         for variant in VARIANTS:
             right = min(0.99, max(0.01, 0.45 + ability - 0.01 * VARIANTS.index(variant)))
-            values = [float(place < right) for place in _noisy(difficulty, draw)]
+            values = [float(position < right) for position in _noisy(difficulty, draw)]
             values = [chance + (best - chance) * value for value in values]
             _write(results, model, variant, task, entry, values)
 
@@ -244,14 +244,14 @@ def markdown(measured: Sequence[Record], documents: int, command: str) -> str:
     head = ["Models", "Records", "Time, s", "CPU time, s", "per record, ms", "Peak memory, MiB"]
     rows = [
         [
-            f"{found['models']}",
-            f"{found['records']}",
-            f"{found['duration_s']:.1f}",
-            f"{found['cpu_s']:.1f}",
-            f"{1000 * found['duration_s'] / found['records']:.2f}",
-            f"{found['peak_memory_bytes'] / 2**20:.0f}",
+            f"{row['models']}",
+            f"{row['records']}",
+            f"{row['duration_s']:.1f}",
+            f"{row['cpu_s']:.1f}",
+            f"{1000 * row['duration_s'] / row['records']:.2f}",
+            f"{row['peak_memory_bytes'] / 2**20:.0f}",
         ]
-        for found in measured
+        for row in measured
     ]
     conditions = (
         f"Measured on {now()[:10]} on {machine['cpu']['model']} with "
@@ -266,11 +266,11 @@ def draw(measured: Sequence[Record]) -> alt.HConcatChart:
     """Time and memory by the number of models, both from zero, where a straight line is linear."""
     values = [
         {
-            "models": found["models"],
-            "seconds": found["duration_s"],
-            "mebibytes": found["peak_memory_bytes"] / 2**20,
+            "models": row["models"],
+            "seconds": row["duration_s"],
+            "mebibytes": row["peak_memory_bytes"] / 2**20,
         }
-        for found in measured
+        for row in measured
     ]
     base = (
         alt.Chart(alt.Data(values=values))

@@ -236,8 +236,8 @@ class Bench:
     ) -> dict[str, list[Rates]]:
         def after_round(done: int, last: Mapping[str, Rates]) -> None:
             shown = "; ".join(
-                f"{name} {', '.join(f'{phase} {rate:.1f}' for phase, rate in found.items())}"
-                for name, found in last.items()
+                f"{name} {', '.join(f'{phase} {rate:.1f}' for phase, rate in rates.items())}"
+                for name, rates in last.items()
             )
             say(f"{weights}: round {done} of {self.rounds}, tokens/s: {shown}")
 
@@ -415,9 +415,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, or write the page; 1 when something went wrong or does not agree."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parse(given)
-    options.command = shlex.join(["python", "-m", "benchmarks.agreement", *given])
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(argv)
+    options.command = shlex.join(["python", "-m", "benchmarks.agreement", *argv])
     try:
         if options.write_docs:
             content = markdown(read_json(options.json or RECORD))

@@ -13,10 +13,11 @@ import statistics
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.key_tables import fill_between
+from slm_benchmark.catalog.types import Task
 from slm_benchmark.common.paths import ROOT
 from tests.support.hub import Hub, serve
 
@@ -56,7 +57,7 @@ def _rows(catalogue: Catalogue, hub: Hub, work: Path) -> Iterator[tuple[str, ...
 
 
 def row(
-    task: str, entry: dict[str, Any], knowing: Outcome, erring: Outcome, guessing: Outcome
+    task: str, entry: Task, knowing: Outcome, erring: Outcome, guessing: Outcome
 ) -> tuple[str, ...]:
     """A column's line: what is told of it, and what the three answerers got."""
     from tests.support.answerers import is_guessed

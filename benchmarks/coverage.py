@@ -100,7 +100,7 @@ class Coverage:
 def coverage(draw: Draw, truth: float, draws: int, *seed: int) -> Coverage:
     """Draw samples and count how often their intervals hold the true score."""
     random = np.random.default_rng(seed)
-    ends = [found for _ in range(draws) if (found := estimate(draw(random)).ci95) is not None]
+    ends = [interval for _ in range(draws) if (interval := estimate(draw(random)).ci95) is not None]
     held = [low <= truth <= high for low, high in ends]
     return Coverage(
         held=float(np.mean(held)) if ends else math.nan,
@@ -265,8 +265,8 @@ def other(law: Callable[[np.random.Generator, int], Floats], n: int) -> Draw:
 
 
 def _values(draws: int) -> Iterator[list[str]]:
-    for place, (title, (law, truth)) in enumerate(VALUES.items()):
-        yield [title, *(_held(coverage(other(law, n), truth, draws, place, n)) for n in _FEW)]
+    for index, (title, (law, truth)) in enumerate(VALUES.items()):
+        yield [title, *(_held(coverage(other(law, n), truth, draws, index, n)) for n in _FEW)]
 
 
 def _grouped(draws: int) -> Iterator[list[str]]:
@@ -309,15 +309,15 @@ def _corpus(draws: int) -> Iterator[list[str]]:
         (100, 10), (100, 20), (400, 100),
     )  # fmt: skip
     for documents, groups in cases:
-        found = coverage(corpus(documents, groups), 0.6, draws, documents, groups or 0)
-        yield [str(documents), str(groups or "independent"), _held(found)]
+        result = coverage(corpus(documents, groups), 0.6, draws, documents, groups or 0)
+        yield [str(documents), str(groups or "independent"), _held(result)]
 
 
-def _held(found: Coverage) -> str:
-    if found.without > 0.9:
+def _held(result: Coverage) -> str:
+    if result.without > 0.9:
         return "none"
-    without = f" ({_percent(found.without, 0)})" if found.without >= 0.005 else ""
-    return f"{_percent(found.held, 1)}{without}"
+    without = f" ({_percent(result.without, 0)})" if result.without >= 0.005 else ""
+    return f"{_percent(result.held, 1)}{without}"
 
 
 def _percent(share: float, digits: int) -> str:

@@ -143,8 +143,8 @@ class Bench:
 
             def agreement(name: str, runs: Mapping[str, Runs]) -> dict[str, Any] | None:
                 expected = baselines[name].expected or runs["ours"].answers
-                found = runs[name].answers
-                return compare(TOLERANCES[group.engine], expected, found, requests, pairs)
+                answers = runs[name].answers
+                return compare(TOLERANCES[group.engine], expected, answers, requests, pairs)
 
             def after_round(done: int, runs: Mapping[str, Runs]) -> None:
                 seconds = ", ".join(f"{name} {run.seconds[-1]:.2f} s" for name, run in runs.items())
@@ -237,8 +237,8 @@ def reader(tokenizer: Any, until: Sequence[str]) -> Callable[[list[int]], tuple[
 
     def read(new: list[int]) -> tuple[str, bool]:
         text = tokenizer.decode(new)
-        found = [text.index(stop) for stop in (*until, tokenizer.eos_token) if stop in text]
-        return (text[: min(found)], True) if found else (text, False)
+        ends = [text.index(stop) for stop in (*until, tokenizer.eos_token) if stop in text]
+        return (text[: min(ends)], True) if ends else (text, False)
 
     return read
 
@@ -246,7 +246,7 @@ def reader(tokenizer: Any, until: Sequence[str]) -> Callable[[list[int]], tuple[
 def compare(
     tolerance: tuple[float, bool],
     expected: Sequence[Any],
-    found: Sequence[Any],
+    actual: Sequence[Any],
     requests: Sequence[Any],
     pairs: Sequence[Pair],
 ) -> dict[str, Any] | None:
@@ -262,12 +262,12 @@ def compare(
     Raises:
         RuntimeError: when a log-probability differs by more than ``tolerance``.
     """
-    if not found:
+    if not actual:
         return None
     if not pairs:
-        same = sum(a == b for a, b in zip(expected, found, strict=True))
-        return {"same_answers": same, "answers": len(found)}
-    in_all = [abs(a[0] - b[0]) for a, b in zip(expected, found, strict=True)]
+        same = sum(a == b for a, b in zip(expected, actual, strict=True))
+        return {"same_answers": same, "answers": len(actual)}
+    in_all = [abs(a[0] - b[0]) for a, b in zip(expected, actual, strict=True)]
     per_token = [nats / len(target) for nats, (_, target) in zip(in_all, pairs, strict=True)]
     most, is_per_token = tolerance
     judged = per_token if is_per_token else in_all
@@ -275,9 +275,9 @@ def compare(
         worst = judged.index(max(judged))
         raise RuntimeError(
             f"request {worst} differs by {judged[worst]:.4g} nats, more than {most}: expected "
-            f"{expected[worst]}, found {found[worst]}"
+            f"{expected[worst]}, found {actual[worst]}"
         )
-    chosen = [decisions(answers, requests) for answers in (expected, found)]
+    chosen = [decisions(answers, requests) for answers in (expected, actual)]
     return {
         "max_difference_nats": max(in_all),
         "max_difference_per_token_nats": max(per_token),
@@ -287,13 +287,13 @@ def compare(
 
 
 def decisions(answers: Sequence[Any], requests: Sequence[Any]) -> list[int]:
-    """The likeliest choice of each document."""
-    found = []
+    """The choice of highest probability of each document."""
+    choices = []
     numbered = zip(answers, requests, strict=True)
     for _, group in itertools.groupby(numbered, key=lambda pair: pair[1].doc_id):
         scores = [answer[0] for answer, _ in group]
-        found.append(scores.index(max(scores)))
-    return found
+        choices.append(scores.index(max(scores)))
+    return choices
 
 
 def rate_ratio(ours: Runs, other: Runs) -> dict[str, float | None]:
@@ -374,9 +374,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, or write the page."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parse(given)
-    options.command = shlex.join(["python", "-m", "benchmarks.engine", *given])
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = parse(argv)
+    options.command = shlex.join(["python", "-m", "benchmarks.engine", *argv])
     try:
         if options.write_docs:
             changed = report.write_page(PAGE, read_json(options.json or RECORD), BASELINES)

@@ -93,8 +93,8 @@ class HuggingFace(HFLM):  # type: ignore[misc]
             report(f"batch size {size}: {seconds[size]:.1f} s")
         best = min(seconds, key=lambda size: seconds[size])
         self.batch_size_per_gpu = best
-        tried = ", ".join(f"{size}: {value:.1f} s" for size, value in seconds.items())
-        return f"best batch size {best} ({tried}){missing}"
+        timings = ", ".join(f"{size}: {value:.1f} s" for size, value in seconds.items())
+        return f"best batch size {best} ({timings}){missing}"
 
     def _model_call(self, inps: Any, *arguments: Any, **more: Any) -> Any:
         self.forwarded += inps.numel()

@@ -76,14 +76,14 @@ class FullForward(_Plain):
 
     def __init__(self, file: Path, settings: Settings, pairs: Sequence[Pair]) -> None:
         super().__init__(file, settings, max(len(c) + len(t) for c, t in pairs))
-        self._parts = [_chain(context, continuation) for context, continuation in pairs]
+        self._planned = [_chain(context, continuation) for context, continuation in pairs]
 
     def run(self) -> list[Scored]:
         scored = []
-        for part in self._parts:
+        for planned in self._planned:
             self._context.cut(0, 0)
-            logits = self._forward(part.tokens, 0, len(part.wanted))
-            reader = ScoreReader(part)
+            logits = self._forward(planned.tokens, 0, len(planned.wanted))
+            reader = ScoreReader(planned)
             reader.add(logits)
             scored += reader.scores()
         return scored
@@ -248,7 +248,7 @@ class Replay:
 
 
 def _chain(context: Sequence[int], continuation: Sequence[int]) -> PlannedForward:
-    """A whole request as a part without a trunk: one sequence, its continuation wanted."""
+    """A whole request as one sequence, with nothing shared and its continuation wanted."""
     tokens = [*context, *continuation[:-1]]
     nodes = range(len(tokens))
     return PlannedForward(

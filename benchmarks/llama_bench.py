@@ -131,12 +131,12 @@ def bindings_libraries() -> Path:
 
 def command(program: Path, file: Path, work: Work, phase: str, repetitions: int) -> list[str]:
     """The command that times ``phase`` of ``work`` so many times, after one warm-up."""
-    asked = [
+    options = [
         text
         for field, value in work.settings(phase).items()
         for text in (_OPTIONS[field], str(int(value)) if isinstance(value, bool) else str(value))
     ]
-    return [str(program), "-m", str(file), *asked, "-r", str(repetitions), "-o", "json"]
+    return [str(program), "-m", str(file), *options, "-r", str(repetitions), "-o", "json"]
 
 
 def run(program: Path, file: Path, work: Work, phase: str, repetitions: int) -> list[float]:
@@ -155,12 +155,12 @@ def run(program: Path, file: Path, work: Work, phase: str, repetitions: int) -> 
         RunEnvironmentError: when the program fails.
         RuntimeError: when it did other work than asked.
     """
-    asked = command(program, file, work, phase, repetitions)
+    arguments = command(program, file, work, phase, repetitions)
     bound = os.environ | environment("cpu", work.threads)
     # On a copy of its own, from the same source, it was 1.5 % faster: not the clock's doing.
     libraries = [str(bindings_libraries()), os.environ.get("LD_LIBRARY_PATH")]
     bound["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
-    done = subprocess.run(asked, capture_output=True, text=True, env=bound)
+    done = subprocess.run(arguments, capture_output=True, text=True, env=bound)
     if done.returncode != 0:
         raise RunEnvironmentError(
             f"llama-bench ended with exit code {done.returncode}: {done.stderr.strip()[-300:]}",

@@ -93,18 +93,18 @@ class Ours:
         from slm_benchmark.engines import logprobs
 
         lm = self.engine.lm
-        found: list[tuple[str, Any, str]] = [
+        phases: list[tuple[str, Any, str]] = [
             ("tokenising", lm, "tok_encode"),
             ("planning", harness, "plan_document"),
-            ("planning", harness, "plan_parts"),
+            ("planning", harness, "plan_forwards"),
             ("log-softmax", logprobs.ScoreReader, "add"),
         ]
         if self.name == "llama.cpp":
             from llama_cpp import llama_cpp as api
 
-            return [*found, ("forwarding", api, "llama_decode")]
+            return [*phases, ("forwarding", api, "llama_decode")]
         return [
-            *found,
+            *phases,
             ("forwarding", lm.model.model, "forward"),
             ("forwarding", lm.model.model.base_model, "forward"),
         ]
@@ -140,7 +140,7 @@ class Phases:
     def timing(self, phase: str, owner: Any, name: str) -> Iterator[None]:
         """Count the time inside ``owner.name`` for ``phase``."""
         original: Callable[..., Any] = getattr(owner, name)
-        own = name in vars(owner)
+        is_instance_attribute = name in vars(owner)
 
         @functools.wraps(original)
         def timed(*arguments: Any, **more: Any) -> Any:
@@ -151,7 +151,7 @@ class Phases:
         try:
             yield
         finally:
-            if own:
+            if is_instance_attribute:
                 setattr(owner, name, original)
             else:
                 delattr(owner, name)

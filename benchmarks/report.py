@@ -109,7 +109,7 @@ def _tokens(rows: Sequence[Mapping[str, Any]]) -> str:
 def _agreement(rows: Sequence[Mapping[str, Any]]) -> str:
     return (
         "Agreement of the answers: the largest difference of a log-probability, in all and per "
-        "token of its continuation, and the documents for which the likeliest choice is the "
+        "token of its continuation, and the documents for which the chosen answer is the "
         "same. The last column says whether all of our own runs gave identical numbers.\n\n"
         + table(
             ("Work", "Engine", "Against", "nats", "nats per token", "Decisions", "Repeatable"),
@@ -118,13 +118,13 @@ def _agreement(rows: Sequence[Mapping[str, Any]]) -> str:
                     _work(row),
                     row["engine"],
                     row["against"],
-                    f"{found['max_difference_nats']:.2g}",
-                    f"{found['max_difference_per_token_nats']:.2g}",
-                    f"{found['same_decisions']} of {found['decisions']}",
+                    f"{agreement['max_difference_nats']:.2g}",
+                    f"{agreement['max_difference_per_token_nats']:.2g}",
+                    f"{agreement['same_decisions']} of {agreement['decisions']}",
                     "yes" if row["repeatable"] else "no",
                 )
                 for row in rows
-                if (found := row["agreement"]) is not None
+                if (agreement := row["agreement"]) is not None
             ],
         )
     )
@@ -177,9 +177,9 @@ def _work(row: Mapping[str, Any]) -> str:
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
-    found = row["ratio"]
-    spread = "" if found["low"] is None else f" ({found['low']:.2f} to {found['high']:.2f})"
-    return f"{found['median']:.2f}{spread}"
+    ratio = row["ratio"]
+    spread = "" if ratio["low"] is None else f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return f"{ratio['median']:.2f}{spread}"
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

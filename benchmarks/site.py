@@ -101,7 +101,7 @@ def _row(
     scores = {task["id"]: _score(template["scores"][task["id"]], task, draw) for task in tasks}
     speed = 10 ** draw.uniform(0.5, 2.5)
     performance = {
-        name: _quantity(speed * (1 + place)) for place, name in enumerate(metric_names())
+        name: _quantity(speed * (1 + index)) for index, name in enumerate(metric_names())
     }
     performance["peak_memory_bytes"] = _quantity(1e9 / speed * 40)
     no_gpu = {**_quantity(0), "value": None, "ci95": None, "pi95": None, "reason": "no GPU"}
@@ -119,7 +119,7 @@ def _row(
         "scores": scores,
         "performance": performance,
         "overall": _aggregate(draw, len(tasks)),
-        "categories": {name: _aggregate(draw, len(own)) for name, own in counted.items()},
+        "categories": {name: _aggregate(draw, len(tasks_of)) for name, tasks_of in counted.items()},
         "group": {"rank": draw.randint(1, 40), "rows": draw.randint(1, 20), "reason": None},
         "pareto": {cost: {"front": draw.random() < 0.02, "reason": None} for cost in COSTS},
     }
@@ -274,9 +274,9 @@ def measure_page(browser: Browser, models: int) -> Record:
     """Times of the leaderboard with five rows for each model, and what it moves."""
     charts = nullcontext() if models <= DRAWN else without_charts()
     with charts, built(models) as (site, _), served(site) as address:
-        found: dict[str, list[float]] = {}
+        times_ms: dict[str, list[float]] = {}
         for name, milliseconds in page_times_ms(browser, address):
-            found.setdefault(name, []).append(milliseconds)
+            times_ms.setdefault(name, []).append(milliseconds)
         _Compressing.sent_bytes = 0
         page = browser.new_page()
         page.goto(f"{address}index.html")
@@ -288,7 +288,7 @@ def measure_page(browser: Browser, models: int) -> Record:
         page.close()
     return {
         "rows": models * len(VARIANTS),
-        "times_ms": {name: statistics.median(times) for name, times in found.items()},
+        "times_ms": {name: statistics.median(times) for name, times in times_ms.items()},
         "moved_bytes": _Compressing.sent_bytes,
         "plain_bytes": raw,
     }
@@ -356,12 +356,12 @@ def markdown(pages: Sequence[Record], builds: Sequence[Record], command: str) ->
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the tables or write them into the page."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.site", description=__doc__)
     parser.add_argument("--rows", type=int, nargs="*", default=[500, 10_000])
     parser.add_argument("--models", type=int, nargs="*", default=[250, 500, 1000])
     parser.add_argument("--write-docs", action="store_true", help=f"the tables into {PAGE.name}")
-    options = parser.parse_args(given)
+    options = parser.parse_args(argv)
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         print("error: no Chromium. Fix: install the package chromium", file=sys.stderr)
@@ -372,7 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pages = [measure_page(browser, rows // len(VARIANTS)) for rows in options.rows]
         browser.close()
     builds = [measure_build(models) for models in options.models]
-    content = markdown(pages, builds, shlex.join(["python", "-m", "benchmarks.site", *given]))
+    content = markdown(pages, builds, shlex.join(["python", "-m", "benchmarks.site", *argv]))
     if options.write_docs:
         fill_between(PAGE, START, END, content)
     print(content)

@@ -91,9 +91,9 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict[st
         the median of the rounds' own ratios, and ``coverage``, what that interval is worth. With
         one round there is no interval.
     """
-    found = statistics.median(numerators) / statistics.median(denominators)
+    median = statistics.median(numerators) / statistics.median(denominators)
     rounds = [n / d for n, d in zip(numerators, denominators, strict=True)]
     if len(rounds) < 2:
-        return {"median": found, "low": None, "high": None, "coverage": None}
+        return {"median": median, "low": None, "high": None, "coverage": None}
     low, high = median_interval(rounds)
-    return {"median": found, "low": low, "high": high, "coverage": median_coverage(len(rounds))}
+    return {"median": median, "low": low, "high": high, "coverage": median_coverage(len(rounds))}

@@ -77,7 +77,7 @@ def mmlu_like(datasets: Path, documents: int, shots: int = 5) -> list[Any]:
 
 
 def gsm8k(datasets: Path, documents: int) -> list[Any]:
-    """GSM8K with five worked examples, answers of at most `GENERATED_TOKENS`."""
+    """GSM8K with five few-shot examples, answers of at most `GENERATED_TOKENS`."""
     requests = _harness_requests("gsm8k", datasets / GSM8K, documents, shots=5)
     for request in requests:
         prompt, settings = request.args
@@ -131,11 +131,11 @@ def _harness_requests(name: str, dataset: Path, documents: int, shots: int) -> l
     return list(task.instances)
 
 
-def _check_enough(dataset: str, found: int, wanted: int) -> None:
-    if wanted > found:
+def _check_enough(dataset: str, available: int, wanted: int) -> None:
+    if wanted > available:
         raise UserError(
-            f"{dataset} has {found} documents to score",
+            f"{dataset} has {available} documents to score",
             field="--documents",
             value=wanted,
-            fix=f"ask for at most {found}",
+            fix=f"ask for at most {available}",
         )

@@ -13,8 +13,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.engines.backend import MOST_BEAMS, Backend, Logits, OutOfMemory
-from slm_benchmark.engines.beam_search import Found, Search, search
-from slm_benchmark.engines.decoding import Beams, plan_prompts
+from slm_benchmark.engines.beam_search import Search, search
+from slm_benchmark.engines.decoding import Beams, Generation, plan_prompts
 from slm_benchmark.engines.journal import Journal
 from slm_benchmark.engines.llamacpp import LlamaCpp
 from slm_benchmark.engines.lm import BenchmarkLM
@@ -80,7 +80,7 @@ def asked(context: Sequence[int], beams: Beams, limit: int = 20) -> Search:
     return Search(context, limit, beams, ends, len(ENDS))
 
 
-def find(backend: Backend, searches: Sequence[Search]) -> list[Found]:
+def find(backend: Backend, searches: Sequence[Search]) -> list[Generation]:
     return sorted(search(backend, searches), key=lambda found: found.index)
 
 
@@ -195,9 +195,9 @@ class Watched:
         if logits is not None:
             self.seen[text] = logits.tobytes()
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
-        state, logits = self.backend.start(part, tokens)
-        self._keep(state, tuple(part.sequences[0]), logits)
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+        state, logits = self.backend.start(planned, tokens)
+        self._keep(state, tuple(planned.sequences[0]), logits)
         return state, logits
 
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
@@ -317,9 +317,9 @@ class Short:
         self._count("reserve")
         return self.backend.reserve(plan, tokens, at_once)
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         self._count("start")
-        return self.backend.start(part, tokens)
+        return self.backend.start(planned, tokens)
 
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
         self._count("step")

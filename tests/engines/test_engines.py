@@ -24,9 +24,9 @@ from slm_benchmark.engines.decoding import (
     Job,
     Sampling,
     generate,
+    make_sampler,
     probabilities,
     rows_are_independent,
-    sampler,
 )
 from slm_benchmark.engines.llamacpp import LlamaCpp
 from slm_benchmark.engines.lm import BenchmarkLM
@@ -139,7 +139,7 @@ def score_all(backend: Backend, documents: Sequence[Document]) -> list[list[Scor
 
 
 def greedy(context: Sequence[int], limit: int, end: Callable[[Sequence[int]], bool]) -> Job:
-    return Job(context, limit, sampler(None, []), end)
+    return Job(context, limit, make_sampler(None, []), end)
 
 
 def never(new: Sequence[int]) -> bool:
@@ -149,8 +149,8 @@ def never(new: Sequence[int]) -> bool:
 def write_all(backend: Backend, prompts: Sequence[tuple[list[int], int]]) -> list[list[int]]:
     """The likeliest tokens after each prompt, as many as asked for, all in one go."""
     jobs = [functools.partial(greedy, context, limit, never) for context, limit in prompts]
-    found = {index: new for index, new, stopped in generate(backend, jobs) if not stopped}
-    return [found[index] for index in range(len(prompts))]
+    new = {one.index: one.new for one in generate(backend, jobs) if not one.stopped}
+    return [new[index] for index in range(len(prompts))]
 
 
 def write(backend: Backend, context: list[int], limit: int) -> list[int]:
@@ -190,10 +190,10 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
-        state, logits = self.backend.start(part, tokens)
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+        state, logits = self.backend.start(planned, tokens)
         # The prompt names the generation.
-        self.states[id(state)] = hash(tuple(part.sequences[0]))
+        self.states[id(state)] = hash(tuple(planned.sequences[0]))
         self.seen[self.states[id(state)]] = [logits.tobytes()]
         return state, logits
 
@@ -246,17 +246,17 @@ class Short:
         if self.fails(name, self.calls[name]):
             raise OutOfMemory("no memory")
 
-    def score(self, part: PlannedForward) -> list[Scored]:
+    def score(self, planned: PlannedForward) -> list[Scored]:
         self._count("score")
-        return self.backend.score(part)
+        return self.backend.score(planned)
 
     def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         self._count("reserve")
         return self.backend.reserve(plan, tokens, at_once)
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         self._count("start")
-        return self.backend.start(part, tokens)
+        return self.backend.start(planned, tokens)
 
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
         self._count("step")
@@ -371,10 +371,8 @@ def test_transformers_generates_as_the_library_does(loaded: Loaded, length: int)
     )[0, length:].tolist()
     backend = Transformers(loaded, ONE_THREAD)
     assert write(backend, context, 24) == expected
-    ((_, new, stopped),) = generate(
-        backend, [lambda: greedy(context, 24, lambda new: len(new) == 5)]
-    )
-    assert (new, stopped) == (expected[:5], True)
+    (one,) = generate(backend, [lambda: greedy(context, 24, lambda new: len(new) == 5)])
+    assert (one.new, one.stopped) == (expected[:5], True)
 
 
 def uncuttable(kind: str) -> Any:
@@ -661,16 +659,16 @@ class Recorder:
 
     def prepare(self, plan: Plan) -> None: ...
 
-    def score(self, part: PlannedForward) -> list[Scored]:
-        self.scored.append([tuple(sequence) for sequence in part.sequences])
-        self.choices.append(len(part.targets))
-        return [(-1.0, False)] * len(part.targets)
+    def score(self, planned: PlannedForward) -> list[Scored]:
+        self.scored.append([tuple(sequence) for sequence in planned.sequences])
+        self.choices.append(len(planned.targets))
+        return [(-1.0, False)] * len(planned.targets)
 
     def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         return max(tokens)
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
-        self.generated.append(part.sequences[0])
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+        self.generated.append(planned.sequences[0])
         self.written = 0
         return None, self._next()
 
@@ -945,7 +943,7 @@ def test_draws_have_the_frequencies_of_their_probabilities() -> None:
     assert probabilities(logits, Sampling(0.5, 2, 1.0))[3:] == pytest.approx([0, 0])
     cold = probabilities(logits, Sampling(0.5, 0, 1.0))
     assert cold[0] / cold[1] == pytest.approx(2.5**2, rel=1e-5)
-    draw = sampler(Sampling(1.0, 0, 1.0), [4, 2])
+    draw = make_sampler(Sampling(1.0, 0, 1.0), [4, 2])
     counts = np.bincount([draw(logits) for _ in range(4000)], minlength=5) / 4000
     assert counts == pytest.approx([0.5, 0.2, 0.2, 0.08, 0.02], abs=0.03)
 

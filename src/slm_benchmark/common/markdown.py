@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a table; bars and line breaks inside cells are made harmless."""
+    """The lines of a table; bars and line breaks inside cells are escaped."""
     return [_line(header), _line(["---"] * len(header)), *map(_line, rows)]
 
 

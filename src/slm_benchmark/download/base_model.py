@@ -67,11 +67,11 @@ def _from_hub(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
         model.hf_model_id, model.revision, "model", model.file, "hf_model_id", "revision"
     )
     info = repository_info(repository, files=True)
-    kept = downloads / "hub" / model.hf_model_id.replace("/", "--") / info.sha
+    cache = downloads / "hub" / model.hf_model_id.replace("/", "--") / info.sha
     wanted = _wanted({s.rfilename: s for s in info.siblings}, model.trust_remote_code)
     for number, sibling in enumerate(wanted, start=1):
         _log.info("%s: %d/%d %s", model.hf_model_id, number, len(wanted), sibling.rfilename)
-        fetched = fetch_file(repository, info.sha, sibling, kept)
+        fetched = fetch_file(repository, info.sha, sibling, cache)
         placed = work / sibling.rfilename
         placed.parent.mkdir(parents=True, exist_ok=True)
         link_or_copy(fetched, placed)

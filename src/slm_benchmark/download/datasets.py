@@ -26,10 +26,10 @@ CATALOGUE = "config/datasets.yaml"
 
 def rows_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 over the canonical JSON of each row, one per line, in order."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for row in rows:
-        found.update(canonical_json(row).encode() + b"\n")
-    return found.hexdigest()
+        sha256.update(canonical_json(row).encode() + b"\n")
+    return sha256.hexdigest()
 
 
 def prepare_dataset(
@@ -137,13 +137,13 @@ def load_splits(folder: Path, part: str = "") -> dict[str, Dataset]:
             raise UserError(
                 f"cannot be read as parquet: {error}", file=relative(path), fix=again
             ) from error
-        found = _dataset_sha256(split)
-        if found != expected["sha256"]:
+        rows_digest = _dataset_sha256(split)
+        if rows_digest != expected["sha256"]:
             raise UserError(
                 f"the rows changed: the manifest says {expected['sha256']}",
                 file=relative(path),
                 field="sha256",
-                value=found,
+                value=rows_digest,
                 fix=again,
             )
         splits[name] = split
@@ -160,12 +160,12 @@ def _splits_of(manifest: Mapping[str, Any], part: str, folder: Path) -> dict[str
     """The manifest's splits of a part; those of a dataset without parts are named as they are."""
     splits: dict[str, Any] = manifest["splits"]
     whole = {name: split for name, split in splits.items() if "/" not in name}
-    own = {
+    of_part = {
         name.removeprefix(f"{part}/"): split
         for name, split in splits.items()
         if name.startswith(f"{part}/")
     }
-    if not (whole or own):
+    if not (whole or of_part):
         raise UserError(
             "the dataset was prepared without this part",
             file=relative(folder / "manifest.json"),
@@ -173,7 +173,7 @@ def _splits_of(manifest: Mapping[str, Any], part: str, folder: Path) -> dict[str
             value=part,
             fix=f"add it to {CATALOGUE}: {manifest['dataset']}.parts",
         )
-    return own or whole
+    return of_part or whole
 
 
 def _read_parquet(path: Path) -> Any:
@@ -284,15 +284,15 @@ def _from_local(
     from datasets import Dataset
 
     splits = {}
-    for name, given in entry["files"].items():
+    for name, listed in entry["files"].items():
         field = f"{dataset_id}.files.{name}"
-        path = ROOT / given
+        path = ROOT / listed
         if not path.is_file():
             raise UserError(
                 "there is no such file",
                 file=CATALOGUE,
                 field=field,
-                value=given,
+                value=listed,
                 fix="correct the path, relative to the repository's root or absolute",
             )
         if path.suffix == ".parquet":
@@ -303,11 +303,11 @@ def _from_local(
                     f"cannot be read as parquet: {error}",
                     file=CATALOGUE,
                     field=field,
-                    value=given,
+                    value=listed,
                     fix="write the file again",
                 ) from error
         else:
-            splits[name] = _dataset(_json_lines(path, field, given))
+            splits[name] = _dataset(_json_lines(path, field, listed))
     return splits, None
 
 
@@ -340,23 +340,25 @@ def _from_generated(
 def _from_hub(
     dataset_id: str, entry: Mapping[str, Any], downloads: Path
 ) -> tuple[dict[str, Dataset], str]:
-    found: dict[str, dict[str, Dataset]] = {split: {} for split in entry["splits"]}
+    parts_by_split: dict[str, dict[str, Dataset]] = {split: {} for split in entry["splits"]}
     commits: dict[str, str] = {}
     resolved: dict[tuple[str, str | None], str] = {}
     for part in entry.get("parts", ("",)):
         repository = part_repository(dataset_id, entry, part)
-        place = (repository.id, repository.revision)
-        if place not in resolved:
-            resolved[place] = _resolve(repository)
-        commits[part] = resolved[place]
+        pin = (repository.id, repository.revision)
+        if pin not in resolved:
+            resolved[pin] = _resolve(repository)
+        commits[part] = resolved[pin]
         config = entry.get("config")
         config = None if config is None else config.replace("{part}", part)
         for split in entry["splits"]:
-            found[split][part] = _load_split(repository, commits[part], config, split, downloads)
+            parts_by_split[split][part] = _load_split(
+                repository, commits[part], config, split, downloads
+            )
     if "reader" not in entry:
         splits = {
             f"{part}/{split}" if part else split: rows
-            for split, parts in found.items()
+            for split, parts in parts_by_split.items()
             for part, rows in parts.items()
         }
         return splits, _joined(commits)
@@ -364,7 +366,7 @@ def _from_hub(
     try:
         tables = {
             split: reader({part: rows.to_list() for part, rows in parts.items()})
-            for split, parts in found.items()
+            for split, parts in parts_by_split.items()
         }
     except (KeyError, ValueError, TypeError) as error:
         raise _unfit(dataset_id, entry, error, "use the reader that was written for it") from error

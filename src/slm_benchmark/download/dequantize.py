@@ -149,8 +149,8 @@ def dequantise(path: Path, target: Path, *, file: str, field: str) -> dict[str, 
 
 
 def _text(reader: Any, key: str) -> str | None:
-    found = reader.get_field(key)
-    return None if found is None else str(found.contents())
+    value = reader.get_field(key)
+    return None if value is None else str(value.contents())
 
 
 def _tidy_config(path: Path) -> None:
@@ -219,11 +219,11 @@ def _check_forward(model: Any, target: Path, *, file: str, field: str) -> None:
     tokens = torch.arange(32).unsqueeze(0) * 97 % model.config.vocab_size
     with torch.inference_mode():
         expected = model(tokens).logits
-        found = reread(tokens).logits
-    if not found.isfinite().all() or not torch.allclose(found, expected, atol=1e-4):
+        logits = reread(tokens).logits
+    if not logits.isfinite().all() or not torch.allclose(logits, expected, atol=1e-4):
         raise UserError(
             "the dequantised model does not compute what the GGUF file's model computes "
-            f"(largest difference of logits {float((found - expected).abs().max()):.3g})",
+            f"(largest difference of logits {float((logits - expected).abs().max()):.3g})",
             file=file,
             field=field,
             fix="use the model's original files (source.type: hub)",

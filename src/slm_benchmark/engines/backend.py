@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from slm_benchmark.engines.schedule import Plan, PlannedForward
 
 Scored = tuple[float, bool]
-"""Log-probability of a continuation, in nats, and whether each of its tokens is the likeliest."""
+"""Log-probability of a continuation, in nats, and whether each of its tokens is the top-1 token
+of its position."""
 
 Logits = NDArray[np.float32]
 
@@ -28,11 +29,12 @@ class Backend(Protocol):
 
     Attributes:
         max_length: Longest context and continuation together, in tokens.
-        shares: Whether documents share their trunks.
+        shares: Whether documents share a prefix in the cache (prefix sharing).
         rows: Sequences that one step of a generation forwards. A step always has this many rows,
-            filled up with padding, since the shape of a forward decides how it is rounded.
+            filled up with padding, since the shape of a forward decides how it is rounded: this
+            makes a generation batch-invariant.
         forwarded_tokens: Tokens forwarded so far, those of padding left out.
-        chunk: Tokens of the chunks in which trunks are forwarded.
+        chunk: Tokens of the chunks in which a shared prefix is forwarded.
     """
 
     max_length: int
@@ -52,17 +54,17 @@ class Backend(Protocol):
 
     @property
     def shares_prompts(self) -> bool:
-        """Whether prompts share their trunks."""
+        """Whether prompts share their prefixes in the cache."""
 
-    def score(self, part: PlannedForward) -> list[Scored]:
-        """Score the continuations of a part.
+    def score(self, planned: PlannedForward) -> list[Scored]:
+        """Score the continuations of a planned forward.
 
         Raises:
             OutOfMemory: when there is no memory for it.
         """
 
     def prepare(self, plan: Plan) -> None:
-        """Make room for the longest part of a plan.
+        """Make room for the longest planned forward of a plan.
 
         Raises:
             OutOfMemory: when there is no memory for it.
@@ -84,11 +86,11 @@ class Backend(Protocol):
             OutOfMemory: when there is no memory for it.
         """
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         """Begin a generation.
 
         Args:
-            part: A prompt; its only continuation is not looked at.
+            planned: A prompt; its only continuation is not looked at.
             tokens: Length of the prompt with its longest answer.
 
         Returns:
@@ -109,7 +111,7 @@ class Backend(Protocol):
         """
 
     def fork(self, state: Any) -> Any:
-        """A second generation that has come as far as a running one; both go on by themselves.
+        """A second generation that has come as far as a running one; each goes on independently.
 
         Raises:
             OutOfMemory: when there is no memory for it.

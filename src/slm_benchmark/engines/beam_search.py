@@ -15,7 +15,7 @@ import numpy as np
 
 from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.engines.backend import Backend, Logits, OutOfMemory
-from slm_benchmark.engines.decoding import Beams, plan_prompts
+from slm_benchmark.engines.decoding import Beams, Generation, plan_prompts
 from slm_benchmark.engines.logprobs import log_sum_exp
 from slm_benchmark.engines.schedule import PlannedForward
 
@@ -50,23 +50,6 @@ class Search:
         return len(self.context) + self.beams.count * self.limit
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search found.
-
-    Attributes:
-        index: Of the search.
-        new: Its best new tokens.
-        by_itself: Whether these ended by themselves, before the limit.
-        forwarded: New tokens that were forwarded, those of all beams.
-    """
-
-    index: int
-    new: list[int]
-    stopped: bool
-    forwarded: int
-
-
 @dataclass(frozen=True, eq=False)
 class _Beam:
     """New tokens with their summed log-probability, in nats; ``state`` holds all but the last."""
@@ -83,7 +66,7 @@ class _Ended:
     score: float
 
 
-def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
+def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Generation]:
     """Make all searches, in the order in which their prompts share most.
 
     Args:
@@ -91,22 +74,22 @@ def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
         searches: The searches.
 
     Yields:
-        What each search found.
+        The best text of each search.
 
     Raises:
         RunEnvironmentError: when there is no memory for a single search.
     """
     if not searches:
         return
-    parts, plan = plan_prompts([one.context for one in searches], backend.chunk)
+    forwards, plan = plan_prompts([one.context for one in searches], backend.chunk)
     waiting = deque(plan.order)
     failed: int | None = None
     while waiting:
         try:
             backend.reserve(plan, [one.held for one in searches], 1)
             while waiting:
-                best, forwarded = _search_one(backend, searches[waiting[0]], parts[waiting[0]])
-                yield Found(waiting.popleft(), best.new, best.stopped, forwarded)
+                best, forwarded = _search_one(backend, searches[waiting[0]], forwards[waiting[0]])
+                yield Generation(waiting.popleft(), best.new, best.stopped, forwarded)
         except OutOfMemory as error:
             if failed == waiting[0]:
                 raise RunEnvironmentError(
@@ -117,19 +100,19 @@ def search(backend: Backend, searches: Sequence[Search]) -> Iterator[Found]:
             backend.free()
 
 
-def _search_one(backend: Backend, asked: Search, part: PlannedForward) -> tuple[_Ended, int]:
+def _search_one(backend: Backend, request: Search, planned: PlannedForward) -> tuple[_Ended, int]:
     """The best text that ended, and the new tokens that were forwarded."""
-    beams = asked.beams
-    state, first = backend.start(part, asked.longest)
+    beams = request.beams
+    state, first = backend.start(planned, request.longest)
     live = [_Beam(state, [], 0.0)]
     logits = first[None]
     ended: list[_Ended] = []
     forwarded = 0
-    for length in range(1, asked.limit + 1):
+    for length in range(1, request.limit + 1):
         grown: list[_Beam] = []
-        for rank, candidate in enumerate(_candidates(live, logits, asked)):
-            stopped = asked.finished(candidate.new)
-            if stopped or length == asked.limit:
+        for rank, candidate in enumerate(_candidates(live, logits, request)):
+            stopped = request.finished(candidate.new)
+            if stopped or length == request.limit:
                 # Those of a lower rank are looked at only to go on with.
                 if rank < beams.count:
                     score = _score(candidate.total, length, beams)
@@ -137,7 +120,7 @@ def _search_one(backend: Backend, asked: Search, part: PlannedForward) -> tuple[
             elif len(grown) < beams.count:
                 grown.append(candidate)
         ended = sorted(ended, key=lambda one: -one.score)[: beams.count]
-        if not grown or _is_over(asked, ended, length, grown[0].total):
+        if not grown or _is_over(request, ended, length, grown[0].total):
             break
         live = _hand_over(backend, live, grown)
         logits = np.concatenate(
@@ -152,27 +135,27 @@ def _search_one(backend: Backend, asked: Search, part: PlannedForward) -> tuple[
     return ended[0], forwarded
 
 
-def _candidates(live: Sequence[_Beam], logits: Logits, asked: Search) -> Iterator[_Beam]:
-    """The likeliest texts that are a token longer, the likeliest first."""
+def _candidates(live: Sequence[_Beam], logits: Logits, request: Search) -> Iterator[_Beam]:
+    """The texts of highest probability that are a token longer, the highest first."""
     log_total, _ = log_sum_exp(logits)
     before = np.array([beam.total for beam in live])
     totals = (logits + (before - log_total)[:, None]).ravel()
-    count = min(len(totals), asked.beams.count * max(2, 1 + asked.end_tokens))
+    count = min(len(totals), request.beams.count * max(2, 1 + request.end_tokens))
     best = np.argpartition(-totals, count - 1)[:count]
-    for place in best[np.lexsort((best, -totals[best]))]:
-        row, token = divmod(int(place), logits.shape[1])
-        yield _Beam(live[row].state, [*live[row].new, token], float(totals[place]))
+    for position in best[np.lexsort((best, -totals[best]))]:
+        row, token = divmod(int(position), logits.shape[1])
+        yield _Beam(live[row].state, [*live[row].new, token], float(totals[position]))
 
 
-def _is_over(asked: Search, ended: Sequence[_Ended], length: int, best_total: float) -> bool:
+def _is_over(request: Search, ended: Sequence[_Ended], length: int, best_total: float) -> bool:
     """Whether what runs can no longer win, as `transformers` judges that."""
-    beams = asked.beams
+    beams = request.beams
     if len(ended) < beams.count:
         return False
     if beams.early_stopping is True:
         return True
     if beams.early_stopping == "never" and beams.length_penalty > 0:
-        length = asked.limit
+        length = request.limit
     return _score(best_total, length, beams) <= ended[-1].score
 
 
@@ -186,12 +169,12 @@ def _hand_over(backend: Backend, live: Sequence[_Beam], grown: Sequence[_Beam]) 
     for beam in live:
         if id(beam.state) not in heirs:
             backend.finish(beam.state)
-    own = []
+    beams = []
     taken: set[int] = set()
     for beam in grown:
         if id(beam.state) in taken:
-            own.append(_Beam(backend.fork(beam.state), beam.new, beam.total))
+            beams.append(_Beam(backend.fork(beam.state), beam.new, beam.total))
         else:
             taken.add(id(beam.state))
-            own.append(beam)
-    return own
+            beams.append(beam)
+    return beams

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.engines.backend import MOST_BEAMS, Backend, Logits, OutOfMemory
-from slm_benchmark.engines.schedule import CHUNK, Plan, plan_document, plan_parts
+from slm_benchmark.engines.schedule import CHUNK, Plan, plan_document, plan_forwards
 
 Sampler = Callable[[Logits], int]
 """Picks the next token from logits of shape (vocabulary,)."""
@@ -36,8 +36,8 @@ class Sampling:
 
     Attributes:
         temperature: Above 0.
-        top_k: Only so many of the likeliest tokens; 0 means all.
-        top_p: Only the likeliest tokens that together reach this probability; 1 means all.
+        top_k: Only so many tokens of highest probability; 0 means all.
+        top_p: Only the tokens of highest probability that together reach this one; 1 means all.
     """
 
     temperature: float
@@ -47,7 +47,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Beams:
-    """How the likeliest text is searched; the names and defaults are those of `transformers`.
+    """How a beam search goes on and ends; names and defaults are those of `transformers`.
 
     Attributes:
         count: Texts that are followed at once, from 2 to `MOST_BEAMS`.
@@ -64,7 +64,7 @@ class Beams:
 
 
 def read_decoding(settings: Mapping[str, Any]) -> Sampling | Beams | None:
-    """Decoding as the harness's generation settings ask for it; None is the likeliest token.
+    """Decoding as the harness's generation settings ask for it; None is greedy: the top-1 token.
 
     Raises:
         UserError: for a setting that the engines do not have, or a value that it cannot have.
@@ -111,25 +111,25 @@ def probabilities(logits: Logits, sampling: Sampling) -> NDArray[np.float64]:
     """Probability of each token, shape (vocabulary,): temperature, then top-k, then top-p."""
     scaled = logits.astype(np.float64) / sampling.temperature
     if sampling.top_k:
-        kept = min(sampling.top_k, len(scaled))
-        smallest = np.partition(scaled, -kept)[-kept:].min()
+        top_k = min(sampling.top_k, len(scaled))
+        smallest = np.partition(scaled, -top_k)[-top_k:].min()
         scaled[scaled < smallest] = -np.inf
-    found: NDArray[np.float64] = np.exp(scaled - scaled.max())
-    found /= found.sum()
+    shares: NDArray[np.float64] = np.exp(scaled - scaled.max())
+    shares /= shares.sum()
     if sampling.top_p < 1.0:
-        order = np.argsort(-found, kind="stable")
+        order = np.argsort(-shares, kind="stable")
         # The token that reaches the threshold stays.
-        reached = np.cumsum(found[order]) - found[order]
-        found[order[reached >= sampling.top_p]] = 0.0
-        found /= found.sum()
-    return found
+        reached = np.cumsum(shares[order]) - shares[order]
+        shares[order[reached >= sampling.top_p]] = 0.0
+        shares /= shares.sum()
+    return shares
 
 
-def sampler(sampling: Sampling | None, seed: Sequence[int]) -> Sampler:
-    """How a generation picks its tokens.
+def make_sampler(sampling: Sampling | None, seed: Sequence[int]) -> Sampler:
+    """Make the sampler of a generation.
 
     Args:
-        sampling: None picks the likeliest token.
+        sampling: None picks the top-1 token.
         seed: Of the draws; a generation has a stream of its own, whatever runs beside it.
     """
     if sampling is None:
@@ -150,13 +150,13 @@ class Job:
     Attributes:
         context: Token ids of the prompt, at least one.
         limit: Most new tokens.
-        choose: Picks a token.
+        sampler: Picks a token.
         finished: Told all new tokens after each one; true ends the generation.
     """
 
     context: Sequence[int]
     limit: int
-    choose: Sampler
+    sampler: Sampler
     finished: Callable[[Sequence[int]], bool]
 
     @property
@@ -169,19 +169,32 @@ class Job:
 class _Running:
     index: int
     state: Any
-    choose: Sampler
+    sampler: Sampler
     new: list[int] = field(default_factory=list)
 
 
-Generation = tuple[int, list[int], bool]
-"""Index of a job, its new tokens, and whether it ended by itself, before its limit."""
+@dataclass(frozen=True)
+class Generation:
+    """New tokens of one job or search.
+
+    Attributes:
+        index: Of the job or search.
+        new: The new tokens.
+        stopped: Whether it met an end token or a stop string before its limit.
+        forwarded: New tokens that were forwarded for it, those of all beams.
+    """
+
+    index: int
+    new: list[int]
+    stopped: bool
+    forwarded: int
 
 
 def plan_prompts(contexts: Sequence[Sequence[int]], chunk: int = CHUNK) -> tuple[list[Any], Plan]:
-    """Prompts as parts, and their plan."""
+    """Plan prompts: a planned forward for each, and the order of all."""
     # The only continuation is one token, which is scored by nobody.
-    parts = [plan_document([(context, [0])], chunk)[0][0] for context in contexts]
-    return parts, plan_parts(parts, chunk)
+    forwards = [plan_document([(context, [0])], chunk)[0][0] for context in contexts]
+    return forwards, plan_forwards(forwards, chunk)
 
 
 def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Generation]:
@@ -200,29 +213,29 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ge
     """
     if not jobs:
         return
-    asked = [make() for make in jobs]
-    parts, plan = plan_prompts([job.context for job in asked], backend.chunk)
+    all_jobs = [make() for make in jobs]
+    forwards, plan = plan_prompts([job.context for job in all_jobs], backend.chunk)
     at_once = backend.rows
     waiting = deque(plan.order)
     failed: list[int] | None = None
     while waiting:
         running: list[_Running] = []
         try:
-            room = backend.reserve(plan, [job.longest for job in asked], at_once)
+            room = backend.reserve(plan, [job.longest for job in all_jobs], at_once)
             while waiting or running:
-                while waiting and _may_start(asked, running, waiting[0], at_once, room):
+                while waiting and _may_start(all_jobs, running, waiting[0], at_once, room):
                     index = waiting.popleft()
-                    entry = _Running(index, None, jobs[index]().choose)
+                    entry = _Running(index, None, jobs[index]().sampler)
                     running.append(entry)
-                    entry.state, logits = backend.start(parts[index], asked[index].longest)
-                    entry.new.append(entry.choose(logits))
-                    yield from _ended(backend, asked, running, [entry])
+                    entry.state, logits = backend.start(forwards[index], all_jobs[index].longest)
+                    entry.new.append(entry.sampler(logits))
+                    yield from _ended(backend, all_jobs, running, [entry])
                 if running:
                     tokens = [entry.new[-1] for entry in running]
                     logits = backend.step([entry.state for entry in running], tokens)
                     for entry, row in zip(running, logits, strict=True):
-                        entry.new.append(entry.choose(row))
-                    yield from _ended(backend, asked, running, list(running))
+                        entry.new.append(entry.sampler(row))
+                    yield from _ended(backend, all_jobs, running, list(running))
         except OutOfMemory as error:
             beside = [entry.index for entry in running]
             if at_once == 1 and failed == beside:
@@ -239,53 +252,55 @@ def generate(backend: Backend, jobs: Sequence[Callable[[], Job]]) -> Iterator[Ge
 
 
 def _may_start(
-    asked: Sequence[Job], running: Sequence[_Running], index: int, at_once: int, room: int
+    jobs: Sequence[Job], running: Sequence[_Running], index: int, at_once: int, room: int
 ) -> bool:
     if not running:
         return True
-    held = sum(asked[entry.index].longest for entry in running)
-    return len(running) < at_once and held + asked[index].longest <= room
+    held = sum(jobs[entry.index].longest for entry in running)
+    return len(running) < at_once and held + jobs[index].longest <= room
 
 
 def _ended(
-    backend: Backend, asked: Sequence[Job], running: list[_Running], stepped: Sequence[_Running]
+    backend: Backend, jobs: Sequence[Job], running: list[_Running], stepped: Sequence[_Running]
 ) -> Iterator[Generation]:
     """Take out of ``running`` what has ended."""
     for entry in stepped:
-        job = asked[entry.index]
+        job = jobs[entry.index]
         stopped = job.finished(entry.new)
         if stopped or len(entry.new) == job.limit:
             running.remove(entry)
             backend.finish(entry.state)
-            yield entry.index, entry.new, stopped
+            # The last token is sampled, not forwarded.
+            yield Generation(entry.index, entry.new, stopped, len(entry.new) - 1)
 
 
 def rows_are_independent(backend: Backend) -> bool:
-    """Whether a generation's logits are the same, bit by bit, alone and in every row of a company.
+    """Whether generation is batch-invariant: bitwise identical for any batch composition.
 
-    So it is where each row of a matrix product is computed by itself. Layers that group rows by
+    The logits of one generation are compared alone and in every row of a batch. They are equal
+    where each row of a matrix product is computed independently. Layers that group rows by
     content, such as a mixture of experts, need not do so, nor need threads that split a tensor in
     the midst of a row.
     """
     if backend.rows == 1:
         return True
     contexts = [[3 + row, 5, 7 + 2 * row, 11, 13 + row] for row in range(backend.rows)]
-    parts, plan = plan_prompts(contexts, backend.chunk)
+    forwards, plan = plan_prompts(contexts, backend.chunk)
     longest = len(contexts[0]) + backend.rows + 1
     backend.reserve(plan, [longest] * backend.rows, backend.rows)
 
-    def tried(others: Sequence[Any], row: int) -> bytes:
+    def logits_bytes(others: Sequence[Any], row: int) -> bytes:
         """Logits of the first prompt as the given row, beside others."""
-        state, _ = backend.start(parts[0], longest)
-        company = [*others[:row], state, *others[row:]]
+        state, _ = backend.start(forwards[0], longest)
+        batch = [*others[:row], state, *others[row:]]
         tokens = [17 + other for other in range(len(others))]
-        logits = backend.step(company, [*tokens[:row], 9, *tokens[row:]])
+        logits = backend.step(batch, [*tokens[:row], 9, *tokens[row:]])
         backend.finish(state)
         return bytes(logits[row].tobytes())
 
-    alone = tried([], 0)
-    others = [backend.start(part, longest)[0] for part in parts[1:]]
-    same = all(tried(others, row) == alone for row in range(backend.rows))
+    alone = logits_bytes([], 0)
+    others = [backend.start(planned, longest)[0] for planned in forwards[1:]]
+    same = all(logits_bytes(others, row) == alone for row in range(backend.rows))
     for state in others:
         backend.finish(state)
     return same

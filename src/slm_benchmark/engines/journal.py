@@ -68,10 +68,10 @@ def _lines(path: Path) -> list[Any]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    found = []
+    values = []
     for line in text.splitlines():
         try:
-            found.append(json.loads(line))
+            values.append(json.loads(line))
         except ValueError:
             continue
-    return [line for line in found if isinstance(line, dict)]
+    return [line for line in values if isinstance(line, dict)]

@@ -23,8 +23,8 @@ from slm_benchmark.engines.settings import CacheFormat, Settings
 ROWS = 8
 """Rows of a generation step. More would pay little: eight already keep the cores busy."""
 
-TRUNK = 0
-"""Sequence of the trunk in the scoring context; leaf n has sequence n + 1."""
+PREFIX = 0
+"""Sequence of the shared prefix in the scoring context; leaf n has sequence n + 1."""
 
 CACHE_TYPES: dict[CacheFormat, tuple[int, int]] = {
     "float32": (api.GGML_TYPE_F32, api.GGML_TYPE_F32),
@@ -154,9 +154,9 @@ class Context:
     def decode_chain(self, tokens: Sequence[int], start: int, sequence: int, piece: int) -> None:
         """Forward consecutive tokens of one sequence in pieces, without logits."""
         for begin in range(0, len(tokens), piece):
-            part = tokens[begin : begin + piece]
+            block = tokens[begin : begin + piece]
             first = start + begin
-            self.decode(part, range(first, first + len(part)), [(sequence,)] * len(part), ())
+            self.decode(block, range(first, first + len(block)), [(sequence,)] * len(block), ())
 
     def copy(self, source: int, target: int) -> None:
         """Let the cells of a sequence belong to another one too."""
@@ -189,7 +189,7 @@ class Context:
 
 @dataclass(eq=False)
 class Running:
-    """A generation in the cache of `_Company`, or alone in the scoring context.
+    """A generation in the cache of `_RunningBatch`, or alone in the scoring context.
 
     Attributes:
         sequence: Its sequence there.
@@ -239,8 +239,8 @@ class LlamaCpp:
         self.rows = ROWS if self.shares else 1
         self.forwarded_tokens = 0
         self._scoring: Context | None = None
-        self._trunk: list[int] = []
-        self._company: _Company | None = None
+        self._prefix: list[int] = []
+        self._running_batch: _RunningBatch | None = None
         self._alone: Running | None = None
         self._check_attention()
 
@@ -292,12 +292,12 @@ class LlamaCpp:
 
     def free(self) -> None:
         """See `Backend.free`."""
-        if self._company:
-            self._company.context.close()
+        if self._running_batch:
+            self._running_batch.context.close()
         if self._scoring:
             self._scoring.close()
-        self._company = self._scoring = self._alone = None
-        self._trunk = []
+        self._running_batch = self._scoring = self._alone = None
+        self._prefix = []
 
     def check_finite(self) -> None:
         """One forward pass over a few tokens.
@@ -306,7 +306,7 @@ class LlamaCpp:
             UserError: when a logit is not finite.
         """
         context = self._scoring_context(16)
-        logits = context.decode(range(16), range(16), [(TRUNK,)] * 16, range(16))
+        logits = context.decode(range(16), range(16), [(PREFIX,)] * 16, range(16))
         finite = bool(np.isfinite(logits).all())
         self.free()
         if not finite:
@@ -315,69 +315,75 @@ class LlamaCpp:
                 fix="take this variant out of the card's quantizations and report the model",
             )
 
-    def score(self, part: PlannedForward) -> list[Scored]:
+    def score(self, planned: PlannedForward) -> list[Scored]:
         """See `Backend.score`."""
-        context = self._scoring_context(part.length)
+        context = self._scoring_context(planned.length)
         if not self.shares:
-            return self._score_alone(context, part)
-        reader = ScoreReader(part)
-        self._forward(context, part, reader.add)
-        self._drop_tree(context, part)
+            return self._score_alone(context, planned)
+        reader = ScoreReader(planned)
+        self._forward(context, planned, reader.add)
+        self._drop_tree(context, planned)
         return reader.scores()
 
     def _forward(
-        self, context: Context, part: PlannedForward, read: Callable[[Logits], None]
+        self, context: Context, planned: PlannedForward, read: Callable[[Logits], None]
     ) -> None:
-        """Forward a part; its leaves stay in the cache.
+        """Forward what is planned; its leaves stay in the cache.
 
         Args:
             context: The scoring context.
-            part: The part.
+            planned: The prefix and tree.
             read: Given the wanted logits, block by block; they are gone afterwards.
         """
-        self._extend_trunk(context, part.shared_prefix)
-        for leaf in range(len(part.leaves)):
-            context.copy(TRUNK, leaf + 1)
+        self._extend_prefix(context, planned.shared_prefix)
+        for leaf in range(len(planned.leaves)):
+            context.copy(PREFIX, leaf + 1)
         self._forward_tree(
-            context, part, [[leaf + 1 for leaf in leaves] for leaves in part.leaves_below], read
+            context,
+            planned,
+            [[leaf + 1 for leaf in leaves] for leaves in planned.leaves_below],
+            read,
         )
 
     def _forward_tree(
         self,
         context: Context,
-        part: PlannedForward,
+        planned: PlannedForward,
         sequences: Sequence[Sequence[int]],
         read: Callable[[Logits], None],
     ) -> None:
-        wanted = np.asarray(part.wanted)
+        wanted = np.asarray(planned.wanted)
         # More than one block is needed for a single, long continuation only.
-        for begin in range(0, len(part.tokens), TREE):
+        for begin in range(0, len(planned.tokens), TREE):
             block = slice(begin, begin + TREE)
             inside = wanted[(wanted >= begin) & (wanted < begin + TREE)] - begin
             read(
                 context.decode(
-                    part.tokens[block], part.positions[block], sequences[block], inside.tolist()
+                    planned.tokens[block],
+                    planned.positions[block],
+                    sequences[block],
+                    inside.tolist(),
                 )
             )
-        self.forwarded_tokens += len(part.tokens)
+        self.forwarded_tokens += len(planned.tokens)
 
-    def _extend_trunk(self, context: Context, shared_prefix: list[int]) -> None:
-        """Make the trunk's sequence hold exactly ``shared_prefix``."""
-        shared = reusable_prefix(self._trunk, shared_prefix, self.chunk)
-        if not context.cut(TRUNK, shared):
+    def _extend_prefix(self, context: Context, shared_prefix: list[int]) -> None:
+        """Make the prefix's sequence hold exactly ``shared_prefix``."""
+        shared = reusable_prefix(self._prefix, shared_prefix, self.chunk)
+        if not context.cut(PREFIX, shared):
             raise RuntimeError("llama.cpp cannot cut back the cache of this model")
-        self._trunk = shared_prefix[:shared]
-        context.decode_chain(shared_prefix[shared:], shared, TRUNK, self.chunk)
+        self._prefix = shared_prefix[:shared]
+        context.decode_chain(shared_prefix[shared:], shared, PREFIX, self.chunk)
         self.forwarded_tokens += len(shared_prefix) - shared
-        self._trunk = shared_prefix
+        self._prefix = shared_prefix
 
-    def _drop_tree(self, context: Context, part: PlannedForward) -> None:
-        for leaf in range(len(part.leaves)):
+    def _drop_tree(self, context: Context, planned: PlannedForward) -> None:
+        for leaf in range(len(planned.leaves)):
             context.cut(leaf + 1, 0)
 
-    def _score_alone(self, context: Context, part: PlannedForward) -> list[Scored]:
+    def _score_alone(self, context: Context, planned: PlannedForward) -> list[Scored]:
         scored = []
-        for alone in part.chains():
+        for alone in planned.chains():
             reader = ScoreReader(alone)
             self._forward_alone(context, alone, reader.add)
             scored += reader.scores()
@@ -388,7 +394,7 @@ class LlamaCpp:
     ) -> None:
         """Forward a single continuation from an empty cache; see `_forward`."""
         context.clear()
-        self._forward_tree(context, alone, [(TRUNK,)] * len(alone.tokens), read)
+        self._forward_tree(context, alone, [(PREFIX,)] * len(alone.tokens), read)
 
     def prepare(self, plan: Plan) -> None:
         """See `Backend.prepare`."""
@@ -402,31 +408,31 @@ class LlamaCpp:
         together = sum(sorted(tokens)[-at_once:])
         fitting = budget_bytes(self._settings.memory_budget_bytes) // self._bytes_per_token()
         cells = max(min(together, fitting), max(tokens))
-        if self._company is None or self._company.capacity < cells:
-            if self._company:
-                self._company.context.close()
-            self._company = None
-            self._company = _Company(self._context, cells, self.rows)
-        return self._company.capacity
+        if self._running_batch is None or self._running_batch.capacity < cells:
+            if self._running_batch:
+                self._running_batch.context.close()
+            self._running_batch = None
+            self._running_batch = _RunningBatch(self._context, cells, self.rows)
+        return self._running_batch.capacity
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
-        context = self._scoring_context(part.length if self.shares else tokens)
-        kept: list[Logits] = []
+        context = self._scoring_context(planned.length if self.shares else tokens)
+        last_logits: list[Logits] = []
 
         def keep(logits: Logits) -> None:
-            kept[:] = logits[-1:].copy()
+            last_logits[:] = logits[-1:].copy()
 
         if not self.shares:
-            (alone,) = part.chains()
+            (alone,) = planned.chains()
             self._forward_alone(context, alone, keep)
-            self._alone = Running(TRUNK, len(alone.tokens))
-            return self._alone, kept[-1]
-        self._forward(context, part, keep)
+            self._alone = Running(PREFIX, len(alone.tokens))
+            return self._alone, last_logits[-1]
+        self._forward(context, planned, keep)
         state = context.take_out(1)
-        self._drop_tree(context, part)
-        assert self._company is not None, "reserve comes first"
-        return self._company.admit(state, part.length), kept[-1]
+        self._drop_tree(context, planned)
+        assert self._running_batch is not None, "reserve comes first"
+        return self._running_batch.admit(state, planned.length), last_logits[-1]
 
     def step(self, states: Sequence[Running], tokens: Sequence[int]) -> Logits:
         """See `Backend.step`."""
@@ -435,43 +441,43 @@ class LlamaCpp:
             (running,) = states
             context = self._bring_in(running)
             running.length += 1
-            return context.decode(tokens, [running.length - 1], [(TRUNK,)], [0]).copy()
-        assert self._company is not None, "reserve comes first"
-        return self._company.step(states, tokens)
+            return context.decode(tokens, [running.length - 1], [(PREFIX,)], [0]).copy()
+        assert self._running_batch is not None, "reserve comes first"
+        return self._running_batch.step(states, tokens)
 
     def fork(self, state: Running) -> Running:
         """See `Backend.fork`."""
         if not self.shares:
-            return Running(TRUNK, state.length, self._bring_in(state).take_out(TRUNK))
-        assert self._company is not None, "reserve comes first"
-        return self._company.fork(state)
+            return Running(PREFIX, state.length, self._bring_in(state).take_out(PREFIX))
+        assert self._running_batch is not None, "reserve comes first"
+        return self._running_batch.fork(state)
 
     def _bring_in(self, running: Running) -> Context:
         """The scoring context with a generation in it; the one that was there is put aside."""
         context = self._scoring_context(0)
         if running is not self._alone:
             if self._alone:
-                self._alone.aside = context.take_out(TRUNK)
+                self._alone.aside = context.take_out(PREFIX)
             context.clear()
-            context.put_in(TRUNK, running.aside)
+            context.put_in(PREFIX, running.aside)
             self._alone = running
         return context
 
     def finish(self, state: Running) -> None:
         """See `Backend.finish`."""
-        if self._company:
-            self._company.dismiss(state)
+        if self._running_batch:
+            self._running_batch.dismiss(state)
         elif state is self._alone:
             self._alone = None
 
     def _scoring_context(self, tokens: int) -> Context:
-        """The context for prompts and documents, grown to hold a part of ``tokens`` tokens."""
+        """The context for prompts and documents, grown to hold ``tokens`` tokens."""
         tokens = max(tokens, self.max_length if self._long_rope else 1)
         cells = whole_blocks(tokens)
         if self._scoring is None or self._scoring.cells < cells:
             if self._scoring:
                 self._scoring.close()
-            self._scoring, self._trunk = None, []
+            self._scoring, self._prefix = None, []
             self._scoring = self._context(cells, LEAVES + 1 if self.shares else 1)
         return self._scoring
 
@@ -501,9 +507,9 @@ class LlamaCpp:
             self._context(CELL_BLOCK, 1).close()
         except OutOfMemory as error:
             self.close()
-            asked = ", ".join(f"{name} {value}" for name, value in unusual.items())
+            described = ", ".join(f"{name} {value}" for name, value in unusual.items())
             raise NotApplicable(
-                f"llama.cpp does not run this model with {asked}: {'; '.join(_messages)}"
+                f"llama.cpp does not run this model with {described}: {'; '.join(_messages)}"
             ) from error
 
     def _rotates_by_cells(self) -> bool:
@@ -521,8 +527,8 @@ class LlamaCpp:
         return max(1, size // self.chunk)
 
 
-class _Company:
-    """Generations that are forwarded together, equally many rows in each step.
+class _RunningBatch:
+    """Generations that are forwarded as one batch, equally many rows in each step: batch-invariant.
 
     A row is rounded the same whatever stands in the other rows, as long as the cells of a
     sequence lie in the order of its tokens. So cells are only ever appended: what a finished
@@ -597,12 +603,12 @@ class _Company:
         return self._used + more + self.rows > self.context.cells
 
     def _compact(self) -> None:
-        kept = [(running, self.context.take_out(running.sequence)) for running in self._running]
+        states = [(running, self.context.take_out(running.sequence)) for running in self._running]
         self.context.clear()
-        for sequence, (running, state) in enumerate(kept):
+        for sequence, (running, state) in enumerate(states):
             self.context.put_in(sequence, state)
             running.sequence = sequence
-        self._next_sequence = len(kept)
+        self._next_sequence = len(states)
         self._used = sum(running.length for running in self._running)
 
 
@@ -610,9 +616,9 @@ def metadata_number(model: Any, key: str) -> int | None:
     """A number that a GGUF file holds under its architecture's name; None where it holds none."""
 
     def value(name: str) -> str:
-        found = ctypes.create_string_buffer(64)
-        api.llama_model_meta_val_str(model, name.encode(), found, len(found))
-        return found.value.decode()
+        buffer = ctypes.create_string_buffer(64)
+        api.llama_model_meta_val_str(model, name.encode(), buffer, len(buffer))
+        return buffer.value.decode()
 
     number = value(f"{value('general.architecture')}.{key}")
     return int(number) if number.isdecimal() else None

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,19 @@ from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
 from slm_benchmark.engines.beam_search import Search, search
 from slm_benchmark.engines.decoding import (
     Beams,
+    Generation,
     Job,
     Sampling,
     generate,
+    make_sampler,
     plan_prompts,
     read_decoding,
-    sampler,
 )
 from slm_benchmark.engines.journal import Journal
-from slm_benchmark.engines.schedule import Pair, Plan, PlannedForward, plan_document, plan_parts
+from slm_benchmark.engines.schedule import Pair, Plan, PlannedForward, plan_document, plan_forwards
 
-Asked = Callable[[], Job] | Search
+GenerationRequest = Callable[[], Job] | Search
 """A generation to make: what makes its job, or a beam search."""
-
-Generation = tuple[list[int], bool, int]
-"""New tokens, whether they ended by themselves, and how many new tokens were forwarded for them."""
 
 Progress = Callable[[int, int], None]
 """Told (documents done, documents in all) after each document."""
@@ -49,7 +48,7 @@ DEFAULT_MAX_GEN_TOKS = 256
 
 
 def silent(done: int, total: int) -> None:
-    """Progress that nobody is told."""
+    """Progress that is reported to nobody."""
 
 
 class BenchmarkLM(TemplateLM):  # type: ignore[misc]
@@ -150,7 +149,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
         """Score requests document by document, so that the choices of one share its context."""
-        # A request that names no document is one by itself.
+        # A request that names no document is a document of its own.
         named = itertools.groupby(
             enumerate(requests), key=lambda r: (r[0], None) if r[1].doc_id is None else _name(r[1])
         )
@@ -212,54 +211,62 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
 
     def _score(self, documents: Sequence[Sequence[Pair]]) -> list[list[Scored]]:
         """Score all pairs of all documents."""
-        parts: list[PlannedForward] = []
+        forwards: list[PlannedForward] = []
         owners: list[tuple[int, list[int]]] = []
         for number, pairs in enumerate(documents):
-            for part, indices in plan_document(pairs, self.model.chunk):
-                parts.append(part)
+            for planned, indices in plan_document(pairs, self.model.chunk):
+                forwards.append(planned)
                 owners.append((number, indices))
-        plan = plan_parts(parts, self.model.chunk)
+        plan = plan_forwards(forwards, self.model.chunk)
         alone = [len(c) + len(t) - 1 for pairs in documents for c, t in pairs]
         self._count(plan, None if self.model.shares else alone)
         scored: list[dict[int, Scored]] = [{} for _ in documents]
         done = 0
         for index in plan.order:
             number, indices = owners[index]
-            scores = self._score_once(parts[index], plan)
+            scores = self._stored_score(forwards[index], plan)
             scored[number] |= dict(zip(indices, scores, strict=True))
             if len(scored[number]) == len(documents[number]):
                 done += 1
                 self.progress(done, len(documents))
-        return [[found[i] for i in range(len(found))] for found in scored]
+        return [[by_index[i] for i in range(len(by_index))] for by_index in scored]
 
-    def _score_part(self, part: PlannedForward, plan: Plan) -> list[Scored]:
+    def _score_forward(self, planned: PlannedForward, plan: Plan) -> list[Scored]:
         try:
             self.model.prepare(plan)
-            return self.model.score(part)
+            return self.model.score(planned)
         except OutOfMemory:
-            # Without what is cached for others, the part may fit.
+            # Without what is cached for others, the forward may fit.
             self.model.free()
         try:
-            return self.model.score(part)
+            return self.model.score(planned)
         except OutOfMemory as error:
             raise RunEnvironmentError(
-                f"no memory for a document of {part.length} tokens: {error}",
+                f"no memory for a document of {planned.length} tokens: {error}",
                 fix="free memory, or run fewer jobs at once",
             ) from error
 
-    def _score_once(self, part: PlannedForward, plan: Plan) -> list[Scored]:
-        """The scores of a part from the journal, or scored now and kept there."""
+    def _stored_score(self, planned: PlannedForward, plan: Plan) -> list[Scored]:
+        """The scores of a planned forward from the journal, or scored now and stored there."""
         if self._journal is None:
-            return self._score_part(part, plan)
-        key = digest([part.shared_prefix, part.tokens, part.parents, part.predictors, part.targets])
-        found = self._journal.get(key)
-        if found is None:
-            found = self._score_part(part, plan)
-            self._journal.put(key, found)
-        return [(float(value), bool(greedy)) for value, greedy in found]
+            return self._score_forward(planned, plan)
+        key = digest(
+            [
+                planned.shared_prefix,
+                planned.tokens,
+                planned.parents,
+                planned.predictors,
+                planned.targets,
+            ]
+        )
+        scores = self._journal.get(key)
+        if scores is None:
+            scores = self._score_forward(planned, plan)
+            self._journal.put(key, scores)
+        return [(float(value), bool(greedy)) for value, greedy in scores]
 
     def _count(self, plan: Plan, alone: Sequence[int] | None) -> None:
-        """Count what a plan forwards, or what sequences of these lengths do, each by itself."""
+        """Count what a plan forwards, or what sequences of these lengths do, each alone."""
         self._tokens["unique"] += plan.unique_tokens
         self._tokens["forwarded"] += plan.forwarded_tokens if alone is None else sum(alone)
         self._tokens["chunk_rounding"] += plan.chunk_rounding_tokens if alone is None else 0
@@ -268,7 +275,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         """Continuations, cut at the first stop string: greedy, searched with beams, or drawn with
         the engine's seed."""
         seen: dict[Any, int] = {}
-        asked: list[Asked] = []
+        requested: list[GenerationRequest] = []
         contexts, keys, stops = [], [], []
         for request in requests:
             context, settings = self._prompt(request)
@@ -277,13 +284,13 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             key = digest([context, until, limit, str(decoding)])
             ending = self._ending(until)
             if isinstance(decoding, Beams):
-                asked.append(Search(context, limit, decoding, ending, len(self._end_tokens)))
+                requested.append(Search(context, limit, decoding, ending, len(self._end_tokens)))
             else:
                 # A harness that wants several samples of a document asks as often.
                 repeat = seen.get((key, *_name(request)), 0) if decoding else 0
                 seen[key, *_name(request)] = repeat + 1
                 seed = [self._seed, repeat, int(key[:16], 16)]
-                asked.append(functools.partial(_job, context, limit, ending, decoding, seed))
+                requested.append(functools.partial(_job, context, limit, ending, decoding, seed))
                 if decoding:
                     key = f"{key}-{self._seed}-{repeat}"
             keys.append(key)
@@ -291,43 +298,45 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             contexts.append(context)
         alone = None if self.model.shares_prompts else [len(context) for context in contexts]
         self._count(plan_prompts(contexts, self.model.chunk)[1], alone)
-        made = self._generate(keys, asked)
-        for request, (new, stopped, forwarded) in zip(requests, made, strict=True):
-            self._tokens["unique"] += forwarded
-            self._tokens["forwarded"] += forwarded
-            self._tokens["generated"] += len(new)
-            if not stopped:
+        generations = self._generate(keys, requested)
+        for request, generation in zip(requests, generations, strict=True):
+            self._tokens["unique"] += generation.forwarded
+            self._tokens["forwarded"] += generation.forwarded
+            self._tokens["generated"] += len(generation.new)
+            if not generation.stopped:
                 self.unfinished.add(_name(request))
-        texts = [self.tokenizer.decode(new, skip_special_tokens=True) for new, _, _ in made]
+        texts = [self.tokenizer.decode(one.new, skip_special_tokens=True) for one in generations]
         return [
             str(postprocess_generated_text(text, until, None))
             for text, until in zip(texts, stops, strict=True)
         ]
 
-    def _generate(self, keys: Sequence[str], asked: Sequence[Asked]) -> list[Generation]:
-        """What was made for each, from the journal or now."""
-        found: dict[int, Generation] = {}
+    def _generate(
+        self, keys: Sequence[str], requested: Sequence[GenerationRequest]
+    ) -> list[Generation]:
+        """The generation of each request, from the journal or made now."""
+        generations: dict[int, Generation] = {}
         if self._journal is not None:
-            kept = {index: self._journal.get(key) for index, key in enumerate(keys)}
-            found = {index: tuple(made) for index, made in kept.items() if made is not None}
-        missing = {index: one for index, one in enumerate(asked) if index not in found}
-        for index, made in self._make(missing):
-            found[index] = made
+            for index, key in enumerate(keys):
+                if (stored := self._journal.get(key)) is not None:
+                    generations[index] = Generation(index, *stored)
+        missing = {i: one for i, one in enumerate(requested) if i not in generations}
+        for one in self._make(missing):
+            generations[one.index] = one
             if self._journal is not None:
-                self._journal.put(keys[index], made)
-            self.progress(len(found), len(keys))
-        return [found[index] for index in range(len(keys))]
+                self._journal.put(keys[one.index], [one.new, one.stopped, one.forwarded])
+            self.progress(len(generations), len(keys))
+        return [generations[index] for index in range(len(keys))]
 
-    def _make(self, asked: Mapping[int, Asked]) -> Iterator[tuple[int, Generation]]:
-        jobs = {index: one for index, one in asked.items() if not isinstance(one, Search)}
-        names = list(jobs)
-        for number, new, stopped in generate(self.model, list(jobs.values())):
-            # The last token is chosen, not forwarded.
-            yield names[number], (new, stopped, len(new) - 1)
-        searches = {index: one for index, one in asked.items() if isinstance(one, Search)}
-        names = list(searches)
-        for found in search(self.model, list(searches.values())):
-            yield names[found.index], (found.new, found.stopped, found.forwarded)
+    def _make(self, requested: Mapping[int, GenerationRequest]) -> Iterator[Generation]:
+        jobs = {i: one for i, one in requested.items() if not isinstance(one, Search)}
+        searches = {i: one for i, one in requested.items() if isinstance(one, Search)}
+        for indices, generations in (
+            (list(jobs), generate(self.model, list(jobs.values()))),
+            (list(searches), search(self.model, list(searches.values()))),
+        ):
+            for one in generations:
+                yield replace(one, index=indices[one.index])
 
     def _prompt(self, request: Instance) -> tuple[list[int], dict[str, Any]]:
         """Tokens of a prompt, cut to leave room for its answer, and its generation settings."""
@@ -369,7 +378,7 @@ def _job(
     sampling: Sampling | None,
     seed: Sequence[int],
 ) -> Job:
-    return Job(context, limit, sampler(sampling, seed), ending)
+    return Job(context, limit, make_sampler(sampling, seed), ending)
 
 
 def _encode(tokenizer: Any, prefix: str, string: str) -> tuple[int, ...]:
@@ -407,6 +416,6 @@ def _end_tokens(base: Path) -> set[int]:
     file = base / "generation_config.json"
     if not file.exists():
         file = base / "config.json"
-    found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    listed = found if isinstance(found, list) else [found]
+    ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+    listed = ids if isinstance(ids, list) else [ids]
     return {int(token) for token in listed if token is not None}

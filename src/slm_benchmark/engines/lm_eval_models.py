@@ -83,21 +83,21 @@ class RegisteredEngine:
                     f"{self.name}: {option} has no effect; which tokens run together follows from "
                     "a document alone, so that its scores do too"
                 )
-        given = {key: value for key, value in arguments.items() if value is not None}
-        for key, value in given.items():
+        model_args = {key: value for key, value in arguments.items() if value is not None}
+        for key, value in model_args.items():
             if key not in self.arguments:
                 raise _bad(key, value, "unknown argument", f"use {', '.join(self.arguments)}")
-        if "pretrained" not in given:
+        if "pretrained" not in model_args:
             raise _bad("pretrained", None, "no model is named", "add pretrained=PATH")
-        weights = self._weights(_path(given["pretrained"]))
-        tokenizer = self._tokenizer(given.get("tokenizer"), weights)
-        settings = self._settings(given, weights)
+        weights = self._weights(_path(model_args["pretrained"]))
+        tokenizer = self._tokenizer(model_args.get("tokenizer"), weights)
+        settings = self._settings(model_args, weights)
         # gptqmodel crashes with fewer, and reads this when it is imported.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, settings.threads)))
 
-        def kept(engine: dict[str, Any]) -> Journal:
+        def open_journal(engine: dict[str, Any]) -> Journal:
             identity = {"engine": engine, **_decisive(weights, tokenizer, settings)}
-            path = _path(given["resume"]) / f"{self.name}-{digest(identity)[:16]}.jsonl"
+            path = _path(model_args["resume"]) / f"{self.name}-{digest(identity)[:16]}.jsonl"
             journal = Journal(path, identity)
             progress.say(f"{path}: {len(journal)} answers from before")
             return journal
@@ -108,7 +108,7 @@ class RegisteredEngine:
             tokenizer,
             settings,
             progress=progress.documents(weights.name),
-            journal=kept if "resume" in given else None,
+            journal=open_journal if "resume" in model_args else None,
         )
         lm: BenchmarkLM = engine.lm
         info = {"engine": engine.identity}
@@ -127,22 +127,22 @@ class RegisteredEngine:
                 "give the path of a model on this machine; nothing is downloaded here",
             )
         is_transformers = (path / "config.json").exists()
-        found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
+        files = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf"))
         if self.engine == "transformers":
             if is_transformers:
                 return path
-            fix = "use --model slm-llamacpp" if found else "give a folder with a config.json"
+            fix = "use --model slm-llamacpp" if files else "give a folder with a config.json"
             raise _bad("pretrained", str(path), "not a folder in Transformers format", fix)
-        if found and (found == [path] or found == _parts(found[0])):
-            return found[0]
-        if found:
-            names = ", ".join(file.name for file in found)
+        if files and (files == [path] or files == _parts(files[0])):
+            return files[0]
+        if files:
+            names = ", ".join(file.name for file in files)
             raise _bad("pretrained", str(path), "several GGUF models", f"give one file of {names}")
         fix = "use --model slm-transformers" if is_transformers else "give a GGUF file"
         raise _bad("pretrained", str(path), "not a GGUF file, and no folder with one", fix)
 
-    def _tokenizer(self, given: Any, weights: Path) -> Path:
-        if given is None and self.engine == "llama.cpp":
+    def _tokenizer(self, folder_argument: Any, weights: Path) -> Path:
+        if folder_argument is None and self.engine == "llama.cpp":
             raise _bad(
                 "tokenizer",
                 None,
@@ -150,45 +150,45 @@ class RegisteredEngine:
                 "every format, so that all formats answer the same tokens",
                 "add tokenizer=FOLDER, with the tokenizer.json and config.json of the base model",
             )
-        folder = weights if given is None else _path(given)
+        folder = weights if folder_argument is None else _path(folder_argument)
         for either in _TOKENIZER_FILES:
             if not any((folder / name).exists() for name in either):
                 missing = f"the folder has no {' or '.join(either)}"
                 raise _bad("tokenizer", str(folder), missing, "give the base model's folder")
         return folder
 
-    def _settings(self, given: Mapping[str, Any], weights: Path) -> Settings:
-        trust = _choice(given, "trust_remote_code", (False, True))
+    def _settings(self, model_args: Mapping[str, Any], weights: Path) -> Settings:
+        trust = _choice(model_args, "trust_remote_code", (False, True))
         if self.engine == "llama.cpp":
             window = _gguf_window(weights)
         else:
             window = _transformers_window(weights, trust)
-        max_length = _number(given, "max_length", 2) or min(
+        max_length = _number(model_args, "max_length", 2) or min(
             window or DEFAULT_MAX_LENGTH, DEFAULT_MAX_LENGTH
         )
         if window and max_length > window:
             fix = f"use at most {window}"
             raise _bad("max_length", max_length, "longer than the model's window", fix)
-        budget_mb = _number(given, "memory_budget_mb", 1)
+        budget_mb = _number(model_args, "memory_budget_mb", 1)
         return Settings(
             max_length=max_length,
-            threads=_number(given, "threads", 1) or os.cpu_count() or 1,
-            dtype=_choice(given, "dtype", ("auto", "float32", "bfloat16", "float16")),
-            device=self._device(given),
+            threads=_number(model_args, "threads", 1) or os.cpu_count() or 1,
+            dtype=_choice(model_args, "dtype", ("auto", "float32", "bfloat16", "float16")),
+            device=self._device(model_args),
             trust_remote_code=trust,
-            seed=_number(given, "seed", 0) or 0,
+            seed=_number(model_args, "seed", 0) or 0,
             memory_budget_bytes=None if budget_mb is None else budget_mb * 1_000_000,
         )
 
-    def _device(self, given: Mapping[str, Any]) -> str:
+    def _device(self, model_args: Mapping[str, Any]) -> str:
         # lm_eval says cuda:0 where nobody chose a device.
-        chosen = {k: v for k, v in given.items() if k == "device" and v != "cuda:0"}
+        chosen = {k: v for k, v in model_args.items() if k == "device" and v != "cuda:0"}
         if self.engine == "llama.cpp":
             return str(_choice(chosen, "device", ("cpu",)))
         import torch
 
-        found = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
-        return str(_choice(chosen, "device", found))
+        devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+        return str(_choice(chosen, "device", devices))
 
 
 _ARGUMENTS = ("pretrained", "tokenizer", "max_length", "threads", "memory_budget_mb", "seed")
@@ -220,21 +220,21 @@ def _bad(argument: str, value: Any, message: str, fix: str) -> UserError:
     return UserError(message, file="--model_args", field=argument, value=value, fix=fix)
 
 
-def _path(given: Any) -> Path:
+def _path(value: Any) -> Path:
     # The harness turns a name such as 2024 into a number; the shell expands no ~ after a =.
-    return Path(str(given)).expanduser()
+    return Path(str(value)).expanduser()
 
 
-def _number(given: Mapping[str, Any], argument: str, least: int) -> int | None:
-    value = given.get(argument)
+def _number(model_args: Mapping[str, Any], argument: str, least: int) -> int | None:
+    value = model_args.get(argument)
     if value is None or (type(value) is int and value >= least):
         return value
     raise _bad(argument, value, "not a number that can be used", f"give a whole number ≥ {least}")
 
 
-def _choice(given: Mapping[str, Any], argument: str, allowed: tuple[Any, ...]) -> Any:
+def _choice(model_args: Mapping[str, Any], argument: str, allowed: tuple[Any, ...]) -> Any:
     """The given value; the first of the allowed ones where there is none."""
-    value = given.get(argument, allowed[0])
+    value = model_args.get(argument, allowed[0])
     if value in allowed:
         return value
     fix = f"use {' or '.join(map(str, allowed))}"

@@ -55,7 +55,7 @@ def watch() -> None:
 
 
 def register() -> None:
-    """Add the engines to the harness's registry, after the harness's own; repeating is harmless."""
+    """Add the engines to the harness's registry, after the harness's own; once is enough."""
     # The harness only fills a registry that is still empty.
     import lm_eval.models  # noqa: F401
     from lm_eval.api.registry import model_registry

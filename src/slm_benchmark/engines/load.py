@@ -57,9 +57,9 @@ def load_engine(
         "threads": settings.threads,
         "schedule": backend.schedule,
     }
-    kept = None if journal is None else journal(identity)
+    opened = None if journal is None else journal(identity)
     lm = BenchmarkLM(
-        backend, tokenizer, progress or silent, kept, settings.seed, settings.trust_remote_code
+        backend, tokenizer, progress or silent, opened, settings.seed, settings.trust_remote_code
     )
     return Engine(lm, identity, settings)
 

@@ -1,11 +1,11 @@
 """Which tokens are forwarded together: decided by a document alone, and equal on every engine.
 
-The requests of a document form a trie. Its **trunk**, the start that all of them share, is
-forwarded in whole chunks of `CHUNK` tokens from position 0; documents with the same beginning find
-these chunks in the cache. Everything else, the **tree** of what is left of the context and of all
-continuations, is one forward, in which each token sees its ancestors only. So a token is forwarded
-once, a document's numbers do not depend on its neighbours, and what is cached changes nothing but
-the time.
+The requests of a document form a trie. Its **shared prefix** is forwarded in whole chunks of
+`CHUNK` tokens from position 0; documents with the same beginning find these chunks in the cache
+(prefix sharing). Everything else, the **token tree** of what is left of the context and of all
+continuations, is one forward, in which each token sees its ancestors only (tree attention). So a
+token is forwarded once, scores are batch-invariant (bitwise identical for any batch composition),
+and what is cached changes nothing but the time.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from slm_benchmark.engines.settings import Settings
 
 CHUNK = Settings.chunk
-"""Tokens of a trunk that are forwarded together, and the multiple at which a prefix is reused,
-unless the settings name another number."""
+"""Tokens of a shared prefix that are forwarded together, and the multiple at which a prefix is
+reused, unless the settings name another number."""
 
 TAIL = 32
-"""Fewest tokens of a context that are left to the tree: the forward of a few tokens takes nearly as
-long as that of many, so a short rest is not worth a forward of its own."""
+"""Fewest tokens of a context that are left to the token tree: the forward of a few tokens takes
+nearly as long as that of many, so a short rest is not worth a forward of its own."""
 
 TREE = 512
 """Most tokens in one forward. A single continuation may be longer; it is forwarded in pieces."""
@@ -37,17 +37,17 @@ Pair = tuple[Sequence[int], Sequence[int]]
 """Token ids of a context and of its continuation, neither of them empty."""
 
 ROOT = -1
-"""Parent of the nodes that follow the trunk directly."""
+"""Parent of the nodes that follow the shared prefix directly."""
 
 
 @dataclass(frozen=True)
 class PlannedForward:
-    """What is forwarded for a document: a trunk, and a tree of at most `TREE` tokens and `LEAVES`.
+    """What is forwarded for a document: a shared prefix, and a tree within `TREE` and `LEAVES`.
 
-    A document has one part, unless its tree would be too large.
+    A document has one, unless its tree would be too large.
 
     Attributes:
-        trunk: Token ids from position 0, whole chunks of them.
+        shared_prefix: Token ids from position 0, whole chunks of them.
         tokens: Token id of each node of the tree, parents before their children.
         positions: Position of each node in its sequence.
         parents: Node before each node, or `ROOT`.
@@ -88,11 +88,12 @@ class PlannedForward:
 
     @property
     def length(self) -> int:
-        """Tokens of trunk and tree, which the cache must hold together."""
+        """Tokens of prefix and tree, which the cache must hold together."""
         return len(self.shared_prefix) + len(self.tokens)
 
     def chains(self) -> Iterator[PlannedForward]:
-        """Each continuation with its whole context, as a part of its own without a trunk."""
+        """Each continuation with its whole context, as a planned forward of its own without a
+        shared prefix."""
         for nodes, targets in zip(self.predictors, self.targets, strict=True):
             tokens = self._text(nodes[-1])
             count = len(tokens)
@@ -106,7 +107,7 @@ class PlannedForward:
             )
 
     def _path(self, node: int) -> list[int]:
-        """Nodes from the trunk down to ``node``."""
+        """Nodes from the shared prefix down to ``node``."""
         path = []
         while node != ROOT:
             path.append(node)
@@ -149,29 +150,29 @@ def plan_document(
         chunk: Tokens of a chunk.
 
     Returns:
-        Parts, each with the indices of its pairs; they follow from the document alone.
+        Planned forwards, each with the indices of its pairs; they follow from the document alone.
     """
     contexts = [list(context) for context, _ in pairs]
     if contexts.count(contexts[0]) == len(contexts):
         whole = _build(pairs, chunk)
         if _fits(whole):
             return [(whole, list(range(len(pairs))))]
-    parts: list[tuple[PlannedForward, list[int]]] = []
+    forwards: list[tuple[PlannedForward, list[int]]] = []
     for index, pair in enumerate(pairs):
         alone = _build([pair], chunk)
-        if parts:
-            part, members = parts[-1]
+        if forwards:
+            planned, members = forwards[-1]
             grown = _build([*(pairs[i] for i in members), pair], chunk)
-            # Contexts that differ early would have a short trunk together, and a large tree.
-            if _fits(grown) and len(grown.tokens) <= len(part.tokens) + len(alone.tokens):
-                parts[-1] = (grown, [*members, index])
+            # Contexts that differ early would have a short prefix together, and a large tree.
+            if _fits(grown) and len(grown.tokens) <= len(planned.tokens) + len(alone.tokens):
+                forwards[-1] = (grown, [*members, index])
                 continue
-        parts.append((alone, [index]))
-    return parts
+        forwards.append((alone, [index]))
+    return forwards
 
 
-def _fits(part: PlannedForward) -> bool:
-    return len(part.tokens) <= TREE and len(part.leaves) <= LEAVES
+def _fits(planned: PlannedForward) -> bool:
+    return len(planned.tokens) <= TREE and len(planned.leaves) <= LEAVES
 
 
 def _build(pairs: Sequence[Pair], chunk: int) -> PlannedForward:
@@ -179,22 +180,22 @@ def _build(pairs: Sequence[Pair], chunk: int) -> PlannedForward:
     sequences = [[*context, *continuation[:-1]] for context, continuation in pairs]
     # The last token of every context predicts: it belongs to the tree in any case.
     stem = min(shared_length(sequences), *(len(context) - TAIL for context, _ in pairs))
-    part = PlannedForward(shared_prefix=sequences[0][: max(0, stem) // chunk * chunk])
+    planned = PlannedForward(shared_prefix=sequences[0][: max(0, stem) // chunk * chunk])
     nodes: dict[tuple[int, int], int] = {}
     for (context, continuation), sequence in zip(pairs, sequences, strict=True):
         node, path = ROOT, []
-        for position in range(len(part.shared_prefix), len(sequence)):
+        for position in range(len(planned.shared_prefix), len(sequence)):
             key = (node, sequence[position])
             if key not in nodes:
-                nodes[key] = len(part.tokens)
-                part.tokens.append(sequence[position])
-                part.positions.append(position)
-                part.parents.append(node)
+                nodes[key] = len(planned.tokens)
+                planned.tokens.append(sequence[position])
+                planned.positions.append(position)
+                planned.parents.append(node)
             node = nodes[key]
             path.append(node)
-        part.predictors.append(path[len(context) - 1 - len(part.shared_prefix) :])
-        part.targets.append(list(continuation))
-    return part
+        planned.predictors.append(path[len(context) - 1 - len(planned.shared_prefix) :])
+        planned.targets.append(list(continuation))
+    return planned
 
 
 def shared_length(sequences: Sequence[list[int]]) -> int:
@@ -214,15 +215,15 @@ def reusable_prefix(cached: list[int], wanted: list[int], chunk: int = CHUNK) ->
 
 @dataclass(frozen=True)
 class Plan:
-    """Parts in the order in which they are forwarded, and what that costs.
+    """The order of all planned forwards, and what they cost.
 
     Attributes:
-        order: Indices of the parts: depth first through the trie of all requests.
+        order: Indices of the planned forwards: depth first through the trie of all requests.
         unique_tokens: Tokens in that trie, each counted once.
         forwarded_tokens: Tokens that are forwarded in this order, from an empty cache.
-        chunk_rounding_tokens: Those of them that an earlier part had forwarded too, but past the
-            last whole chunk of its trunk.
-        longest: Length of the longest part, in tokens.
+        chunk_rounding_tokens: Those of them that an earlier one had forwarded too, but past the
+            last whole chunk of its prefix.
+        longest: Length of the longest planned forward, in tokens.
     """
 
     order: list[int]
@@ -232,21 +233,21 @@ class Plan:
     longest: int
 
 
-def plan_parts(parts: Sequence[PlannedForward], chunk: int = CHUNK) -> Plan:
-    """Order parts so that every trunk is forwarded as seldom as can be.
+def plan_forwards(forwards: Sequence[PlannedForward], chunk: int = CHUNK) -> Plan:
+    """Order planned forwards so that every shared prefix is forwarded as seldom as can be.
 
     Args:
-        parts: The parts.
+        forwards: The planned forwards.
         chunk: Tokens of the chunks that they were planned with.
     """
     # Big-endian bytes compare as the token ids do, at the speed of memcmp.
     trie = sorted(
         (np.asarray(sequence, dtype=">i4").tobytes(), index)
-        for index, part in enumerate(parts)
-        for sequence in part.sequences
+        for index, planned in enumerate(forwards)
+        for sequence in planned.sequences
     )
     order: list[int] = []
-    planned: set[int] = set()
+    ordered: set[int] = set()
     unique = forwarded = rounding = 0
     cached: list[int] = []
     before = b""
@@ -254,15 +255,15 @@ def plan_parts(parts: Sequence[PlannedForward], chunk: int = CHUNK) -> Plan:
         shared = _shared_tokens(before, key)
         unique += len(key) // 4 - shared
         before = key
-        if index not in planned:
-            part = parts[index]
-            reused = reusable_prefix(cached, part.shared_prefix, chunk)
-            forwarded += part.length - reused
+        if index not in ordered:
+            planned = forwards[index]
+            reused = reusable_prefix(cached, planned.shared_prefix, chunk)
+            forwarded += planned.length - reused
             rounding += min(shared - reused, chunk - 1)
-            cached = part.shared_prefix
-            planned.add(index)
+            cached = planned.shared_prefix
+            ordered.add(index)
             order.append(index)
-    longest = max((part.length for part in parts), default=0)
+    longest = max((planned.length for planned in forwards), default=0)
     return Plan(order, unique, forwarded, rounding, longest)
 
 

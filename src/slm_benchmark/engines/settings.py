@@ -24,8 +24,8 @@ class Settings:
         memory_budget_bytes: Bound of the key-value cache; None means half of what is free. It
             decides how many generations run together, never what comes out. One document alone
             gets what it needs.
-        chunk: Tokens of a trunk that are forwarded together, and the multiple at which a prefix is
-            reused.
+        chunk: Tokens of a shared prefix that are forwarded together, and the multiple at which a
+            prefix is reused.
         flash_attention: Whether llama.cpp computes attention in one pass over the cache.
         cache: Number format of llama.cpp's cache.
         attention: Transformers' attention: sdpa, eager, or None for what it chooses for the model.

@@ -116,7 +116,7 @@ class Transformers:
         self._takes_wanted = "logits_to_keep" in parameters
         self.forwarded_tokens = 0
         self._cache: Any = None
-        self._trunk: list[int] = []
+        self._prefix: list[int] = []
         self._bytes_per_token = 0
         self._own_cache = next((n for n in _CACHES if n in parameters), None)
         self.rows = 1
@@ -169,28 +169,28 @@ class Transformers:
 
     def free(self) -> None:
         """See `Backend.free`."""
-        self._cache, self._trunk = None, []
+        self._cache, self._prefix = None, []
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def score(self, part: PlannedForward) -> list[Scored]:
+    def score(self, planned: PlannedForward) -> list[Scored]:
         """See `Backend.score`."""
         with _inference():
             if self.shares:
-                return self._score_as_tree(part)
-            return self._score_alone(part)
+                return self._score_as_tree(planned)
+            return self._score_alone(planned)
 
-    def _score_as_tree(self, part: PlannedForward) -> list[Scored]:
-        reader = ScoreReader(part)
-        for logits in self._forward_part(part):
+    def _score_as_tree(self, planned: PlannedForward) -> list[Scored]:
+        reader = ScoreReader(planned)
+        for logits in self._forward_planned(planned):
             reader.add(logits)
-        self._cache.cut(len(part.shared_prefix))
+        self._cache.cut(len(planned.shared_prefix))
         return reader.scores()
 
-    def _score_alone(self, part: PlannedForward) -> list[Scored]:
+    def _score_alone(self, planned: PlannedForward) -> list[Scored]:
         scored = []
-        for alone in part.chains():
+        for alone in planned.chains():
             reader = ScoreReader(alone)
             reader.add(self._forward_alone(alone))
             scored += reader.scores()
@@ -201,27 +201,27 @@ class Transformers:
         self.forwarded_tokens += len(alone.tokens)
         return _array(self._forward(alone.tokens, wanted=alone.wanted))
 
-    def _forward_part(self, part: PlannedForward) -> Iterator[Logits]:
-        """Forward a part; its tree stays in the cache. Yields the wanted logits in blocks."""
-        self._extend_trunk(part.shared_prefix, part.length)
+    def _forward_planned(self, planned: PlannedForward) -> Iterator[Logits]:
+        """Forward what is planned; its tree stays in the cache. Yields wanted logits in blocks."""
+        self._extend_prefix(planned.shared_prefix, planned.length)
         # More than one block is needed for a single, long continuation only.
-        for begin in range(0, len(part.tokens), TREE):
-            end = min(begin + TREE, len(part.tokens))
+        for begin in range(0, len(planned.tokens), TREE):
+            end = min(begin + TREE, len(planned.tokens))
             logits = self._forward(
-                part.tokens[begin:end],
-                positions=part.positions[begin:end],
-                visible=torch.from_numpy(part.visible(begin, end)),
-                wanted=[node - begin for node in part.wanted if begin <= node < end],
+                planned.tokens[begin:end],
+                positions=planned.positions[begin:end],
+                visible=torch.from_numpy(planned.visible(begin, end)),
+                wanted=[node - begin for node in planned.wanted if begin <= node < end],
             )
             self.forwarded_tokens += end - begin
             yield _array(logits)
 
-    def _extend_trunk(self, shared_prefix: list[int], room: int) -> None:
+    def _extend_prefix(self, shared_prefix: list[int], room: int) -> None:
         """Make the cache hold exactly ``shared_prefix``, with room for ``room`` tokens."""
         self._make_room(room)
-        shared = reusable_prefix(self._trunk, shared_prefix, self.chunk)
+        shared = reusable_prefix(self._prefix, shared_prefix, self.chunk)
         self._cache.cut(shared)
-        self._trunk = shared_prefix[:shared]
+        self._prefix = shared_prefix[:shared]
         below = torch.ones(self.chunk, self.chunk, dtype=torch.bool).tril()
         for start in range(shared, len(shared_prefix), self.chunk):
             end = start + self.chunk
@@ -229,7 +229,7 @@ class Transformers:
                 shared_prefix[start:end], positions=range(start, end), visible=below, wanted=[]
             )
             self.forwarded_tokens += self.chunk
-        self._trunk = shared_prefix
+        self._prefix = shared_prefix
 
     def _forward(
         self,
@@ -245,8 +245,8 @@ class Transformers:
             tokens: Token ids.
             wanted: Indices of the tokens whose logits are needed.
             positions: Their positions; None forwards plain text without the cache.
-            visible: Which token sees which of those since the trunk, shape (tokens, up to them);
-                all of them see the trunk.
+            visible: Which token sees which of those since the shared prefix, shape (tokens, up to
+                them); all of them see the prefix.
 
         Returns:
             Logits, shape (wanted, vocabulary).
@@ -256,7 +256,7 @@ class Transformers:
         if visible is not None:
             assert positions is not None
             seen = torch.ones(len(tokens), self._cache.length, dtype=torch.bool)
-            # What lies in the cache beyond the trunk is covered by `visible`.
+            # What lies in the cache beyond the shared prefix is covered by `visible`.
             seen = torch.cat(
                 [seen[:, : seen.shape[1] + len(tokens) - visible.shape[1]], visible], 1
             )
@@ -273,13 +273,13 @@ class Transformers:
             # The inner model has no output layer: nobody reads these logits.
             self.model.base_model(input_ids=ids, **more)
             return torch.empty(0, 0)
-        kept = torch.tensor(wanted, device=device)
+        wanted_positions = torch.tensor(wanted, device=device)
         if self._takes_wanted:
-            logits = self.model(input_ids=ids, logits_to_keep=kept, **more).logits[0]
+            logits = self.model(input_ids=ids, logits_to_keep=wanted_positions, **more).logits[0]
         else:
-            logits = self.model(input_ids=ids, **more).logits[0, kept]
-        found: torch.Tensor = logits
-        return found
+            logits = self.model(input_ids=ids, **more).logits[0, wanted_positions]
+        result: torch.Tensor = logits
+        return result
 
     def prepare(self, plan: Plan) -> None:
         """See `Backend.prepare`."""
@@ -289,7 +289,7 @@ class Transformers:
     def _make_room(self, tokens: int) -> None:
         """Let the cache take ``tokens`` tokens; a larger one begins empty."""
         if self._cache is None or self._cache.room < tokens:
-            self._cache, self._trunk = transformers_cache.TreeCache(self.model.config, tokens), []
+            self._cache, self._prefix = transformers_cache.TreeCache(self.model.config, tokens), []
 
     def reserve(self, plan: Plan, tokens: Sequence[int], at_once: int) -> int:
         """See `Backend.reserve`."""
@@ -303,16 +303,16 @@ class Transformers:
             budget_bytes(self._settings.memory_budget_bytes, free) // self._bytes_per_token, *tokens
         )
 
-    def start(self, part: PlannedForward, tokens: int) -> tuple[Any, Logits]:
+    def start(self, planned: PlannedForward, tokens: int) -> tuple[Any, Logits]:
         """See `Backend.start`."""
         with _inference():
             if self.rows == 1:
-                (alone,) = part.chains()
+                (alone,) = planned.chains()
                 state = _Alone(list(alone.tokens))
                 return state, self._go_on(state, alone.tokens)[-1]
-            *_, logits = self._forward_part(part)
+            *_, logits = self._forward_planned(planned)
             running = self._cache.copy(tokens)
-            self._cache.cut(len(part.shared_prefix))
+            self._cache.cut(len(planned.shared_prefix))
             return running, logits[-1]
 
     def step(self, states: Sequence[Any], tokens: Sequence[int]) -> Logits:
@@ -349,55 +349,55 @@ class Transformers:
 
     def _tree_agrees(self) -> bool:
         """Whether a tree's logits are those of plain forwards, tried on a few tokens."""
-        part = self._trial()
+        planned = self._trial()
 
         def tree() -> Logits:
-            row = {node: number for number, node in enumerate(part.wanted)}
-            logits = np.concatenate(list(self._forward_part(part)))
+            row = {node: number for number, node in enumerate(planned.wanted)}
+            logits = np.concatenate(list(self._forward_planned(planned)))
             self._bytes_per_token = self._cache.bytes_per_token()
-            self._cache.cut(len(part.shared_prefix))
-            return logits[[row[node] for nodes in part.predictors for node in nodes]]
+            self._cache.cut(len(planned.shared_prefix))
+            return logits[[row[node] for nodes in planned.predictors for node in nodes]]
 
-        return self._same(part, tree)
+        return self._same(planned, tree)
 
     def _generation_agrees(self) -> bool:
         """Whether a generation's steps give the logits of plain forwards, tried on a few tokens."""
-        part = self._trial()
+        planned = self._trial()
 
         def steps() -> Logits:
             rows = []
-            for alone, targets in zip(part.chains(), part.targets, strict=True):
+            for alone, targets in zip(planned.chains(), planned.targets, strict=True):
                 context = alone.tokens[: len(alone.tokens) - len(targets) + 1]
                 ((prompt, _),) = plan_document([(context, targets[:1])], self.chunk)
                 running, first = self.start(prompt, len(context) + len(targets))
                 rows += [first, *(self.step([running], [t])[0] for t in targets[:-1])]
             return np.stack(rows)
 
-        return self._same(part, steps)
+        return self._same(planned, steps)
 
     def _trial(self) -> PlannedForward:
-        """A part with a trunk, and with branches that share a beginning."""
+        """A planned forward with a shared prefix, and with branches that share a beginning."""
         draw = np.random.default_rng(0)
         size = min(1000, int(self.model.config.get_text_config().vocab_size))
         context, first, second = (
             draw.integers(size // 2, size, n).tolist() for n in (self.chunk + 46, 3, 5)
         )
         pairs = [(context, c) for c in (first, second, [*first[:2], *second])]
-        ((part, _),) = plan_document(pairs, self.chunk)
-        return part
+        ((planned, _),) = plan_document(pairs, self.chunk)
+        return planned
 
-    def _same(self, part: PlannedForward, way: Callable[[], Logits]) -> bool:
-        """Whether a way to the logits of a part's continuations agrees with plain forwards."""
+    def _same(self, planned: PlannedForward, way: Callable[[], Logits]) -> bool:
+        """Whether a way to the logits of the continuations agrees with plain forwards."""
         with _inference():
-            plain = np.concatenate([self._forward_alone(alone) for alone in part.chains()])
+            plain = np.concatenate([self._forward_alone(alone) for alone in planned.chains()])
             try:
-                found = way()
+                logits = way()
             except OutOfMemory:
                 raise
             except Exception:  # whatever a model's own code raises at what it does not know
                 return False
         spread = np.linalg.norm(plain - plain.mean(axis=1, keepdims=True))
-        return bool(np.linalg.norm(found - plain) < _SAME * spread)
+        return bool(np.linalg.norm(logits - plain) < _SAME * spread)
 
 
 @dataclass
@@ -462,6 +462,6 @@ def _array(logits: torch.Tensor) -> Logits:
     Raises:
         ArithmeticError: when one overflowed.
     """
-    found: Logits = logits.float().cpu().numpy()
-    check_finite(found, str(logits.dtype).removeprefix("torch."))
-    return found
+    array: Logits = logits.float().cpu().numpy()
+    check_finite(array, str(logits.dtype).removeprefix("torch."))
+    return array

@@ -2,8 +2,8 @@
 
 A step of a generation forwards many sequences at once, one token each. The linear layers round a
 row the same whatever stands in the others, as long as there are equally many; attention is
-computed for each row alone, over its own keys. So a generation's numbers do not depend on its
-company.
+computed for each row alone, over its own keys. So generation is batch-invariant: bitwise identical
+for any batch composition.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
 
 
 class TreeCache(Cache):  # type: ignore[misc]
-    """The trunk that documents share and, while one is scored, its tree.
+    """The prefix that documents share and, while one is scored, its token tree.
 
     Args:
         config: The model's configuration.
@@ -72,7 +72,7 @@ class TreeCache(Cache):  # type: ignore[misc]
         return sum(t.element_size() * t[..., :1, :].numel() for t in used)
 
     def copy(self, room: int) -> Running:
-        """What is in the cache, as a sequence that goes on by itself, up to ``room`` tokens."""
+        """What is in the cache, as an independent sequence of up to ``room`` tokens."""
         layers = []
         for layer in self.layers:
             copied = []
@@ -135,10 +135,10 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention of each row over its own keys, and the usual one elsewhere."""
     if isinstance(key, torch.Tensor):
-        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+        attended: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, **kwargs
         )
-        return found
+        return attended
     rows = [
         sdpa_attention_forward(module, query[i : i + 1], k, v, None, **kwargs)[0]
         for i, (k, v) in enumerate(zip(key, value, strict=True))
@@ -175,10 +175,10 @@ def step(model: Any, states: Sequence[Running], tokens: Sequence[int], rows: int
     """
     device = model.device
     padding = [_padding(states[0]) for _ in range(rows - len(states))]
-    company = [*states, *padding]
-    cache = Cache(layers=[_RowsLayer(company, n) for n in range(len(states[0].layers))])
+    batch = [*states, *padding]
+    cache = Cache(layers=[_RowsLayer(batch, n) for n in range(len(states[0].layers))])
     ids = [[token] for token in (*tokens, *(0 for _ in padding))]
-    positions = [[row.length] for row in company]
+    positions = [[row.length] for row in batch]
     logits = model(
         input_ids=torch.tensor(ids, device=device),
         position_ids=torch.tensor(positions, device=device),
@@ -189,8 +189,8 @@ def step(model: Any, states: Sequence[Running], tokens: Sequence[int], rows: int
     ).logits[: len(states), -1]
     for state in states:
         state.length += 1
-    found: torch.Tensor = logits
-    return found
+    result: torch.Tensor = logits
+    return result
 
 
 def _padding(like: Running) -> Running:

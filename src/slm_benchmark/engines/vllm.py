@@ -111,16 +111,16 @@ def _backend_class() -> Any:
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
             for request in requests:
-                prompt, asked = request.args
-                if asked.get("num_beams", 1) != 1:
+                prompt, gen_kwargs = request.args
+                if gen_kwargs.get("num_beams", 1) != 1:
                     raise NotApplicable(
                         "vLLM's backend has no beams",
                         field="generation_kwargs.num_beams",
-                        value=asked["num_beams"],
+                        value=gen_kwargs["num_beams"],
                         fix="choose a protocol with another engine",
                     )
-                asked.pop("num_beams", None)
-                limit = normalize_gen_kwargs(dict(asked), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"]
+                gen_kwargs.pop("num_beams", None)
+                limit = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"]
                 self._note(request, len(self.tok_encode(prompt)) + int(limit))
             return super().generate_until(requests, disable_tqdm)
 

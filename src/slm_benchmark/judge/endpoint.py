@@ -96,15 +96,15 @@ class EndpointJudge:
         failure: BaseException | None = None
         pool = ThreadPoolExecutor(self._entry["parallel"])
         try:
-            asked = {pool.submit(answer, chat): index for index, chat in enumerate(chats)}
-            for done in as_completed(asked):
+            index_of = {pool.submit(answer, chat): index for index, chat in enumerate(chats)}
+            for done in as_completed(index_of):
                 failed = done.exception()
                 verdict = None if failed else done.result()
                 if failed:
                     stopped.set()
                     failure = failure or failed
                 elif verdict is not None:
-                    yield asked[done], verdict
+                    yield index_of[done], verdict
         finally:
             stopped.set()
             pool.shutdown()

@@ -69,8 +69,10 @@ def load_templates(prompts: Path) -> dict[str, Template]:
     from slm_benchmark.download.datasets import load_splits
 
     rows = load_splits(prompts)["prompts"].to_list()
-    found = {row["name"]: Template(row["system_prompt"], row["prompt_template"]) for row in rows}
-    missing = [name for name in TEMPLATES if name not in found]
+    templates = {
+        row["name"]: Template(row["system_prompt"], row["prompt_template"]) for row in rows
+    }
+    missing = [name for name in TEMPLATES if name not in templates]
     if missing:
         raise UserError(
             "the dataset of grading prompts lacks one",
@@ -79,7 +81,7 @@ def load_templates(prompts: Path) -> dict[str, Template]:
             value=missing[0],
             fix="prepare the dataset mt_bench_judge_prompts again",
         )
-    return {name: found[name] for name in TEMPLATES}
+    return {name: templates[name] for name in TEMPLATES}
 
 
 def read_rating(verdict: str) -> float | None:
@@ -87,8 +89,8 @@ def read_rating(verdict: str) -> float | None:
 
     A number outside 1 to 10 is no rating.
     """
-    found = _RATING.search(verdict) or _RATING_IN_SINGLE_BRACKETS.search(verdict)
-    rating = None if found is None else float(found[1])
+    match = _RATING.search(verdict) or _RATING_IN_SINGLE_BRACKETS.search(verdict)
+    rating = None if match is None else float(match[1])
     return rating if rating is not None and 1 <= rating <= 10 else None
 
 
@@ -179,34 +181,34 @@ class Grader:
         Raises:
             UserError, RunEnvironmentError: as `Judge.ask`.
         """
-        asked = [
+        chats = [
             chat
-            for doc, given in zip(docs, answers, strict=True)
-            for chat in grading_chats(doc, given, self._templates)
+            for doc, turns in zip(docs, answers, strict=True)
+            for chat in grading_chats(doc, turns, self._templates)
         ]
-        verdicts = iter(self._verdicts([chat for chat in asked if chat is not None]))
+        verdicts = iter(self._verdicts([chat for chat in chats if chat is not None]))
         grades = [
-            Grade(None, None) if chat is None else _grade(next(verdicts).text) for chat in asked
+            Grade(None, None) if chat is None else _grade(next(verdicts).text) for chat in chats
         ]
         return [grades[2 * i : 2 * i + 2] for i in range(len(docs))]
 
     def _verdicts(self, chats: Sequence[Chat]) -> list[Verdict]:
         keys = [digest(chat) for chat in chats]
-        found: dict[str, Verdict] = {}
+        verdicts: dict[str, Verdict] = {}
         if self._cache is not None:
-            kept = {key: self._cache.get(key) for key in keys}
-            found = {key: Verdict(**verdict) for key, verdict in kept.items() if verdict}
+            cached = {key: self._cache.get(key) for key in keys}
+            verdicts = {key: Verdict(**verdict) for key, verdict in cached.items() if verdict}
         # The same question needs one answer only.
-        missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in found}
+        missing = {key: chat for key, chat in zip(keys, chats, strict=True) if key not in verdicts}
         tell = progress.documents("judge")
         for index, verdict in self._judge.ask(list(missing.values())):
             key = list(missing)[index]
-            found[key] = verdict
+            verdicts[key] = verdict
             if self._cache is not None:
                 self._cache.put(key, asdict(verdict))
-            tell(len(found), len(set(keys)))
-        self._served |= {(v.model, v.system_fingerprint) for v in found.values()}
-        return [found[key] for key in keys]
+            tell(len(verdicts), len(set(keys)))
+        self._served |= {(v.model, v.system_fingerprint) for v in verdicts.values()}
+        return [verdicts[key] for key in keys]
 
 
 def _grade(verdict: str | None) -> Grade:

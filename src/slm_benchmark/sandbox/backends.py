@@ -1,7 +1,7 @@
-"""The ways to build a sandbox on a machine, and the view of the file system that all of them give.
+"""Backends that build a sandbox on a machine, and the view of the file system that both give.
 
-Whatever the way, the same script (`child`) then drops every right, sets the limits of a process
-and filters system calls. The ways differ in who makes the namespaces.
+With either, the same script (`child`) then drops every right, sets the limits of a process and
+filters system calls. The backends differ in who makes the namespaces.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import uuid
@@ -27,7 +26,6 @@ CHILD = Path(__file__).with_name("child.py")
 SCRATCH = "/scratch"
 NOBODY = 65534
 
-_IMAGE = "slm-benchmark-empty"
 _SYSTEM = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
@@ -51,20 +49,18 @@ class Launch:
     Attributes:
         command: The command; its standard streams are those of `child`.
         environment: Its whole environment.
-        end: A command that ends the sandbox where its processes are not below ``command``'s.
     """
 
     command: list[str]
     environment: dict[str, str]
-    end: list[str] | None = None
 
 
 @dataclass(frozen=True)
-class Means:
+class Backend:
     """One way to confine a program.
 
     Attributes:
-        name: ``namespaces``, ``bubblewrap``, ``docker`` or ``podman``.
+        name: ``namespaces`` or ``bubblewrap``.
         missing: Why this machine cannot even try it; None when it can.
         launch: Makes the `Launch` of one program.
     """
@@ -114,7 +110,7 @@ def _view() -> _View:
     return _View(visible, links, packages, python)
 
 
-def _job(means: str, limits: Limits, view: _View, user: int = NOBODY) -> list[str]:
+def _job(backend: str, limits: Limits, view: _View, user: int = NOBODY) -> list[str]:
     """The command of `child`, for a program under ``limits``."""
     # Three more processes than allowed: two are ours, and the third lets the supervisor see that
     # the limit was passed.
@@ -129,7 +125,7 @@ def _job(means: str, limits: Limits, view: _View, user: int = NOBODY) -> list[st
         "RLIMIT_CORE": 0,
     }
     job: dict[str, Any] = {
-        "means": means,
+        "backend": backend,
         "visible": view.visible,
         "links": view.links,
         "packages": view.packages,
@@ -190,46 +186,8 @@ def _no_bubblewrap() -> str | None:
     return None if shutil.which("bwrap") else "bwrap is not installed"
 
 
-def _container(runtime: str) -> Means:
-    def launch(limits: Limits) -> Launch:
-        view = _view()
-        name = f"slm-benchmark-{uuid.uuid4().hex}"
-        command = [runtime, "run", "--rm", "--interactive", "--name", name, "--network", "none"]
-        command += ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-        command += ["--security-opt", "label=disable", "--user", f"{NOBODY}:{NOBODY}"]
-        command += ["--ipc", "none", "--hostname", "sandbox", "--workdir", SCRATCH]
-        command += ["--pids-limit", str(limits.processes + 3)]
-        command += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
-        command += ["--tmpfs", f"{SCRATCH}:rw,nosuid,nodev,mode=1777,size={limits.scratch_bytes}"]
-        for path in [*view.visible, *(path for path in view.links if os.path.exists(path))]:
-            command += ["--volume", f"{path}:{path}:ro"]
-        for key, value in ENVIRONMENT.items():
-            command += ["--env", f"{key}={value}"]
-        # The client needs its own environment, to find its daemon; the program gets --env alone.
-        return Launch(
-            [*command, _IMAGE, *_job(runtime, limits, view)],
-            dict(os.environ),
-            end=[runtime, "rm", "--force", name],
-        )
-
-    def missing() -> str | None:
-        """Also imports the empty image, which needs no network."""
-        if not shutil.which(runtime):
-            return f"{runtime} is not installed"
-        empty_archive = bytes(10240)
-        made = subprocess.run(
-            [runtime, "import", "-", _IMAGE], input=empty_archive, capture_output=True
-        )
-        said = made.stderr.decode(errors="replace").strip().splitlines()
-        return None if made.returncode == 0 else (said[-1] if said else "it does not answer")
-
-    return Means(runtime, missing, launch)
-
-
-MEANS = (
-    Means("namespaces", _no_namespaces, _namespaces),
-    Means("bubblewrap", _no_bubblewrap, _bubblewrap),
-    _container("podman"),
-    _container("docker"),
+BACKENDS = (
+    Backend("namespaces", _no_namespaces, _namespaces),
+    Backend("bubblewrap", _no_bubblewrap, _bubblewrap),
 )
 """In the order in which they are tried."""

@@ -2,7 +2,7 @@
 
 A script of its own: it imports nothing of the package, since the package cannot be seen from
 inside. Standard input brings the programs, standard output takes the verdict, and standard error
-takes all that the candidate prints. The argument is a job in JSON; `supervise.Job` describes it.
+takes all that the candidate prints. The argument is a job in JSON; `backends` makes it.
 
 Messages out are lines: ``ready`` or ``unable REASON`` once the walls stand, then ``candidate`` and
 ``tests`` after each stage, ``passed TOKEN`` at the end, or ``failed DETAIL`` or ``memory DETAIL``.
@@ -281,7 +281,7 @@ def main() -> None:
     """Shut this process in, then execute what the supervisor sends."""
     job = json.loads(sys.argv[1])
     try:
-        if job["means"] == "namespaces":
+        if job["backend"] == "namespaces":
             _own_namespaces(job)
         _drop_rights(job)
         os.chdir(job["scratch"])

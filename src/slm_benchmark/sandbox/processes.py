@@ -72,10 +72,10 @@ def below(ancestor: int, table: Mapping[int, Process]) -> list[int]:
     children: dict[int, list[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
-    found = list(children.get(ancestor, []))
-    for pid in found:
-        found += children.get(pid, [])
-    return found
+    descendants = list(children.get(ancestor, []))
+    for pid in descendants:
+        descendants += children.get(pid, [])
+    return descendants
 
 
 def memory_bytes(pids: list[int], table: Mapping[int, Process]) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slm_benchmark.common.errors import NotRun, RunEnvironmentError
 from slm_benchmark.common.paths import ROOT
-from slm_benchmark.sandbox.backends import ENVIRONMENT, MEANS, Means, visible_paths
+from slm_benchmark.sandbox.backends import BACKENDS, ENVIRONMENT, Backend, visible_paths
 from slm_benchmark.sandbox.limits import Limits
 from slm_benchmark.sandbox.supervisor import Outcome, supervise
 
@@ -84,36 +84,38 @@ assert not _refused
 """
 
 
-def find_confinement(ways: Sequence[Means] = MEANS) -> Means | Unavailable:
-    """The first way to confine a program that keeps every promise when it is tried here."""
-    found = []
-    for means in ways:
-        problem = means.missing() or _broken_promise(means)
+def find_confinement(backends: Sequence[Backend] = BACKENDS) -> Backend | Unavailable:
+    """The first backend that keeps every promise when it is tried on this machine."""
+    problems = []
+    for backend in backends:
+        problem = backend.missing() or _broken_promise(backend)
         if problem is None:
-            return means
-        found.append(f"{means.name}: {problem}")
-    return Unavailable("this machine cannot confine generated code: " + "; ".join(found), _fix())
+            return backend
+        problems.append(f"{backend.name}: {problem}")
+    return Unavailable("this machine cannot confine generated code: " + "; ".join(problems), _fix())
 
 
 @functools.cache
-def confinement() -> Means | Unavailable:
+def confinement() -> Backend | Unavailable:
     """What `find_confinement` finds on this machine; tried once in a process."""
     return find_confinement()
 
 
-def require_confinement() -> Means:
-    """The way in which this machine confines programs.
+def require_confinement() -> Backend:
+    """The backend with which this machine confines programs.
 
     Raises:
-        CannotConfine: when it has none; the message says what was tried, and how to change it.
+        CannotConfine: when none works; the message says what was tried, and how to change it.
     """
-    found = confinement()
-    if isinstance(found, Unavailable):
-        raise CannotConfine(found.reason, fix=found.fix)
-    return found
+    backend = confinement()
+    if isinstance(backend, Unavailable):
+        raise CannotConfine(backend.reason, fix=backend.fix)
+    return backend
 
 
-def run_program(candidate: str, tests: str, limits: Limits, means: Means | None = None) -> Outcome:
+def run_program(
+    candidate: str, tests: str, limits: Limits, backend: Backend | None = None
+) -> Outcome:
     """Execute a candidate and its tests, confined, and try whether a pass can be believed.
 
     A pass is followed by a second run, the control: the same candidate and tests, and then the same
@@ -124,22 +126,22 @@ def run_program(candidate: str, tests: str, limits: Limits, means: Means | None 
         candidate: Source of the solution.
         tests: Source that raises an exception unless the solution is right.
         limits: Bounds of each of the two runs.
-        means: How to confine; None = as `require_confinement` finds.
+        backend: How to confine; None = as `require_confinement` finds.
 
     Raises:
         CannotConfine: when this machine cannot confine a program; nothing has run then.
         RunEnvironmentError: when the sandbox could not be built this time; nothing has run then.
     """
-    means = means or require_confinement()
-    outcome = supervise(means, candidate, tests, limits)
+    backend = backend or require_confinement()
+    outcome = supervise(backend, candidate, tests, limits)
     if outcome.state == "passed":
         control = f"{tests}\n{_CONTROL.format(tests=tests)}"
-        if supervise(means, candidate, control, limits).state == "passed":
+        if supervise(backend, candidate, control, limits).state == "passed":
             return replace(outcome, state="forged", detail="wrong answers pass the tests as well")
     return outcome
 
 
-def _broken_promise(means: Means) -> str | None:
+def _broken_promise(backend: Backend) -> str | None:
     """What a sandbox of this kind fails to keep on this machine; None when it keeps all."""
     visible = [Path(path) for path in visible_paths()]
     with tempfile.NamedTemporaryFile(prefix="slm-benchmark-probe-") as secret:
@@ -153,11 +155,10 @@ def _broken_promise(means: Means) -> str | None:
             if not any(seen.is_relative_to(path) or path.is_relative_to(seen) for seen in visible)
         ]
         packages = [str(path) for path in visible if path.is_dir()]
-        # A container runtime sets a host name of its own.
-        variables = sorted(set(os.environ) - set(ENVIRONMENT) - {"HOSTNAME"})
+        variables = sorted(set(os.environ) - set(ENVIRONMENT))
         probe = _PROBE.format(hidden=names, packages=packages, variables=variables)
         try:
-            outcome = supervise(means, probe, "", _PROBE_LIMITS)
+            outcome = supervise(backend, probe, "", _PROBE_LIMITS)
         except RunEnvironmentError as fault:
             return fault.message
         except OSError as error:

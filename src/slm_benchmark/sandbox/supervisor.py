@@ -1,4 +1,4 @@
-"""One program in one sandbox, watched from outside until it has a verdict or is ended."""
+"""The supervisor: watches one program in one sandbox until it has a verdict or is ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slm_benchmark.common.errors import RunEnvironmentError
-from slm_benchmark.sandbox.backends import Launch, Means
+from slm_benchmark.sandbox.backends import Backend
 from slm_benchmark.sandbox.limits import Limits
 from slm_benchmark.sandbox.processes import (
     Process,
@@ -54,7 +54,7 @@ class Outcome:
     cpu_s: float
 
 
-def supervise(means: Means, candidate: str, tests: str, limits: Limits) -> Outcome:
+def supervise(backend: Backend, candidate: str, tests: str, limits: Limits) -> Outcome:
     """Execute ``candidate``, then ``tests`` in the same namespace, in a new sandbox.
 
     When this returns, no process of the sandbox is left.
@@ -62,7 +62,7 @@ def supervise(means: Means, candidate: str, tests: str, limits: Limits) -> Outco
     Raises:
         RunEnvironmentError: when the sandbox could not be built; no code has run then.
     """
-    launch = means.launch(limits)
+    launch = backend.launch(limits)
     with subprocess.Popen(
         launch.command,
         bufsize=0,
@@ -73,21 +73,19 @@ def supervise(means: Means, candidate: str, tests: str, limits: Limits) -> Outco
         cwd="/",
         start_new_session=True,
     ) as process:
-        watch = _Watch(process, launch, limits)
+        watch = _Watch(process, limits)
         try:
             state, detail = watch.verdict(candidate, tests)
             wall_s = time.monotonic() - watch.begun
             watch.usage()
         finally:
-            _end(process, launch)
+            _end(process)
     return Outcome(state, detail, round(wall_s, 3), round(watch.cpu_s, 3))
 
 
-def _end(process: subprocess.Popen[bytes], launch: Launch) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End the sandbox whole: process 1 of its namespace takes all others with it."""
-    if launch.end:
-        subprocess.run(launch.end, capture_output=True, timeout=_END_S, check=False)
-    elif process.poll() is None:
+    if process.poll() is None:
         first = [pid for pid, row in read_process_table().items() if row.parent == process.pid]
         for pid in first:
             with contextlib.suppress(ProcessLookupError):
@@ -108,11 +106,11 @@ class _Watch:
         cpu_s: Processor time of the sandbox, as it was last seen.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], launch: Launch, limits: Limits) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
         assert process.stdin
         assert process.stdout
         assert process.stderr
-        self._process, self._launch, self._limits = process, launch, limits
+        self._process, self._limits = process, limits
         self._jobs, self._verdicts, self._output = process.stdin, process.stdout, process.stderr
         self.begun = time.monotonic()
         self.cpu_s = 0.0
@@ -212,16 +210,11 @@ class _Watch:
             raise _fault(self._first_words or f"exit status {status}".encode())
         if self._line:
             return "forged", "wrote to the channel of the verdict"
-        told = "" if status is None else f" (exit status {status})"
-        return "crashed", f"it ended without a verdict{told}"
+        suffix = "" if status is None else f" (exit status {status})"
+        return "crashed", f"it ended without a verdict{suffix}"
 
     def usage(self) -> tuple[list[int], dict[int, Process]]:
-        """The processes of the sandbox and the table that tells about them; notes `cpu_s`.
-
-        A container's processes are not below ours: its runtime limits them, and none is seen here.
-        """
-        if self._launch.end:
-            return [], {}
+        """The processes of the sandbox and the table that describes them; notes `cpu_s`."""
         table = process_table()
         pids = below(self._process.pid, table)
         self.cpu_s = max(self.cpu_s, sum(table[pid].cpu_s for pid in pids))

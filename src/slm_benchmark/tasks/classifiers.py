@@ -179,8 +179,8 @@ def use_hub_classifiers(entries: Sequence[Mapping[str, Any]], *, field: str) -> 
         UserError: when a folder is missing, holds other files than the pinned ones, or its model
             lacks the label.
     """
-    found = tuple(_from_hub(entry, f"{field}.{index}") for index, entry in enumerate(entries))
-    token = _hub.set(found)
+    classifiers = tuple(_from_hub(entry, f"{field}.{index}") for index, entry in enumerate(entries))
+    token = _hub.set(classifiers)
     try:
         yield
     finally:
@@ -223,11 +223,11 @@ def _from_hub(entry: Mapping[str, Any], field: str) -> Classifier:
     labels, probabilities = _sequence_classifier(folder)
     if entry["label"] not in labels:
         raise refused("the model has no such label", "label", f"use one of {', '.join(labels)}")
-    place = labels.index(entry["label"])
+    index = labels.index(entry["label"])
     metric = entry["metric"]
     return Classifier(
         (metric,),
-        lambda text: {metric: probabilities(text)[place]},
+        lambda text: {metric: probabilities(text)[index]},
         {
             "name": entry["repo"].split("/")[-1],
             "detects": entry["detects"],

@@ -31,22 +31,22 @@ def cluster_ids(
     """
     marks = [_marks(sample, keys) for sample in samples]
     joined = _Joined()
-    for own in marks:
-        for mark in own:
-            joined.join(own[0], mark)
+    for sample_marks in marks:
+        for mark in sample_marks:
+            joined.join(sample_marks[0], mark)
     if not any(marks):
         return None
-    return [joined.name(own[0]) if own else None for own in marks]
+    return [joined.name(sample_marks[0]) if sample_marks else None for sample_marks in marks]
 
 
 def _marks(sample: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
     """Digests of a document's values; those of a key are equal where the values are."""
-    found = {PART: sample["part"], INDEX: sample["doc_id"]}
+    identity = {PART: sample["part"], INDEX: sample["doc_id"]}
     doc = sample["doc"]
     return [
-        digest([key, found.get(key, doc.get(key))])[:12]
+        digest([key, identity.get(key, doc.get(key))])[:12]
         for key in keys
-        if key in found or doc.get(key) is not None
+        if key in identity or doc.get(key) is not None
     ]
 
 

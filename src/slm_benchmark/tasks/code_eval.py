@@ -95,7 +95,7 @@ class CodeEval:
             }
             results.setdefault(problem, []).append((number, result))
         tally = [
-            (len(given), sum(result["passed"] for _, result in given)) for given in results.values()
+            (len(runs), sum(result["passed"] for _, result in runs)) for runs in results.values()
         ]
         rates = {
             f"pass@{size}": sum(pass_at_k(n, c, size) for n, c in tally) / len(tally)

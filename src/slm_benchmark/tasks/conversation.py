@@ -83,14 +83,14 @@ class ConversationLM(LM):  # type: ignore[misc]
 
         An answer has no white space around it, in the history as in the response.
         """
-        asked = [json.loads(request.args[0]) for request in requests]
-        histories: list[list[Message]] = [[] for _ in asked]
-        for turn in range(max((len(one["turns"]) for one in asked), default=0)):
-            going_on = [i for i, one in enumerate(asked) if turn < len(one["turns"])]
+        conversations = [json.loads(request.args[0]) for request in requests]
+        histories: list[list[Message]] = [[] for _ in conversations]
+        for turn in range(max((len(one["turns"]) for one in conversations), default=0)):
+            going_on = [i for i, one in enumerate(conversations) if turn < len(one["turns"])]
             prompts = []
             for i in going_on:
-                histories[i].append({"role": "user", "content": asked[i]["turns"][turn]})
-                settings = {**requests[i].args[1], **asked[i]["settings"]}
+                histories[i].append({"role": "user", "content": conversations[i]["turns"][turn]})
+                settings = {**requests[i].args[1], **conversations[i]["settings"]}
                 prompts.append(self._request(requests[i], histories[i], settings))
             answers = self.lm.generate_until(prompts, disable_tqdm)
             for i, answer in zip(going_on, answers, strict=True):

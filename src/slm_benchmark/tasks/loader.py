@@ -116,21 +116,21 @@ def _load(
             fix="use a name that `lm-eval ls tasks` prints",
         )
     _check_columns(task_id, entry, splits, dataset)
-    own = load_yaml(file)
-    if _is_ours(file) and "custom_dataset" in own:
-        splits = _Splits(own["custom_dataset"](splits, part))
+    task_yaml = load_yaml(file)
+    if _is_ours(file) and "custom_dataset" in task_yaml:
+        splits = _Splits(task_yaml["custom_dataset"](splits, part))
     definition = {
         "task": name,
         "custom_dataset": lambda **_: splits,
         "num_fewshot": entry["num_fewshot"],
-        # An override takes the place of the whole key: worked examples of the task's own must stay.
-        "fewshot_config": {**(own.get("fewshot_config") or {}), "sampler": sampler},
+        # An override replaces the whole key: few-shot examples of the task's own must stay.
+        "fewshot_config": {**(task_yaml.get("fewshot_config") or {}), "sampler": sampler},
     }
     manager = _task_manager(file.parent)
     random.seed(seed)
     try:
-        if "class" in own:
-            task = class_task({**own, **definition}, splits, file)
+        if "class" in task_yaml:
+            task = class_task({**task_yaml, **definition}, splits, file)
         else:
             (task,) = manager.load([{"group": "cell", "task": [definition]}])["tasks"].values()
     except IndexError:  # the harness looks at the first document
@@ -219,7 +219,7 @@ def definitions() -> dict[str, Path]:
     """
     import lm_eval.tasks
 
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for root in (EXTRA_TASKS, CUSTOM, Path(lm_eval.tasks.__file__).parent):
         for file in sorted(root.rglob("*.yaml")):
             inside = file.relative_to(root).parts
@@ -227,8 +227,8 @@ def definitions() -> dict[str, Path]:
                 continue
             named = _TASK_LINE.search(file.read_text(encoding="utf-8"))
             if named:
-                found.setdefault(named[1], file)
-    return found
+                files.setdefault(named[1], file)
+    return files
 
 
 def _is_ours(file: Path) -> bool:
@@ -254,8 +254,8 @@ def task_digest(task: Any) -> str:
     """Digest of the definition that prompts and scores follow from."""
     config = task.dump_config()
     config["metadata"] = {"version": str(task.VERSION)}
-    kept = {key: value for key, value in config.items() if key not in _UNMEASURED_CONFIG}
-    return digest(_plain(kept))
+    measured = {key: value for key, value in config.items() if key not in _UNMEASURED_CONFIG}
+    return digest(_plain(measured))
 
 
 def _plain(value: Any) -> Any:
@@ -273,5 +273,5 @@ def _plain(value: Any) -> Any:
 
 def parts_digest(parts: Sequence[TaskPart]) -> str:
     """`task_digest` of a column: that of its only task, or over those of all parts."""
-    found = [task_digest(part.task) for part in parts]
-    return found[0] if len(found) == 1 else digest(found)
+    digests = [task_digest(part.task) for part in parts]
+    return digests[0] if len(digests) == 1 else digest(digests)

@@ -45,16 +45,16 @@ def ask(lm: Any, parts: Sequence[TaskPart]) -> None:
     """Put all requests to a language model; each keeps its responses."""
     instances = [instance for part in parts for instance in part.task.instances]
     for kind in dict.fromkeys(instance.request_type for instance in instances):
-        asked = [i for i in instances if i.request_type == kind for _ in range(i.repeats)]
-        for instance, response in zip(asked, getattr(lm, kind)(asked), strict=True):
+        repeated = [i for i in instances if i.request_type == kind for _ in range(i.repeats)]
+        for instance, response in zip(repeated, getattr(lm, kind)(repeated), strict=True):
             instance.resps.append(response)
 
 
 def documents(part: TaskPart, chosen: Chosen) -> Iterator[tuple[int, list[Any]]]:
     """Index of each chosen document in its split, and its requests in their order."""
     by_document = sorted(part.task.instances, key=lambda i: (i.doc_id, i.idx))
-    for place, group in itertools.groupby(by_document, key=lambda i: i.doc_id):
-        yield chosen[part.name][place], list(group)
+    for number, group in itertools.groupby(by_document, key=lambda i: i.doc_id):
+        yield chosen[part.name][number], list(group)
 
 
 def document_digest(doc: Mapping[str, Any]) -> str:
@@ -75,7 +75,7 @@ def score_documents(parts: Sequence[TaskPart], chosen: Chosen) -> list[dict[str,
     samples = []
     for part in parts:
         part.task.apply_filters()
-        found = []
+        part_samples = []
         for index, requests in documents(part, chosen):
             doc = requests[0].doc
             for filter_name in requests[0].filtered_resps:
@@ -83,7 +83,7 @@ def score_documents(parts: Sequence[TaskPart], chosen: Chosen) -> list[dict[str,
                 # Some tasks draw while they score: a document's score is to depend on it alone.
                 random.seed(0)
                 values = part.task.process_results(doc, answers)
-                found.append(
+                part_samples.append(
                     {
                         "part": part.name,
                         "doc_id": index,
@@ -97,7 +97,7 @@ def score_documents(parts: Sequence[TaskPart], chosen: Chosen) -> list[dict[str,
                         "values": values,
                     }
                 )
-        samples += sorted(found, key=lambda sample: (sample["filter"], sample["doc_id"]))
+        samples += sorted(part_samples, key=lambda sample: (sample["filter"], sample["doc_id"]))
     return samples
 
 

@@ -45,8 +45,8 @@ def group_scores(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> list[di
     for sample in sorted(samples, key=lambda sample: sample["doc_id"]):
         for metric, value in sample["values"].items():
             key = sample["filter"], metric, sample["doc"]["domain"]
-            found = grouped.setdefault(key, {})
-            found.setdefault(sample["doc"]["category"], []).append(value)
+            by_category = grouped.setdefault(key, {})
+            by_category.setdefault(sample["doc"]["category"], []).append(value)
     rows: list[dict[str, Any]] = []
     for (filter_name, metric, domain), groups in sorted(grouped.items()):
         named = {"metric": metric, "filter": filter_name}

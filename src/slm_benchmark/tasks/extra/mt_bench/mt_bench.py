@@ -84,7 +84,11 @@ def reference_scores(doc: Doc, results: Sequence[str]) -> dict[str, float]:
 
     answers = json.loads(results[0])
     pairs = list(zip(answers, [*doc["reference"], "", ""], strict=False))
-    scores = [sacrebleu.sentence_chrf(answer, [told]).score for answer, told in pairs if told]
+    scores = [
+        sacrebleu.sentence_chrf(answer, [reference]).score
+        for answer, reference in pairs
+        if reference
+    ]
     if doc["category"] not in NEEDS_REFERENCE or not scores:
         return {}
     return {"reference_chrf": sum(scores) / len(scores)}
