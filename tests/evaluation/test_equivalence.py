@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import RunConfig
+from slm_benchmark.catalog.types import EquivalenceConfigBounds
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest, read_yaml
 from slm_benchmark.common.paths import CONFIG, ROOT
@@ -30,7 +31,8 @@ from slm_benchmark.evaluation.equivalence import Inputs, breaches, check_equival
 from slm_benchmark.leaderboard.aggregate import describe_equivalence, failures
 from slm_benchmark.publishing.publish import publish
 from slm_benchmark.records.store import current_records, published_records, read_run
-from slm_benchmark.workflow.rule_inputs import Names
+from slm_benchmark.workflow.rule_inputs import RuleInputs
+from slm_benchmark.workflow.rule_params import RuleParams
 from tests.evaluation.test_loglikelihood import CARD, arc, hellaswag
 from tests.leaderboard.test_aggregate import (
     LATE,
@@ -206,7 +208,7 @@ def test_a_file_that_does_not_load_is_a_record(
 
 
 def test_each_bound_counts() -> None:
-    bounds = {
+    bounds: EquivalenceConfigBounds = {
         "max_delta_nats": 0.5,
         "mean_delta_nats_per_token": 0.01,
         "min_decision_agreement": 0.95,
@@ -244,26 +246,27 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, tasks: Record, field
 # ── the plan ──
 
 
-def planned(catalogue: Catalogue, **changes: Any) -> Names:
-    """Names of a plan for the tiny model."""
+def planned(catalogue: Catalogue, **changes: Any) -> RunConfig:
+    """A run of the tiny model."""
     choices = {**read_yaml(CONFIG / "config.yaml"), "models": ["tiny"], **changes}
-    return Names(RunConfig.from_config(choices, catalogue))
+    return RunConfig.from_config(choices, catalogue)
 
 
 def test_the_gate_is_planned_where_a_gguf_variant_is(catalogue: Catalogue) -> None:
-    assert planned(catalogue).equivalence() == ["runs/tiny/equivalence.json"]
-    one = planned(catalogue, variants=["base", "gguf-q8_0"])
+    assert RuleInputs(planned(catalogue)).equivalence() == ["runs/tiny/equivalence.json"]
+    one = RuleInputs(planned(catalogue, variants=["base", "gguf-q8_0"]))
     assert one.equivalence() == ["runs/tiny/equivalence.json"]
-    assert planned(catalogue, variants=["base", "gptq-4bit"]).equivalence() == []
+    without = RuleInputs(planned(catalogue, variants=["base", "gptq-4bit"]))
+    assert without.equivalence() == []
 
 
 def test_what_makes_the_gate_run_again(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = planned(catalogue).comparison("tiny")
+    before = RuleParams(planned(catalogue)).comparison("tiny")
 
     def after(**changes: Any) -> Record:
-        return planned(dataclasses.replace(catalogue, **changes)).comparison("tiny")
+        return RuleParams(planned(dataclasses.replace(catalogue, **changes))).comparison("tiny")
 
     bounds = {**catalogue.equivalence["bounds"], "max_delta_nats": 9}
     for change in ({"bounds": bounds}, {"seed": 5}, {"max_context_tokens": 99}):
@@ -276,13 +279,13 @@ def test_what_makes_the_gate_run_again(
     assert after(tasks=with_task(num_fewshot=3)) != before
     assert after(tasks=with_task(title="Another", note="Another")) == before
     # Protocols have no part in it.
-    assert planned(catalogue, protocol="demo").comparison("tiny") == before
+    assert RuleParams(planned(catalogue, protocol="demo")).comparison("tiny") == before
     monkeypatch.setitem(
         __import__("slm_benchmark.engines.identity", fromlist=["VERSIONS"]).VERSIONS,
         "llama.cpp",
         99,
     )
-    assert planned(catalogue).comparison("tiny") != before
+    assert RuleParams(planned(catalogue)).comparison("tiny") != before
 
 
 # ── publishing ──

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import RunConfig
+from slm_benchmark.catalog.types import CalibrationChoice, FidelityConfig, Hardware
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, read_yaml
 from slm_benchmark.common.paths import CONFIG
@@ -30,25 +31,27 @@ from slm_benchmark.download.datasets import load_splits, prepare_dataset
 from slm_benchmark.engines.identity import VERSIONS
 from slm_benchmark.evaluation.fidelity import (
     LOGITS,
+    Inputs,
     Position,
     ReferenceInputs,
+    Target,
     compare_position,
     describe_fidelity,
     make_reference,
     measure_fidelity,
     metrics,
     passages,
-    read_fidelity_config,
 )
 from slm_benchmark.records.store import read_run
-from slm_benchmark.workflow.rule_inputs import Names
+from slm_benchmark.workflow.rule_inputs import RuleInputs
+from slm_benchmark.workflow.rule_params import RuleParams
 from tests.evaluation.test_loglikelihood import CARD
 from tests.support.models import add_manifest
 
 Record = dict[str, Any]
 
 TEXTS, TOKENS = 7, 40
-CALIBRATION = {"texts": 2, "tokens": 64}
+CALIBRATION: CalibrationChoice = {"dataset": "calibration", "texts": 2, "tokens": 64}
 
 
 def passage(number: int, topic: str) -> str:
@@ -79,7 +82,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return prepared
 
 
-CONFIGURED: Record = {
+CONFIGURED: FidelityConfig = {
     "version": 1,
     "id": "rivers",
     "dataset": "text",
@@ -98,7 +101,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     formats = ["gptq-4bit", "gguf-f16", "gguf-q8_0", "gguf-q4_k_m"]
     card.write_text(yaml.safe_dump({**CARD, "quantizations": formats}))
     shipped = load_catalogue()
-    return dataclasses.replace(shipped, models={**shipped.models, "tiny": load_model(card)})
+    return dataclasses.replace(
+        shipped, models={**shipped.models, "tiny": load_model(card)}, fidelity=CONFIGURED
+    )
 
 
 @dataclasses.dataclass
@@ -114,7 +119,7 @@ class Bench:
     def reference(self) -> Path:
         return self.folder / "reference"
 
-    def keep(self, config: Record = CONFIGURED, **inputs: Path) -> Record:
+    def keep(self, config: FidelityConfig = CONFIGURED, **inputs: Path) -> Record:
         found = {
             "base": self.base,
             "dataset": self.datasets["text"],
@@ -122,10 +127,8 @@ class Bench:
             **inputs,
         }
         return make_reference(
-            "tiny",
-            "local",
-            self.catalogue,
-            config,
+            Target("tiny", "base", "local"),
+            dataclasses.replace(self.catalogue, fidelity=config),
             CALIBRATION,
             ReferenceInputs(**found),
             self.reference,
@@ -135,14 +138,9 @@ class Bench:
     def measure(self, weights: Path, variant: str = "gptq-4bit") -> Record:
         output = self.folder / f"{variant}.json"
         measure_fidelity(
-            "tiny",
-            variant,
-            "local",
+            Target("tiny", variant, "local"),
             self.catalogue,
-            CONFIGURED,
-            weights,
-            self.base,
-            self.reference,
+            Inputs(weights, self.base, self.reference),
             output,
             threads=1,
         )
@@ -313,7 +311,7 @@ def test_how_many_texts_go_together_changes_nothing(
     else:
         weights, variant = changed(bench, add_noise), "gptq-4bit"
     many = bench.measure(weights, variant)
-    local = {**bench.catalogue.hardware["local"], "memory_limit_bytes": 1}
+    local: Hardware = {**bench.catalogue.hardware["local"], "memory_limit_bytes": 1}
     bench.catalogue = dataclasses.replace(
         bench.catalogue, hardware={**bench.catalogue.hardware, "local": local}
     )
@@ -417,7 +415,7 @@ def test_faults_of_the_surroundings_are_raised(
 )
 def test_a_bad_text_is_one_clear_line(bench: Bench, change: Record, field: str) -> None:
     with pytest.raises(UserError) as refusal:
-        bench.keep({**CONFIGURED, **change})
+        bench.keep({**CONFIGURED, **change})  # type: ignore[typeddict-item]
     assert refusal.value.field == field
     assert refusal.value.fix
 
@@ -518,28 +516,28 @@ def test_the_record_s_sums_give_its_metrics(bench: Bench) -> None:
 # ── the plan and the shipped text ──
 
 
-def planned(catalogue: Catalogue, **changes: Any) -> Names:
+def planned(catalogue: Catalogue, **changes: Any) -> RunConfig:
     choices = {**read_yaml(CONFIG / "config.yaml"), "models": ["tiny"], **changes}
-    return Names(RunConfig.from_config(choices, catalogue))
+    return RunConfig.from_config(choices, catalogue)
 
 
 def test_every_planned_variant_but_the_base_is_compared(catalogue: Catalogue) -> None:
-    names = planned(catalogue, variants=["base", "gptq-4bit", "gguf-q8_0"])
-    assert names.fidelity() == [
+    rules = RuleInputs(planned(catalogue, variants=["base", "gptq-4bit", "gguf-q8_0"]))
+    assert rules.fidelity() == [
         "runs/tiny/gptq-4bit/fidelity.json",
         "runs/tiny/gguf-q8_0/fidelity.json",
     ]
-    assert planned(catalogue, variants=["base"]).fidelity() == []
-    assert names.fidelity_text() == "resources/datasets/calibration-boolq/manifest.json"
+    assert RuleInputs(planned(catalogue, variants=["base"])).fidelity() == []
+    assert rules.fidelity_text() == "resources/datasets/calibration-boolq/manifest.json"
 
 
 def test_what_makes_it_run_again(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     def choices(**changes: Any) -> tuple[Record, Record, Record]:
-        names = planned(catalogue, **changes)
+        rules = RuleParams(planned(catalogue, **changes))
         return (
-            names.fidelity_reference_choices("tiny"),
-            names.fidelity_choices("tiny", "gptq-4bit"),
-            names.fidelity_choices("tiny", "gguf-q8_0"),
+            rules.fidelity_reference("tiny"),
+            rules.fidelity("tiny", "gptq-4bit"),
+            rules.fidelity("tiny", "gguf-q8_0"),
         )
 
     before = choices()
@@ -548,16 +546,15 @@ def test_what_makes_it_run_again(catalogue: Catalogue, monkeypatch: pytest.Monke
     after = choices()
     assert after[:2] == before[:2]
     assert after[2] != before[2]
-    config = {**read_fidelity_config(), "version": 99}
-    monkeypatch.setattr("slm_benchmark.workflow.rule_inputs.read_fidelity_config", lambda: config)
+    catalogue = dataclasses.replace(catalogue, fidelity={**catalogue.fidelity, "version": 99})
     assert all(new != old for new, old in zip(choices(), after, strict=True))
 
 
 @pytest.mark.slow
 def test_the_shipped_text_is_pinned_and_not_among_the_calibration_texts(tmp_path: Path) -> None:
-    config = read_fidelity_config()
-    choice = read_yaml(CONFIG / "config.yaml")["quantization"]["calibration"]
     catalogue = load_catalogue()
+    config = catalogue.fidelity
+    choice = read_yaml(CONFIG / "config.yaml")["quantization"]["calibration"]
     for name in {config["dataset"], choice["dataset"]}:
         prepare_dataset(name, catalogue.datasets[name], tmp_path / name)
     ours = passages(config, tmp_path / config["dataset"])

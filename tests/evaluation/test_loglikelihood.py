@@ -20,6 +20,7 @@ from lm_eval.api.model import LM
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import Cell
+from slm_benchmark.catalog.types import Protocol, Task
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import canonical_json, digest, read_json
 from slm_benchmark.common.schemas import read_record, schema
@@ -128,7 +129,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     card = tmp_path_factory.mktemp("models") / "tiny.yaml"
     card.write_text(yaml.safe_dump(CARD))
     shipped = load_catalogue()
-    demo = {**shipped.protocols["demo"], "documents": {"default": 8, "gsm8k": 3}}
+    demo: Protocol = {**shipped.protocols["demo"], "documents": {"default": 8, "gsm8k": 3}}
     demo["max_gen_toks"] = 12
     return dataclasses.replace(
         shipped,
@@ -237,7 +238,7 @@ def test_a_document_scores_the_same_in_any_subset(
     measure: Measure, tmp_path: Path, catalogue: Catalogue
 ) -> None:
     def values(n: int) -> dict[int, Row]:
-        demo = {**catalogue.protocols["demo"], "documents": {"default": n}}
+        demo: Protocol = {**catalogue.protocols["demo"], "documents": {"default": n}}
         protocols = {**catalogue.protocols, "demo": demo}
         measure("arc_challenge", dataclasses.replace(catalogue, protocols=protocols))
         rows = read_json(outputs(tmp_path, "arc_challenge").documents)
@@ -295,7 +296,7 @@ def test_a_model_that_overflows_float16_fails_and_has_no_score(
     folder = scaled(tiny_model, tmp_path / "scaled", "up_proj", 20000.0)
     (folder / "manifest.json").unlink(missing_ok=True)
     add_manifest(folder, "base")
-    demo = {**catalogue.protocols["demo"], "dtype": "float16"}
+    demo: Protocol = {**catalogue.protocols["demo"], "dtype": "float16"}
     narrow = dataclasses.replace(catalogue, protocols={**catalogue.protocols, "demo": demo})
     cell = Cell("tiny", "base", "local", "demo", task)
     folders = Folders(weights=folder, base=folder, dataset=datasets / task)
@@ -451,7 +452,7 @@ def test_every_second_answer_right_is_half(catalogue: Catalogue, datasets: Path)
 
 
 def test_a_metric_that_the_task_lacks_is_named(catalogue: Catalogue, datasets: Path) -> None:
-    entry = {**catalogue.tasks["arc_challenge"], "metric": "accuracy"}
+    entry: Task = {**catalogue.tasks["arc_challenge"], "metric": "accuracy"}
     odd = dataclasses.replace(catalogue, tasks={**catalogue.tasks, "arc_challenge": entry})
     with pytest.raises(UserError, match=r"config/tasks\.yaml: metric: .*acc_norm \(none\)"):
         measured("arc_challenge", odd, datasets, Oracle(True))
@@ -546,7 +547,7 @@ def test_checks_of_choices() -> None:
 
 
 def test_cut_contexts_are_counted_in_a_real_cell(measure: Measure, catalogue: Catalogue) -> None:
-    demo = {**catalogue.protocols["demo"], "max_context_tokens": 40}
+    demo: Protocol = {**catalogue.protocols["demo"], "max_context_tokens": 40}
     narrow = dataclasses.replace(catalogue, protocols={**catalogue.protocols, "demo": demo})
     assert measure("gsm8k", narrow)["checks"]["truncated_contexts"] == 3
     assert measure("arc_challenge", narrow)["checks"]["truncated_contexts"] == 0

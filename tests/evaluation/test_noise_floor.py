@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import re
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import Cell, RunConfig
+from slm_benchmark.catalog.types import NoisePlan, Task
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import ROOT
@@ -32,7 +32,6 @@ from slm_benchmark.evaluation.noise_floor import (
     measure_noise,
     noise_plan,
     permuted,
-    read_noise,
     redrawn,
     reordered,
 )
@@ -41,7 +40,7 @@ from slm_benchmark.records.store import read_run
 from slm_benchmark.statistics.proportion import exact_interval
 from slm_benchmark.tasks.loader import load_parts
 from slm_benchmark.tasks.requests import ask, build_requests, score_documents
-from slm_benchmark.workflow.rule_inputs import Names
+from slm_benchmark.workflow.rule_inputs import RuleInputs
 from tests.evaluation.test_loglikelihood import CARD, Row, arc, hellaswag
 from tests.support.answerers import Answerer
 from tests.support.models import add_manifest, prepare_splits
@@ -95,27 +94,30 @@ def variants(
     return {name: add_manifest(folder / name, name) for name in ("base", "gguf-q8_0")}
 
 
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    """The shipped catalogue with a card of the tiny model, and MMLU-Pro with two examples."""
-    card = tmp_path_factory.mktemp("cards") / "tiny.yaml"
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Catalogue:
+    """The shipped catalogue with a card of the tiny model, and MMLU-Pro with two examples.
+
+    Its plan is the shipped one for few documents and draws; a test may change it.
+    """
+    card = tmp_path / "tiny.yaml"
     card.write_text(yaml.safe_dump({**CARD, "quantizations": ["gguf-f16", "gguf-q8_0"]}))
     shipped = load_catalogue()
-    tasks = {**shipped.tasks, "mmlu_pro": {**shipped.tasks["mmlu_pro"], "num_fewshot": 1}}
+    mmlu_pro: Task = {**shipped.tasks["mmlu_pro"], "num_fewshot": 1}
+    plan = shipped.noise["plans"]["default"]
+    plan["documents"] = DOCUMENTS
+    plan["prompt"] = {"fewshot_draw": SEEDS, "choice_order": SEEDS}
     return dataclasses.replace(
-        shipped, models={**shipped.models, "tiny": load_model(card)}, tasks=tasks
+        shipped,
+        models={**shipped.models, "tiny": load_model(card)},
+        tasks={**shipped.tasks, "mmlu_pro": mmlu_pro},
     )
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch) -> Record:
-    """The shipped plan, for few documents and draws; a test may change it."""
-    config = copy.deepcopy(read_noise())
-    found: Record = config["plans"]["default"]
-    found["documents"] = DOCUMENTS
-    found["prompt"] = {"fewshot_draw": SEEDS, "choice_order": SEEDS}
-    monkeypatch.setattr(noise_floor, "read_noise", lambda: config)
-    return found
+def plan(catalogue: Catalogue) -> NoisePlan:
+    """The plan of the catalogue, which a test may change."""
+    return catalogue.noise["plans"]["default"]
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def measure(
     variants: dict[str, Path],
     datasets: Path,
     catalogue: Catalogue,
-    plan: Record,
+    plan: NoisePlan,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Measure:
     """Measures the noise of the tiny model, and returns the record as read back."""
@@ -154,7 +156,7 @@ def named(record: Record) -> dict[str, Record]:
 
 
 def test_a_gguf_variant_with_letters_and_examples(
-    measure: Measure, tmp_path: Path, plan: Record
+    measure: Measure, tmp_path: Path, plan: NoisePlan
 ) -> None:
     record = measure("mmlu_pro", "gguf-q8_0")
     assert (record["kind"], record["state"], record["error"]) == ("noise", "ok", None)
@@ -225,7 +227,7 @@ def test_a_base_model_on_a_task_that_shows_no_options(measure: Measure) -> None:
 
 
 def test_the_reference_against_itself_is_exactly_zero(
-    measure: Measure, plan: Record, monkeypatch: pytest.MonkeyPatch
+    measure: Measure, plan: NoisePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan["numerical"] = {"nothing": {"chunk": 64}}
     monkeypatch.setattr(noise_floor.Perturbing, "_check", lambda *_: None)
@@ -242,8 +244,10 @@ def test_measuring_again_gives_the_same_result(measure: Measure) -> None:
     assert measure("arc_challenge", "gguf-q8_0")["result_sha256"] == first["result_sha256"]
 
 
-def test_options_in_the_prompt_that_nobody_described(measure: Measure, plan: Record) -> None:
-    noise_floor.read_noise()["choice_columns"].pop("mmlu_pro")
+def test_options_in_the_prompt_that_nobody_described(
+    measure: Measure, catalogue: Catalogue, plan: NoisePlan
+) -> None:
+    catalogue.noise["choice_columns"].pop("mmlu_pro")
     plan["numerical"] = {}
     entry = named(measure("mmlu_pro", "base"))["choice_order"]
     assert entry["state"] == "not_applicable"
@@ -292,7 +296,7 @@ def test_a_perturbation_that_breaks_leaves_the_others(
 
 
 def test_a_job_that_was_stopped_goes_on_where_it_was(
-    measure: Measure, tmp_path: Path, plan: Record, monkeypatch: pytest.MonkeyPatch
+    measure: Measure, tmp_path: Path, plan: NoisePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from slm_benchmark.engines.llamacpp import LlamaCpp
 
@@ -494,42 +498,42 @@ def test_no_flip_of_some_is_not_never() -> None:
 # ── plans ──
 
 
-def names_of(catalogue: Catalogue, **choices: Any) -> Names:
+def planned(catalogue: Catalogue, **choices: Any) -> RuleInputs:
     config = read_yaml(ROOT / "config" / "config.yaml") | {"protocol": "demo", **choices}
-    return Names(RunConfig.from_config(config, catalogue))
+    return RuleInputs(RunConfig.from_config(config, catalogue))
 
 
 def test_the_plan_names_likelihood_tasks_of_some_variants(
-    catalogue: Catalogue, plan: Record
+    catalogue: Catalogue, plan: NoisePlan
 ) -> None:
-    names = names_of(catalogue, models=["tiny"])
-    cells = [path.split("/") for path in names.noise()]
+    rules = planned(catalogue, models=["tiny"])
+    cells = [path.split("/") for path in rules.noise()]
     assert {cell[2] for cell in cells} == {"base", "gguf-q8_0"}
     kinds = {catalogue.tasks[cell[-1].removesuffix(".json")]["kind"] for cell in cells}
     assert kinds == {"loglikelihood"}
     assert {cell[-2] for cell in cells} == {"noise"}
-    assert names.noise_with_all() == []
+    assert rules.noise_with_all() == []
     plan["with_all"] = True
-    assert names.noise_with_all() == names.noise()
+    assert rules.noise_with_all() == rules.noise()
     plan["tasks"], plan["variants"] = ["hellaswag"], ["base", "gguf-q4_k_m"]
-    assert names.noise() == ["runs/tiny/base/local/demo/noise/hellaswag.json"]
+    assert rules.noise() == ["runs/tiny/base/local/demo/noise/hellaswag.json"]
 
 
-def test_a_protocol_may_have_a_plan_of_its_own(plan: Record) -> None:
-    noise_floor.read_noise()["plans"]["demo"] = {**plan, "documents": 3}
-    assert noise_plan("demo")["documents"] == 3
-    assert noise_plan("full")["documents"] == DOCUMENTS
+def test_a_protocol_may_have_a_plan_of_its_own(catalogue: Catalogue, plan: NoisePlan) -> None:
+    catalogue.noise["plans"]["demo"] = {**plan, "documents": 3}
+    assert noise_plan(catalogue, "demo")["documents"] == 3
+    assert noise_plan(catalogue, "full")["documents"] == DOCUMENTS
 
 
 @pytest.mark.parametrize("task", ["gsm8k", "hellaswg"])
 def test_a_task_without_likelihoods_is_refused(
-    task: str, catalogue: Catalogue, plan: Record
+    task: str, catalogue: Catalogue, plan: NoisePlan
 ) -> None:
     plan["tasks"] = [task]
     with pytest.raises(UserError, match=re.escape(task)):
-        names_of(catalogue, models=["tiny"]).noise()
+        planned(catalogue, models=["tiny"]).noise()
 
 
 def test_the_shipped_columns_are_those_of_known_tasks(catalogue: Catalogue) -> None:
-    for task in read_noise()["choice_columns"]:
+    for task in catalogue.noise["choice_columns"]:
         assert catalogue.tasks[task]["kind"] == "loglikelihood"

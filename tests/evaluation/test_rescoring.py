@@ -84,7 +84,7 @@ def bench(
     monkeypatch.setattr("slm_benchmark.evaluation.runner.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
     def make(**protocol: Any) -> Bench:
-        demo = {**catalogue.protocols["demo"], **protocol}
+        demo: Any = {**catalogue.protocols["demo"], **protocol}
         chat = dataclasses.replace(catalogue.models["tiny"], chat=True)
         chosen = dataclasses.replace(
             catalogue,

@@ -95,7 +95,9 @@ def place(
 def hub_record(catalogue: Catalogue, **choices: Any) -> Record:
     """A ranked score on all documents of a benchmark of the hub, of a model of the hub."""
     record = score_record(catalogue, "gsm8k", 33, 80, protocol="full", **choices)
-    revision = catalogue.datasets["gsm8k"]["revision"]
+    dataset = catalogue.datasets["gsm8k"]
+    assert dataset["source"] == "hub"
+    revision = dataset["revision"]
     source = {"type": "hub", "revision": COMMIT, "requested_revision": COMMIT}
     record["model"] |= {"repo": "owner/small", "revision": COMMIT, "source": source}
     record["dataset"] |= {"id": "gsm8k", "source": "hub", "revision": revision}

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import Cell
+from slm_benchmark.catalog.types import Protocol
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest, read_json
 from slm_benchmark.download.datasets import prepare_dataset
@@ -84,7 +85,7 @@ def measured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rele
     card = root / "tiny.yaml"
     card.write_text(yaml.safe_dump(CARD))
     shipped = load_catalogue()
-    demo = {**shipped.protocols["demo"], "documents": {"default": 80, "gsm8k": 4}}
+    demo: Protocol = {**shipped.protocols["demo"], "documents": {"default": 80, "gsm8k": 4}}
     demo["max_gen_toks"] = 12
     catalogue = dataclasses.replace(
         shipped,

@@ -313,9 +313,9 @@ def columns(catalogue: Catalogue) -> list[str]:
     found = []
     for task, entry in catalogue.tasks.items():
         dataset = catalogue.datasets.get(entry["datasets"].get("hub", ""))
-        if dataset is None:
+        if dataset is None or dataset["source"] != "hub":
             continue
-        parts = dataset.get("parts", ("",))
+        parts = dataset.get("parts", [""])
         configs = {(dataset.get("config") or "default").replace("{part}", part) for part in parts}
         known = [REPOSITORIES.get(dataset["repo"].replace("{part}", part)) for part in parts]
         if all(repository is not None and configs <= repository.keys() for repository in known):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from slm_benchmark.catalog.catalog import load_catalogue
+from slm_benchmark.catalog.types import HubDataset
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_json
 from slm_benchmark.download.datasets import load_splits, prepare_dataset
@@ -31,6 +32,14 @@ from tests.support.benchmark_data import REPOSITORIES, write_hub, write_reposito
 from tests.support.hub import Hub
 
 CATALOGUE = load_catalogue()
+
+
+def hub_dataset(name: str) -> HubDataset:
+    """The entry of a dataset of the hub."""
+    entry = CATALOGUE.datasets[name]
+    assert entry["source"] == "hub"
+    return entry
+
 
 SEVENTEEN = {
     "mmlu_pro",
@@ -132,7 +141,7 @@ GATED = sorted(
 
 @pytest.mark.parametrize("name", GATED)
 def test_a_gated_benchmark_names_the_page(name: str, hub: Hub, tmp_path: Path) -> None:
-    repository = CATALOGUE.datasets[name]["repo"]
+    repository = hub_dataset(name)["repo"]
     hub.gated.add(repository)
     with pytest.raises(UserError, match=rf"{name}\.repo: this dataset is gated") as caught:
         prepare(name, CATALOGUE.datasets[name], hub, tmp_path)
@@ -154,7 +163,7 @@ def test_a_file_that_breaks_off_is_refused(
 
 
 def test_a_file_that_is_cut_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> None:
-    entry = CATALOGUE.datasets["gsm8k"]
+    entry = hub_dataset("gsm8k")
     write_hub(hub.root, [entry["repo"]])
     file = hub.root / entry["repo"] / "main" / "test-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
@@ -166,7 +175,7 @@ def test_a_file_that_is_cut_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> N
 
 
 def test_another_revision_is_refused(hub: Hub, tmp_path: Path) -> None:
-    entry = CATALOGUE.datasets["gsm8k"]
+    entry = hub_dataset("gsm8k")
     write_hub(hub.root, [entry["repo"]])
     pinned = {**entry, "revision": hub.commit(entry["repo"])}
     configs = REPOSITORIES[entry["repo"]]["main"]

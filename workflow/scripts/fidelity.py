@@ -12,21 +12,21 @@ with job(snakemake.log[0]):
 
     from slm_benchmark.common import progress
     from slm_benchmark.evaluation.fidelity import (
+        Inputs,
+        Target,
         describe_fidelity,
         measure_fidelity,
-        read_fidelity_config,
     )
 
-    catalogue, plan = configured(snakemake)
+    catalogue, run_config = configured(snakemake)
     record = measure_fidelity(
-        snakemake.wildcards.model,
-        snakemake.wildcards.variant,
-        plan.hardware,
+        Target(snakemake.wildcards.model, snakemake.wildcards.variant, run_config.hardware),
         catalogue,
-        read_fidelity_config(),
-        weights=Path(snakemake.input.weights).parent,
-        base=Path(snakemake.input.base).parent,
-        reference=Path(snakemake.input.reference).parent,
+        Inputs(
+            weights=Path(snakemake.input.weights).parent,
+            base=Path(snakemake.input.base).parent,
+            reference=Path(snakemake.input.reference).parent,
+        ),
         output=Path(snakemake.output[0]),
         threads=snakemake.threads,
     )

@@ -10,19 +10,13 @@ if TYPE_CHECKING:
 with job(snakemake.log[0]):
     from pathlib import Path
 
-    from slm_benchmark.evaluation.fidelity import (
-        ReferenceInputs,
-        make_reference,
-        read_fidelity_config,
-    )
+    from slm_benchmark.evaluation.fidelity import ReferenceInputs, Target, make_reference
 
-    catalogue, plan = configured(snakemake)
+    catalogue, run_config = configured(snakemake)
     make_reference(
-        snakemake.wildcards.model,
-        plan.hardware,
+        Target(snakemake.wildcards.model, "base", run_config.hardware),
         catalogue,
-        read_fidelity_config(),
-        plan.quantization["calibration"],
+        run_config.quantization["calibration"],
         ReferenceInputs(
             base=Path(snakemake.input.base).parent,
             dataset=Path(snakemake.input.text).parent,

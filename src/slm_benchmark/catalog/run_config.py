@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_benchmark.catalog.catalog import VARIANTS, Catalogue
+from slm_benchmark.catalog.types import Quantization
 from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.paths import relative
 from slm_benchmark.common.schemas import validate
@@ -33,7 +34,7 @@ class RunConfig:
     tasks: list[str]
     hardware: str
     protocol: str
-    quantization: dict[str, Any]
+    quantization: Quantization
     judge: str | None
 
     @classmethod
@@ -71,6 +72,10 @@ class RunConfig:
             },
             judge=judge,
         )
+
+    def warnings(self) -> list[str]:
+        """What the planned models' cards warn of."""
+        return [w for model in self.models for w in self.catalogue.models[model].warnings]
 
     def model_variants(self) -> list[tuple[str, str]]:
         """(model, variant) pairs, alphabetical by model, then in the order of `VARIANTS`."""

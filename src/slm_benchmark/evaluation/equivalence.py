@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.catalog.types import EquivalenceConfigBounds
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest, read_json
@@ -383,7 +384,7 @@ def compare(
     }
 
 
-def breaches(found: Sequence[Record], bounds: Mapping[str, float]) -> list[str]:
+def breaches(found: Sequence[Record], bounds: EquivalenceConfigBounds) -> list[str]:
     """Sentences about every bound that does not hold on a task; none when all hold.
 
     Args:
@@ -392,15 +393,15 @@ def breaches(found: Sequence[Record], bounds: Mapping[str, float]) -> list[str]:
     """
     sentences = []
     for task in found:
-        for name, words in (
-            ("max_delta_nats", "the largest difference of a log-probability"),
-            ("mean_delta_nats_per_token", "the mean difference for each token"),
+        largest, mean = task["max_delta_nats"], task["mean_delta_nats_per_token"]
+        for value, bound, words in (
+            (largest, bounds["max_delta_nats"], "the largest difference of a log-probability"),
+            (mean, bounds["mean_delta_nats_per_token"], "the mean difference for each token"),
         ):
-            value = task[name]
             if value is None:
                 sentences.append(f"{task['id']}: a log-probability is not finite")
-            elif value > bounds[name]:
-                sentences.append(f"{task['id']}: {words} is {value:.3g} nats, over {bounds[name]}")
+            elif value > bound:
+                sentences.append(f"{task['id']}: {words} is {value:.3g} nats, over {bound}")
         agreement = task["decision_agreement"]
         if agreement < bounds["min_decision_agreement"]:
             sentences.append(

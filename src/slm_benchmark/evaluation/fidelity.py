@@ -20,18 +20,19 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.model_cards import Model
+from slm_benchmark.catalog.types import CalibrationChoice, FidelityConfig, Hardware
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, digest, read_json, sha256_file
 from slm_benchmark.common.paths import CONFIG, relative
-from slm_benchmark.common.schemas import read_config, read_record, write_record
+from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import engine_name, unknown_engine
 from slm_benchmark.engines.memory import declared_budget_bytes
@@ -70,20 +71,10 @@ Take = Callable[[int, int, "Logits"], None]
 """Told the number of a text, a position in it, and the logits that predict its token there."""
 
 
-def read_fidelity_config(file: Path = FILE) -> Record:
-    """config/fidelity.yaml.
-
-    Raises:
-        UserError: when the file breaks its schema.
-    """
-    config: Record = read_config(file, "fidelity_config")
-    return config
-
-
 # ── the text ──
 
 
-def passages(config: Mapping[str, Any], dataset: Path) -> list[str]:
+def passages(config: FidelityConfig, dataset: Path) -> list[str]:
     """The passages of the fixed text, each once, in the order of the dataset.
 
     Args:
@@ -122,9 +113,7 @@ def passages(config: Mapping[str, Any], dataset: Path) -> list[str]:
     return found
 
 
-def encode_texts(
-    config: Mapping[str, Any], found: Sequence[str], tokenizer: Any
-) -> list[list[int]]:
+def encode_texts(config: FidelityConfig, found: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """The first passages that are long enough, each cut to the same number of tokens.
 
     Args:
@@ -218,6 +207,36 @@ def read_texts(engine: Engine, texts: Sequence[Sequence[int]], take: Take, label
 
 
 @dataclass(frozen=True)
+class Target:
+    """A variant of a model, on a machine.
+
+    Attributes:
+        model: Id of the model.
+        variant: The weight format; ``base`` for the reference.
+        hardware: Id of this machine in config/hardware.yaml.
+    """
+
+    model: str
+    variant: str
+    hardware: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a comparison on disk.
+
+    Attributes:
+        weights: Folder of the variant.
+        base: Folder of the base model, for its tokenizer.
+        reference: Folder that `make_reference` wrote.
+    """
+
+    weights: Path
+    base: Path
+    reference: Path
+
+
+@dataclass(frozen=True)
 class ReferenceInputs:
     """Inputs of a reference on disk.
 
@@ -262,11 +281,9 @@ class _Kept:
 
 
 def make_reference(
-    model_id: str,
-    hardware_id: str,
+    target: Target,
     catalogue: Catalogue,
-    config: Mapping[str, Any],
-    calibration: Mapping[str, Any],
+    calibration: CalibrationChoice,
     inputs: ReferenceInputs,
     output: Path,
     threads: int,
@@ -274,10 +291,8 @@ def make_reference(
     """Keep what the base model says about each position of the fixed text.
 
     Args:
-        model_id: Id of the model.
-        hardware_id: Id of this machine in config/hardware.yaml.
+        target: The base model.
         catalogue: The catalogue of the checkout.
-        config: config/fidelity.yaml.
         calibration: ``quantization.calibration`` of config/config.yaml.
         inputs: The base model and the two datasets.
         output: Folder of the reference; it appears whole or not at all.
@@ -291,7 +306,7 @@ def make_reference(
         UserError: for bad input, such as a text that overlaps the calibration texts.
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
-    model = catalogue.models[model_id]
+    model, config = catalogue.models[target.model], catalogue.fidelity
     verify_files(inputs.base)
     with engine_environment(threads):
         from transformers import AutoTokenizer
@@ -310,10 +325,10 @@ def make_reference(
         with atomic_directory(output) as work:
             with open(work / LOGITS, "wb") as stream, recording(cell_run):
                 kept = _Kept(stream, texts, max(tokenizer.get_vocab().values()) + 1)
-                settings = engine_settings(model, config, catalogue.hardware[hardware_id], threads)
-                _ask(
-                    cell_run, "base", inputs.base, inputs.base, settings, texts, kept.take, model_id
-                )
+                hardware = catalogue.hardware[target.hardware]
+                settings = engine_settings(model, config, hardware, threads)
+                weights = Inputs(inputs.base, inputs.base, output)
+                _ask(cell_run, target, weights, settings, texts, kept.take)
             record: Record = {
                 "schema_version": 1,
                 "state": cell_run.state,
@@ -331,7 +346,7 @@ def make_reference(
 
 
 def engine_settings(
-    model: Model, config: Mapping[str, Any], hardware: Mapping[str, Any], threads: int
+    model: Model, config: FidelityConfig, hardware: Hardware, threads: int
 ) -> Settings:
     """How both sides are run: float32 on a CPU and float16 on CUDA, where Transformers runs them.
 
@@ -358,20 +373,19 @@ def engine_settings(
 
 def _ask(
     cell_run: CellRun,
-    variant: str,
-    weights: Path,
-    base: Path,
+    target: Target,
+    inputs: Inputs,
     settings: Settings,
     texts: Sequence[Sequence[int]],
     take: Take,
-    model_id: str,
 ) -> None:
     """Load a model, let it go through the texts, and free it again."""
     from slm_benchmark.engines.load import load_engine
 
-    cell_run.engine = load_engine(engine_name(variant), weights, base, settings)
+    engine = engine_name(target.variant)
+    cell_run.engine = load_engine(engine, inputs.weights, inputs.base, settings)
     try:
-        read_texts(cell_run.engine, texts, take, f"fidelity {model_id} {variant}")
+        read_texts(cell_run.engine, texts, take, f"fidelity {target.model} {target.variant}")
     finally:
         cell_run.engine.close()
 
@@ -383,7 +397,7 @@ def _engine_block(cell_run: CellRun, variant: str, threads: int) -> Record:
     return found
 
 
-def _text_block(config: Mapping[str, Any], dataset: Path, texts: Sequence[Sequence[int]]) -> Record:
+def _text_block(config: FidelityConfig, dataset: Path, texts: Sequence[Sequence[int]]) -> Record:
     """The records' ``text`` block."""
     manifest = read_json(dataset / "manifest.json")
     kept = {key: manifest[key] for key in ("source", "revision", "sha256")}
@@ -519,28 +533,14 @@ class _Comparison:
 
 
 def measure_fidelity(
-    model_id: str,
-    variant: str,
-    hardware_id: str,
-    catalogue: Catalogue,
-    config: Mapping[str, Any],
-    weights: Path,
-    base: Path,
-    reference: Path,
-    output: Path,
-    threads: int,
+    target: Target, catalogue: Catalogue, inputs: Inputs, output: Path, threads: int
 ) -> Record:
     """Let a variant go through the fixed text and write how far it lies from its base.
 
     Args:
-        model_id: Id of the model.
-        variant: The variant; any but base.
-        hardware_id: Id of this machine in config/hardware.yaml.
+        target: The variant; any but base.
         catalogue: The catalogue of the checkout.
-        config: config/fidelity.yaml.
-        weights: Folder of the variant.
-        base: Folder of the base model, for its tokenizer.
-        reference: Folder that `make_reference` wrote.
+        inputs: The variant, its base, and the base's logits.
         output: File of the record.
         threads: CPU threads.
 
@@ -552,29 +552,29 @@ def measure_fidelity(
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
     began, started = time.monotonic(), now()
-    model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]
-    machine = hardware_identity(hardware_id, hardware)
-    for folder in (weights, base):
+    model, hardware = catalogue.models[target.model], catalogue.hardware[target.hardware]
+    machine = hardware_identity(target.hardware, hardware)
+    for folder in (inputs.weights, inputs.base):
         verify_files(folder)
-    base_manifest = read_manifest(base)
-    said = read_reference(reference)
+    base_manifest = read_manifest(inputs.base)
+    said = read_reference(inputs.reference)
     if said["model_sha256"] != base_manifest["sha256"]:
         raise UserError(
             "the reference is of another base model",
-            file=relative(reference / "reference.json"),
+            file=relative(inputs.reference / "reference.json"),
             field="model_sha256",
             value=said["model_sha256"],
-            fix=f"delete {relative(reference)} and run the workflow again",
+            fix=f"delete {relative(inputs.reference)} and run the workflow again",
         )
     sequence = next_sequence(SEQUENCE_COUNTER)
     cell_run = CellRun(state=said["state"], error=said["error"])
     texts, comparison = said["texts"], None
     if cell_run.state == "ok":
-        comparison = _Comparison(reference / LOGITS, said["vocabulary"], texts)
+        comparison = _Comparison(inputs.reference / LOGITS, said["vocabulary"], texts)
         # The libraries read these variables when they are imported.
         with engine_environment(threads), recording(cell_run):
-            settings = engine_settings(model, config, hardware, threads)
-            _ask(cell_run, variant, weights, base, settings, texts, comparison.take, model_id)
+            settings = engine_settings(model, catalogue.fidelity, hardware, threads)
+            _ask(cell_run, target, inputs, settings, texts, comparison.take)
     found = comparison.found() if comparison and cell_run.state == "ok" else []
     record: Record = {
         "schema_version": 1,
@@ -582,7 +582,7 @@ def measure_fidelity(
         "state": cell_run.state,
         "error": cell_run.error,
         "model": model_block(model, base_manifest),
-        "variant": variant_block(read_manifest(weights)),
+        "variant": variant_block(read_manifest(inputs.weights)),
         "text": said["text"],
         "tokens": sum(map(len, found)),
         "vocabulary": {
@@ -590,7 +590,7 @@ def measure_fidelity(
             "base_logits": said["width"],
             "variant_logits": comparison.width if comparison and found else None,
         },
-        "engine": _engine_block(cell_run, variant, threads),
+        "engine": _engine_block(cell_run, target.variant, threads),
         "base_engine": said["engine"],
         "environment": environment_identity(RECORDED_PACKAGES),
         "hardware": machine,
@@ -601,7 +601,7 @@ def measure_fidelity(
         "sequence": sequence,
         "started": started,
         "duration_s": round(time.monotonic() - began, 3),
-        "command": command_for([output], None, hardware_id),
+        "command": command_for([output], None, target.hardware),
     }
     record["result_sha256"] = result_digest(record)
     write_record(output, record, "fidelity")

@@ -22,10 +22,11 @@ from typing import Any
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
+from slm_benchmark.catalog.types import NoisePlan, Protocol
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import NotApplicable, UserError
 from slm_benchmark.common.paths import CONFIG
-from slm_benchmark.common.schemas import read_config, write_record
+from slm_benchmark.common.schemas import write_record
 from slm_benchmark.engines.identity import engine_name, sources_sha256
 from slm_benchmark.evaluation.runner import (
     CellRun,
@@ -60,22 +61,10 @@ PROMPTS = ("fewshot_draw", "choice_order")
 # ── what is planned ──
 
 
-@functools.cache
-def read_noise() -> dict[str, Any]:
-    """The content of config/noise.yaml.
-
-    Raises:
-        UserError: for the first thing that is wrong in it.
-    """
-    found: dict[str, Any] = read_config(FILE, "noise_config")
-    return found
-
-
-def noise_plan(protocol: str) -> dict[str, Any]:
+def noise_plan(catalogue: Catalogue, protocol: str) -> NoisePlan:
     """The plan of a protocol: the one that bears its name, else the default."""
-    plans = read_noise()["plans"]
-    found: dict[str, Any] = plans.get(protocol, plans["default"])
-    return found
+    plans = catalogue.noise["plans"]
+    return plans.get(protocol, plans["default"])
 
 
 def noise_tasks(catalogue: Catalogue, protocol: str, tasks: Sequence[str]) -> list[str]:
@@ -84,9 +73,9 @@ def noise_tasks(catalogue: Catalogue, protocol: str, tasks: Sequence[str]) -> li
     Raises:
         UserError: when the plan names a task that is unknown, or writes its answers.
     """
-    listed = noise_plan(protocol)["tasks"]
+    listed = noise_plan(catalogue, protocol)["tasks"]
     for task in () if listed == "all" else listed:
-        if catalogue.tasks.get(task, {}).get("kind") != "loglikelihood":
+        if task not in catalogue.tasks or catalogue.tasks[task]["kind"] != "loglikelihood":
             raise UserError(
                 "noise is measured on tasks that are answered by likelihoods",
                 file=FILE,
@@ -101,11 +90,11 @@ def noise_tasks(catalogue: Catalogue, protocol: str, tasks: Sequence[str]) -> li
     ]
 
 
-def noise_choices(task: str, protocol: str) -> dict[str, Any]:
+def noise_choices(catalogue: Catalogue, task: str, protocol: str) -> dict[str, object]:
     """What config/noise.yaml decides about the noise of a task."""
     return {
-        "plan": noise_plan(protocol),
-        "columns": read_noise()["choice_columns"].get(task),
+        "plan": noise_plan(catalogue, protocol),
+        "columns": catalogue.noise["choice_columns"].get(task),
     }
 
 
@@ -339,7 +328,7 @@ def measure_noise(
         UserError: for bad input, such as an input file that differs from its manifest.
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
-    plan = noise_plan(cell.protocol)
+    plan = noise_plan(catalogue, cell.protocol)
     fewer = with_documents(catalogue, cell, plan["documents"])
     asking = CellRunner(cell, fewer, folders, output, threads)
     cell_run, found, reference = CellRun(), [], None
@@ -356,8 +345,9 @@ def measure_noise(
         blocks = asking.blocks(cell_run)
         if reference is not None:
             perturbing = Perturbing(asking, cell_run, reference, blocks)
-            columns = read_noise()["choice_columns"].get(cell.task)
-            found = perturbing.prompts(plan["prompt"], columns)
+            columns = catalogue.noise["choice_columns"].get(cell.task)
+            families: dict[str, Any] = {**plan["prompt"]}
+            found = perturbing.prompts(families, columns)
             cell_run.engine.close()
             found = perturbing.numbers(plan["numerical"]) + found
     record = {key: value for key, value in blocks.items() if key != "tokens"}
@@ -379,7 +369,10 @@ def with_documents(catalogue: Catalogue, cell: Cell, most: int) -> Catalogue:
     """The catalogue with a protocol that asks the cell's task for ``most`` documents at most."""
     asked = catalogue.documents(cell.task, cell.protocol)
     wanted = most if asked is None else min(asked, most)
-    protocol = {**catalogue.protocols[cell.protocol], "documents": {"default": wanted}}
+    protocol: Protocol = {
+        **catalogue.protocols[cell.protocol],
+        "documents": {"default": wanted},
+    }
     return dataclasses.replace(
         catalogue, protocols={**catalogue.protocols, cell.protocol: protocol}
     )

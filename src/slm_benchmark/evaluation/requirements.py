@@ -107,12 +107,12 @@ def _confined_code(catalogue: Catalogue, used: Used) -> Iterator[None]:
     from slm_benchmark.tasks.code_eval import CodeEval, code_eval_metric
 
     limits = Limits(**catalogue.sandbox["limits"])
-    means = require_confinement()
-    programs = CodeEval(lambda candidate, tests: run_program(candidate, tests, limits, means))
+    backend = require_confinement()
+    programs = CodeEval(lambda candidate, tests: run_program(candidate, tests, limits, backend))
     with code_eval_metric(programs):
         yield
     used.decisive["code"] = dict(catalogue.sandbox)
-    used.seen["confinement"] = means.name
+    used.seen["confinement"] = backend.name
     used.seen["programs"] = programs.counts()
 
 
@@ -134,7 +134,7 @@ def _judge(
         )
     templates = load_templates(ROOT / "resources/datasets" / JUDGE_PROMPTS)
     require_known("judge", judge, catalogue.judges, "config/judges.yaml")
-    asked = load_judge(judge, catalogue.judges[judge], threads)
+    asked = load_judge(judge, {**catalogue.judges[judge]}, threads)
     grader = Grader(asked, templates, verdicts)
     try:
         with use_judge(grader):

@@ -174,7 +174,8 @@ class CellRunner:
             self.catalogue.parts(cell.task, cell.model),
             protocol["seed"],
         )
-        limit_answers(cell_run.parts, self._choices["max_gen_toks"], self._window)
+        limit = self.catalogue.max_gen_toks(cell.task, cell.protocol)
+        limit_answers(cell_run.parts, limit, self._window)
         wanted = self.catalogue.documents(cell.task, cell.protocol)
         cell_run.chosen = choose(cell_run.parts, self.entry, wanted, protocol["seed"])
 

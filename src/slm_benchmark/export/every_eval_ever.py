@@ -97,7 +97,7 @@ def _evaluation_id(entry: Entry) -> str:
 
 def _source(entry: Entry, catalogue: Catalogue, project: Project) -> Record:
     record = entry.record
-    protocol = catalogue.protocols.get(record["protocol"]["id"], {})
+    protocol = catalogue.protocols.get(record["protocol"]["id"])
     source = {
         "source_name": project.title,
         "source_type": "evaluation_run",
@@ -108,7 +108,7 @@ def _source(entry: Entry, catalogue: Catalogue, project: Project) -> Record:
             result_sha256=record["result_sha256"],
             current=entry.current,
             protocol=record["protocol"],
-            ranked=protocol.get("ranked", False),
+            ranked=protocol is not None and protocol["ranked"],
             label=record.get("label"),
             checks=record["checks"],
             hardware=record["hardware"],
@@ -179,10 +179,10 @@ def _result(record: Record, score: Record, catalogue: Catalogue) -> Record:
 def _dataset(record: Record, catalogue: Catalogue) -> Record:
     """The dataset; one of the hub by its repository, where the catalogue still knows it."""
     dataset = record["dataset"]
-    entry = catalogue.datasets.get(dataset["id"], {})
+    entry = catalogue.datasets.get(dataset["id"])
     details = _texts(**{k: v for k, v in dataset.items() if k != "documents_total"})
     common = {"dataset_name": dataset["id"], "additional_details": details}
-    if dataset["source"] != "hub" or entry.get("source") != "hub":
+    if dataset["source"] != "hub" or entry is None or entry["source"] != "hub":
         return {**common, "source_type": "other"}
     return {
         **common,
@@ -205,8 +205,8 @@ def _metric(record: Record, score: Record, catalogue: Catalogue) -> Record:
     kind, name = KNOWN_METRICS.get(metric, (metric, metric))
     is_share = task.get("unit", "share") == "share"
     higher = True
-    if metric == task["metric"]:
-        higher = catalogue.tasks.get(task["id"], {}).get("higher_is_better", True)
+    if metric == task["metric"] and task["id"] in catalogue.tasks:
+        higher = catalogue.tasks[task["id"]].get("higher_is_better", True)
     described = {
         "evaluation_description": f"{metric} of {task['harness_task']}, filter {score['filter']}",
         "metric_id": kind if metric in KNOWN_METRICS else f"slm-benchmark.{metric}",

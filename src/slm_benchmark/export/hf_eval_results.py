@@ -101,7 +101,8 @@ def _benchmark(record: Record, catalogue: Catalogue) -> Benchmark:
     found = BENCHMARKS.get(task)
     if found is None:
         raise NotApplicable(f"{task} is not registered as a benchmark on the hub")
-    repo = catalogue.datasets.get(dataset["id"], {}).get("repo")
+    entry = catalogue.datasets.get(dataset["id"])
+    repo = entry["repo"] if entry is not None and entry["source"] == "hub" else None
     if dataset["source"] != "hub" or repo != found.dataset:
         raise NotApplicable(f"{task} was not measured on the hub's {found.dataset}")
     if dataset["documents"] != dataset["documents_total"]:

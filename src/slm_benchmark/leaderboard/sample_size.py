@@ -255,7 +255,7 @@ def sizes(question: Question, catalogue: Catalogue, records: Sequence[Found]) ->
     task = question.task
     totals = {
         dataset: _dataset_size(task, dataset, catalogue, records)
-        for dataset in dict.fromkeys(catalogue.tasks[task]["datasets"].values())
+        for dataset in dict.fromkeys(map(str, catalogue.tasks[task]["datasets"].values()))
     }
     found = [Size(f"all of {dataset}", total) for dataset, total in totals.items()]
     for protocol in catalogue.protocols:
@@ -281,7 +281,8 @@ def _dataset_size(
         return None
     splits = read_json(manifest)["splits"]
     # The split of the documents is named before that of worked examples.
-    first = next(iter(catalogue.datasets[dataset].get("splits", splits)))
+    entry = catalogue.datasets[dataset]
+    first = next(iter(splits if entry["source"] == "local" else entry["splits"]))
     return int(splits[first]["rows"]) if first in splits else None
 
 

@@ -35,9 +35,6 @@ from slm_benchmark.records.provenance import (
 _CARRIED = ("model", "protocol", "environment", "hardware", "workflow", "started")
 """Blocks that a variant's record has from its session unchanged."""
 
-_REPEATING = ("repetitions", "min_duration_s", "max_warmups", "warmup_bound")
-"""Choices of a plan that a job has too."""
-
 
 def write_session(
     catalogue: Catalogue,
@@ -67,6 +64,7 @@ def write_session(
     began, started = time.monotonic(), now()
     model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]
     protocol, plan = catalogue.protocols[protocol_id], catalogue.profiling_plan(protocol_id)
+    chosen = catalogue.profiling[protocol["performance"]]
     machine = hardware_identity(hardware_id, hardware)
     for folder in weights.values():
         verify_files(folder)
@@ -84,7 +82,10 @@ def write_session(
             dtype=protocol["dtype"],
             trust_remote_code=model.trust_remote_code,
             points=points,
-            **{key: plan[key] for key in _REPEATING},
+            repetitions=chosen["repetitions"],
+            min_duration_s=chosen["min_duration_s"],
+            max_warmups=chosen["max_warmups"],
+            warmup_bound=chosen["warmup_bound"],
             memory_limit_bytes=hardware.get("memory_limit_bytes"),
             energy=hardware.get("energy"),
         )

@@ -360,7 +360,7 @@ def _headline(record: Record, catalogue: Catalogue) -> Iterator[Contradiction]:
 
 
 def _best(task: str, catalogue: Catalogue) -> float:
-    return float(catalogue.tasks.get(task, {}).get("best", math.inf))
+    return catalogue.tasks[task].get("best", math.inf) if task in catalogue.tasks else math.inf
 
 
 def _interval(field: str, block: Mapping[str, Any]) -> Iterator[Contradiction]:

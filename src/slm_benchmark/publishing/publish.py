@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -103,7 +103,7 @@ def publish(
         write_record(target, published, RECORD_SCHEMAS[record["kind"]])
         lines.append(f"{relative(path)}: published as {relative(target)}")
     extend_manifest(results, targets)
-    summarise_results(catalogue, results)
+    summarize_results(catalogue, results)
     return lines
 
 
@@ -212,8 +212,8 @@ def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
 
 def _is_version_of(check: Record, version: str) -> bool:
     """Whether a check ran with llama.cpp's ``version``; a profile names the library's alone."""
-    found: str = check["engines"]["gguf-f16"]["version"]
-    return version in (found, found.split(" (")[0])
+    checked_version: str = check["engines"]["gguf-f16"]["version"]
+    return version in (checked_version, checked_version.split(" (")[0])
 
 
 def _was_pinned(source: Record) -> bool:
@@ -236,7 +236,7 @@ def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refu
 
 
 def _check_dataset(catalogue: Catalogue, dataset: Record, field: str, refuse: Any) -> None:
-    entry = catalogue.datasets.get(dataset["id"], {"source": "local"})
+    entry: Mapping[str, Any] = catalogue.datasets.get(dataset["id"]) or {"source": "local"}
     kind = dataset["source"]
     pinned = kind == "package" or (
         kind == entry["source"]
@@ -255,8 +255,8 @@ def _check_dataset(catalogue: Catalogue, dataset: Record, field: str, refuse: An
 
 def _check_documents(path: Path, record: Record, refuse: Any) -> None:
     documents = read_json(documents_file(path))
-    found = digest(documents) if documents else None
-    if found != record["documents_sha256"]:
+    sha256 = digest(documents) if documents else None
+    if sha256 != record["documents_sha256"]:
         raise refuse(
             f"{documents_file(path).name} does not match the record",
             "documents_sha256",
@@ -297,7 +297,7 @@ def _points(blocks: Sequence[Record]) -> list[tuple[int, int, int]]:
     return [(b["prompt_tokens"], b["output_tokens"], b["sequences"]) for b in blocks]
 
 
-def summarise_results(
+def summarize_results(
     catalogue: Catalogue, results: Path = RESULTS, folder: Path | None = None
 ) -> None:
     """Write all that follows from published records: the index, the leaderboard, the summaries.
@@ -312,7 +312,7 @@ def summarise_results(
     rows = [(path, record) for path, record in current if record["kind"] in ROW_KINDS]
     board = build_leaderboard(catalogue, rows, "published")
     write_tables(board, folder / "leaderboard.json", folder / "leaderboard.csv", folder)
-    known = [found for found in current if found[1]["model"]["id"] in board["models"]]
+    known = [listed for listed in current if listed[1]["model"]["id"] in board["models"]]
     write_reports(known, catalogue.tasks, folder)
     write_index(current, results, folder)
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
+from slm_benchmark.catalog.types import Task
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, read_json
 from slm_benchmark.common.paths import ROOT, relative
@@ -74,31 +75,31 @@ class Published:
     documents: list[Record]
     cell: Cell
     folders: Folders
-    asked: str
+    answers_task: str
     catalogue: Catalogue
 
     @property
-    def entry(self) -> dict[str, Any]:
+    def entry(self) -> Task:
         """The task's entry in config/tasks.yaml."""
         return self.catalogue.tasks[self.cell.task]
 
     @property
     def judge(self) -> str | None:
         """Id of the judge of the record; None where it has none."""
-        found = self.record.get("scoring", {}).get("judge")
-        return None if found is None else str(found["id"])
+        judge = self.record.get("scoring", {}).get("judge")
+        return None if judge is None else str(judge["id"])
 
     def same(
-        self, field: str, expected: Any, found: Any, fix: str, file: str | None = None
+        self, field: str, expected: Any, here: Any, fix: str, file: str | None = None
     ) -> None:
         """Make sure that a field of the record still tells the truth.
 
         Raises:
             ChangedInput: when it does not.
         """
-        if expected != found:
+        if expected != here:
             raise ChangedInput(
-                f"changed: the record has {expected!r}, here it is {found!r}",
+                f"changed: the record has {expected!r}, here it is {here!r}",
                 file=file or relative(self.path),
                 field=field,
                 fix=fix,
@@ -143,7 +144,7 @@ def read_published(path: Path, catalogue: Catalogue) -> Published:
     documents = _read_documents(path, record)
     task, protocol = record["task"]["id"], record["protocol"]["id"]
     _known(path, record, catalogue)
-    asked = catalogue.answers_of(task)
+    answers_task = catalogue.answers_of(task)
     cell = Cell(
         record["model"]["id"],
         record["variant"]["id"],
@@ -157,7 +158,7 @@ def read_published(path: Path, catalogue: Catalogue) -> Published:
         base=models / "base",
         dataset=ROOT / "resources/datasets" / record["dataset"]["id"],
     )
-    published = Published(path, record, documents, cell, folders, asked, catalogue)
+    published = Published(path, record, documents, cell, folders, answers_task, catalogue)
     _check_consistency(published)
     _check_choices(published)
     if record["state"] == "ok":
@@ -166,8 +167,8 @@ def read_published(path: Path, catalogue: Catalogue) -> Published:
 
 
 def _read_record(path: Path) -> Record:
-    found = read_json(path)
-    kind = found.get("kind") if isinstance(found, dict) else None
+    record = read_json(path)
+    kind = record.get("kind") if isinstance(record, dict) else None
     if kind not in tuple(RECORD_SCHEMAS):
         raise UserError(
             "no record of a measurement",
@@ -206,7 +207,7 @@ def _read_documents(path: Path, record: Record) -> list[Record]:
 
 def _known(path: Path, record: Record, catalogue: Catalogue) -> None:
     """Refuse a record of something that this checkout has no entry of."""
-    for block, known, place in (
+    for block, known, where in (
         ("model", catalogue.models, "models/"),
         ("task", catalogue.tasks, "config/tasks.yaml"),
         ("protocol", catalogue.protocols, "config/protocols.yaml"),
@@ -214,7 +215,7 @@ def _known(path: Path, record: Record, catalogue: Catalogue) -> None:
     ):
         if record[block]["id"] not in known:
             raise ChangedInput(
-                f"there is no such {block} in {place}",
+                f"there is no such {block} in {where}",
                 file=relative(path),
                 field=f"{block}.id",
                 value=record[block]["id"],
@@ -237,8 +238,8 @@ def _check_consistency(published: Published) -> None:
     """Refuse a record whose score does not follow from its documents, whatever its digests say."""
     from slm_benchmark.publishing.consistency import contradictions
 
-    found = contradictions(published.record, published.documents, published.catalogue)
-    for field, what in found:
+    problems = contradictions(published.record, published.documents, published.catalogue)
+    for field, what in problems:
         if field.split(".")[0] in ("scores", "documents", "dataset"):
             raise ChangedInput(
                 f"the record contradicts itself: {what}",
@@ -278,9 +279,9 @@ def _check_software(published: Published) -> None:
         blocks.append(("scored.environment", record["scored"]["environment"], ["lm-eval"]))
     for field, block, packages in blocks:
         for package in packages:
-            expected, found = block["packages"].get(package), installed.get(package)
-            if _release(expected) != _release(found):
-                published.same(f"{field}.packages.{package}", expected, found, published.checkout)
+            expected, version_here = block["packages"].get(package), installed.get(package)
+            if _release(expected) != _release(version_here):
+                published.same(f"{field}.packages.{package}", expected, version_here, published.checkout)
 
 
 def _release(version: str | None) -> str | None:
@@ -293,7 +294,7 @@ def machine_differences(published: Published, threads: int) -> list[Difference]:
     record = published.record
     installed = environment_identity(RECORDED_PACKAGES)["packages"]
     recorded = record["environment"]["packages"]
-    found = [
+    compared = [
         ("hardware.fingerprint", record["hardware"]["fingerprint"], fingerprint(describe())),
         ("engine.threads", record["engine"]["threads"], threads),
         *(
@@ -302,7 +303,7 @@ def machine_differences(published: Published, threads: int) -> list[Difference]:
             if package in recorded and package in installed
         ),
     ]
-    return [Difference(*one) for one in found if one[1] != one[2]]
+    return [Difference(*one) for one in compared if one[1] != one[2]]
 
 
 def engine_differences(published: Record, here: Record) -> list[Difference]:
@@ -314,7 +315,7 @@ def engine_differences(published: Record, here: Record) -> list[Difference]:
     ]
 
 
-def remarks(published: Published) -> list[str]:
+def notes(published: Published) -> list[str]:
     """What differs and decides no number: the decisive versions are compared one by one."""
     record, lines = published.record, []
     now = environment_identity(RECORDED_PACKAGES)
@@ -398,7 +399,7 @@ def _check_dataset(published: Published) -> None:
 def missing_inputs(published: Published) -> list[str]:
     """Files of the workflow that stand for inputs which are not here yet."""
     folders, entry = published.folders, published.entry
-    wanted = [
+    inputs = [
         folders.weights / "weights.json",
         folders.base / "weights.json",
         folders.dataset / "manifest.json",
@@ -407,8 +408,8 @@ def missing_inputs(published: Published) -> list[str]:
     if published.judge is not None:
         from slm_benchmark.evaluation.requirements import JUDGE_PROMPTS
 
-        wanted.append(ROOT / "resources/datasets" / JUDGE_PROMPTS / "manifest.json")
-    return [relative(path) for path in dict.fromkeys(wanted) if not path.exists()]
+        inputs.append(ROOT / "resources/datasets" / JUDGE_PROMPTS / "manifest.json")
+    return [relative(path) for path in dict.fromkeys(inputs) if not path.exists()]
 
 
 def make_inputs(published: Published, targets: Iterable[str]) -> None:
