@@ -78,7 +78,7 @@ def _rows(section: Record, leaderboard: Record) -> dict[str, Any]:
     texts = _Texts()
     columns = [
         _exact("size_bytes", "Size", "MB", rows, 1e6),
-        _exact("effective_bits_per_weight", "Bits per weight", "effective", rows, 1.0),
+        _exact("effective_bits_per_weight", "Effective bits", "per weight", rows, 1.0),
         _groups(rows, texts),
         _aggregates("overall", "Overall", [row["overall"] for row in rows], texts),
     ]
@@ -196,8 +196,8 @@ def _groups(rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
     groups = [row["group"] for row in rows]
     return _column(
         "group",
-        "Group",
-        "not told apart",
+        "Tied group",
+        "rank",
         "overall",
         "less",
         "whole",
@@ -210,11 +210,11 @@ def _groups(rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
 def _aggregates(
     key: str, title: str, aggregates: Sequence[Record], texts: _Texts
 ) -> dict[str, Any]:
-    """An overall or category score; one that lacks tasks has a warning that names them."""
+    """An overall or category score; a warning names the tasks that are missing."""
     return _column(
         key,
         title,
-        "% above chance",
+        "normalized, %",
         "overall" if key == "overall" else "category",
         "more",
         "one",
@@ -261,8 +261,8 @@ def _metric(metric: Metric, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
         None if q["value"] is not None else (metric.lacking(how is not None), q["reason"])
         for q, how in zip(found, measured, strict=True)
     ]
-    remarks = [
-        [] if q["value"] is None or how is None else _remarks(metric, how)
+    warnings = [
+        [] if q["value"] is None or how is None else _measurement_warnings(metric, how)
         for q, how in zip(found, measured, strict=True)
     ]
     return _column(
@@ -275,11 +275,11 @@ def _metric(metric: Metric, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
         same_machine=True,
         **_intervals(found, 1 / metric.per_unit, _digits),
         notes=_notes(notes, texts),
-        warnings=_warnings(remarks, texts),
+        warnings=_warnings(warnings, texts),
     )
 
 
-def _remarks(metric: Metric, measurement: Record) -> list[str]:
+def _measurement_warnings(metric: Metric, measurement: Record) -> list[str]:
     """Where an energy comes from, and what may have disturbed a value."""
     energy = measurement["energy"]
     label = [f"energy {energy['label']}: {energy['source']}"] if metric.is_energy else []
