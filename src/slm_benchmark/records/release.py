@@ -29,7 +29,7 @@ MANIFEST = "manifest.json"
 INDEX = "index.json"
 
 
-def destination(record: Record, results: Path) -> Path:
+def destination(record: Mapping[str, Any], results: Path) -> Path:
     """Where a record is published: the folder of its kind, and a name from time and content."""
     started = record["started"].replace("-", "").replace(":", "").replace("+0000", "Z")
     run_id = f"{started}-{record['result_sha256'][:8]}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import marshal
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from slm_benchmark.common.parallel import parallel_map
 from slm_benchmark.common.paths import RESULTS, relative
 from slm_benchmark.common.schemas import item_check, schema, validate_quickly
 from slm_benchmark.records.provenance import NOT_A_RESULT, result_digest
+from slm_benchmark.records.types import DocumentRow
 
 Record = dict[str, Any]
 
@@ -61,7 +62,7 @@ def documents_file(record: Path) -> Path:
     return record.with_name(f"{record.stem}.documents.json")
 
 
-def cell_folder(record: Record, results: Path) -> Path:
+def cell_folder(record: Mapping[str, Any], results: Path) -> Path:
     """Folder of all published runs of what a record is about.
 
     That is a model for equivalence, a variant of it for fidelity, and otherwise a variant on a
@@ -70,7 +71,7 @@ def cell_folder(record: Record, results: Path) -> Path:
     return Path(results, *_cell_names(record))
 
 
-def _cell_names(record: Record) -> tuple[str, ...]:
+def _cell_names(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of the folders that lead to a record, below the folder of all results."""
     kind = record["kind"]
     model = record["model"]["id"]
@@ -88,7 +89,7 @@ def _cell_names(record: Record) -> tuple[str, ...]:
     return model, variant, hardware, protocol, task
 
 
-def cell_key(record: Record) -> tuple[Path, str]:
+def cell_key(record: Mapping[str, Any]) -> tuple[Path, str]:
     """What a record is about: its folder and its protocol.
 
     The profiles of a variant on a machine lie in one folder under all protocols.
@@ -96,7 +97,7 @@ def cell_key(record: Record) -> tuple[Path, str]:
     return cell_folder(record, Path()), _protocol(record)
 
 
-def _protocol(record: Record) -> str:
+def _protocol(record: Mapping[str, Any]) -> str:
     return str(record.get("protocol", {}).get("id", ""))
 
 
@@ -168,7 +169,7 @@ def current_records(
 _Cell = tuple[tuple[str, ...], str]
 
 
-def _age(path: Path, record: Record) -> tuple[bool, str, str]:
+def _age(path: Path, record: Mapping[str, Any]) -> tuple[bool, str, str]:
     """By which of several records of a cell the last one stands for it."""
     # Kept answers may be scored again: then the later scoring stands.
     scored = record.get("scored", {}).get("started", "")
@@ -331,29 +332,37 @@ def _first_point(raw: Record) -> Record:
     return {"processes": [{"points": found["points"][:1]} for found in raw["processes"][:1]]}
 
 
-def read_documents(path: Path, record: Record) -> list[Record]:
-    """The values per document that lie beside a record.
+def documents_digest(documents: Sequence[Any]) -> str | None:
+    """The ``documents_sha256`` of a record with these documents; None for one without any."""
+    return digest(documents) if documents else None
+
+
+def read_documents(path: Path, record: Mapping[str, Any]) -> list[DocumentRow]:
+    """The values per document that lie beside a score.
+
+    Args:
+        path: File of the record.
+        record: The record.
 
     Raises:
         UserError: when they are missing, or are not those that the record names.
     """
-    expected = record["documents_sha256"]
-    if expected is None:
+    file, expected = documents_file(path), record["documents_sha256"]
+    if expected is None and not file.exists():
         return []
-    file = documents_file(path)
-    documents: list[Record] = read_json(file)
-    if digest(documents) != expected:
+    documents: list[DocumentRow] = read_json(file)
+    if documents_digest(documents) != expected:
         raise UserError(
-            "not the documents that the record names",
+            f"{file.name} does not match the record",
             file=relative(file),
             field="documents_sha256",
             value=expected,
-            fix="restore both files from the repository",
+            fix="restore both files from the repository, or measure the cell again",
         )
     return documents
 
 
-def headline(record: Record) -> str:
+def headline(record: Mapping[str, Any]) -> str:
     """A cell's main score in words, or its state."""
     for score in record["scores"]:
         if score["headline"] and score["value"] is not None:
