@@ -430,8 +430,8 @@ def _publish(options: argparse.Namespace) -> int:
 
     records: list[Path] = []
     for path in options.records:
-        found = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-        records += [file for file in found if is_record(file)]
+        files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+        records += [file for file in files if is_record(file)]
     if options.records and not records:
         raise UserError("no records here", file=options.records[0], fix="measure something first")
     for line in publish(load_catalogue(), records, options.label):
@@ -454,13 +454,13 @@ def _score(options: argparse.Namespace) -> int:
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.evaluation.rescoring import score_kept
 
-    found: list[Path] = []
+    files: list[Path] = []
     for path in options.answers:
-        found += sorted(path.rglob("*.answers.json")) if path.is_dir() else [path]
-    if not found:
+        files += sorted(path.rglob("*.answers.json")) if path.is_dir() else [path]
+    if not files:
         raise UserError("no answers here", file=options.answers[0], fix="generate some first")
     catalogue = load_catalogue()
-    for answers in found:
+    for answers in files:
         for line in score_kept(catalogue, answers, options.judge, options.threads):
             print(line, flush=True)
     return 0
@@ -475,11 +475,11 @@ def _check_engine(options: argparse.Namespace) -> int:
     from slm_benchmark.evaluation.engine_selftest import check_engine, find_targets
 
     targets = find_targets(options.model, options.variants, options.tokenizer)
-    well = True
+    passed = True
     for table, ok in check_engine(targets, options.threads):
         print(table, flush=True)
-        well = well and ok
-    return 0 if well else 1
+        passed = passed and ok
+    return 0 if passed else 1
 
 
 def _compare_performance(options: argparse.Namespace) -> int:

@@ -156,9 +156,9 @@ def fill_between(path: Path, start: str, end: str, content: str) -> bool:
         UserError: when the file lacks a marker.
     """
     text = path.read_text(encoding="utf-8")
-    before, found_start, rest = text.partition(start)
-    _, found_end, after = rest.partition(end)
-    if not (found_start and found_end):
+    before, start_marker, rest = text.partition(start)
+    _, end_marker, after = rest.partition(end)
+    if not (start_marker and end_marker):
         raise UserError(
             "a marker is missing", file=relative(path), fix=f"write {start} and {end} on lines"
         )
