@@ -27,7 +27,7 @@ from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.engines.load import load_engine
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.engines.vllm import BATCH_INVARIANT, load_vllm, vllm_arguments
-from slm_benchmark.workflow.rule_inputs import Names
+from slm_benchmark.workflow.rule_inputs import RuleInputs
 
 PROTOCOL = "throughput-vllm"
 
@@ -246,8 +246,8 @@ def test_the_protocol_plans_what_vllm_runs() -> None:
     variants = {cell.variant for cell in plan().cells()}
     assert variants == {"base", "gptq-4bit", "awq-4bit"}
     assert {cell.variant for cell in plan(protocol="full").cells()} == set(VARIANTS)
-    assert Names(plan()).performance() == []
-    assert len(Names(plan(protocol="full")).performance()) == len(VARIANTS)
+    assert RuleInputs(plan()).performance() == []
+    assert len(RuleInputs(plan(protocol="full")).performance()) == len(VARIANTS)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 # The leaderboard and the summaries of each model, from the records alone.
 rule aggregate:
     input:
-        records=asking(names.records, "edition"),
-        catalogue=names.catalogue_files(),
+        records=inputs.records,
+        catalogue=inputs.catalogue_files,
     output:
         leaderboard="build/{edition}/leaderboard.json",
         table="build/{edition}/leaderboard.csv",
@@ -20,8 +20,8 @@ rule aggregate:
 # What quantization costs each model: every variant beside its base, on the same documents.
 rule compare:
     input:
-        records=asking(names.compared, "edition"),
-        catalogue=names.catalogue_files(),
+        records=inputs.compared,
+        catalogue=inputs.catalogue_files,
     output:
         directory("build/{edition}/quantization"),
     log:

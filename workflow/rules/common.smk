@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(workflow.basedir).parent / "src"))
 
 from slm_benchmark.workflow.job import (
-    asking,
+    ByWildcards,
     clean_errors,
     hold_the_only_run,
     prepare_jobs,
@@ -15,12 +15,17 @@ from slm_benchmark.workflow.job import (
 )
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.catalog.run_config import RunConfig
-from slm_benchmark.workflow.rule_inputs import Names
+from slm_benchmark.workflow.rule_inputs import RuleInputs
+from slm_benchmark.workflow.rule_params import RuleParams
+from slm_benchmark.workflow.rule_resources import RuleResources
 
 prepare_jobs()
 with clean_errors():
-    plan = RunConfig.from_config(config, load_catalogue())
-    names = Names(plan)
+    run_config = RunConfig.from_config(config, load_catalogue())
+
+inputs = ByWildcards(RuleInputs(run_config))
+parameters = ByWildcards(RuleParams(run_config))
+needs = ByWildcards(RuleResources(run_config, workflow.cores))
 
 
 wildcard_constraints:

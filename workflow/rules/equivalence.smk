@@ -3,20 +3,20 @@ rule check_equivalence:
     input:
         base="resources/models/{model}/base/weights.json",
         f16="resources/models/{model}/gguf-f16/weights.json",
-        datasets=names.equivalence_datasets(),
+        datasets=inputs.equivalence_datasets,
     output:
         "runs/{model}/equivalence.json",
     log:
         "logs/equivalence/{model}.log",
-    priority: asking(names.priority, "model")
+    priority: needs.priority
     conda:
         "../../envs/equivalence.yaml"
-    threads: names.threads(plan.hardware)
+    threads: needs.run_threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=names.gpus("base", plan.hardware),
+        mem_mb=needs.memory_mb,
+        gpu=needs.run_gpus,
     params:
-        comparison=asking(names.comparison, "model"),
+        comparison=parameters.comparison,
     message:
         "Check that the F16 file of {wildcards.model} equals its base"
     script:

@@ -3,7 +3,7 @@ rule evaluate_transformers:
     input:
         weights="resources/models/{model}/{variant}/weights.json",
         base="resources/models/{model}/base/weights.json",
-        dataset=asking(names.dataset, "task", "protocol"),
+        dataset=inputs.dataset,
     output:
         record="runs/{model}/{variant}/{hardware}/{protocol}/{task}.json",
         documents="runs/{model}/{variant}/{hardware}/{protocol}/{task}.documents.json",
@@ -12,16 +12,16 @@ rule evaluate_transformers:
         "logs/evaluate/{model}/{variant}/{hardware}/{protocol}/{task}.log",
     wildcard_constraints:
         variant="base|gptq-4bit|awq-4bit",
-        task=names.task_pattern("loglikelihood"),
-    priority: asking(names.priority, "model")
+        task=inputs.loglikelihood_tasks,
+    priority: needs.priority
     conda:
         "../../envs/evaluate-transformers.yaml"
-    threads: asking(names.threads, "hardware")
+    threads: needs.threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=asking(names.gpus, "variant", "hardware"),
+        mem_mb=needs.memory_mb,
+        gpu=needs.gpus,
     params:
-        scoring=asking(names.scoring, "model", "variant", "protocol", "task"),
+        scoring=parameters.scoring,
     message:
         "Evaluate {wildcards.model} {wildcards.variant} on {wildcards.task} ({wildcards.protocol})"
     script:
@@ -32,7 +32,7 @@ rule evaluate_transformers:
 use rule evaluate_transformers as evaluate_llamacpp with:
     wildcard_constraints:
         variant="gguf-f16|gguf-q8_0|gguf-q4_k_m",
-        task=names.task_pattern("loglikelihood"),
+        task=inputs.loglikelihood_tasks,
     conda:
         "../../envs/evaluate-llamacpp.yaml"
 
@@ -42,8 +42,8 @@ rule generate_transformers:
     input:
         weights="resources/models/{model}/{variant}/weights.json",
         base="resources/models/{model}/base/weights.json",
-        dataset=asking(names.dataset, "task", "protocol"),
-        resources=asking(names.resources, "task"),
+        dataset=inputs.dataset,
+        resources=inputs.task_resources,
     output:
         record="runs/{model}/{variant}/{hardware}/{protocol}/{task}.answers.json",
         answers="runs/{model}/{variant}/{hardware}/{protocol}/{task}.answers.parquet",
@@ -51,16 +51,16 @@ rule generate_transformers:
         "logs/generate/{model}/{variant}/{hardware}/{protocol}/{task}.log",
     wildcard_constraints:
         variant="base|gptq-4bit|awq-4bit",
-        task=names.task_pattern("generate"),
-    priority: asking(names.priority, "model")
+        task=inputs.generation_tasks,
+    priority: needs.priority
     conda:
         "../../envs/evaluate-transformers.yaml"
-    threads: asking(names.threads, "hardware")
+    threads: needs.threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=asking(names.gpus, "variant", "hardware"),
+        mem_mb=needs.memory_mb,
+        gpu=needs.gpus,
     params:
-        scoring=asking(names.scoring, "model", "variant", "protocol", "task"),
+        scoring=parameters.scoring,
     message:
         "Generate {wildcards.model} {wildcards.variant} on {wildcards.task} ({wildcards.protocol})"
     script:
@@ -71,7 +71,7 @@ rule generate_transformers:
 use rule generate_transformers as generate_llamacpp with:
     wildcard_constraints:
         variant="gguf-f16|gguf-q8_0|gguf-q4_k_m",
-        task=names.task_pattern("generate"),
+        task=inputs.generation_tasks,
     conda:
         "../../envs/evaluate-llamacpp.yaml"
 
@@ -79,12 +79,10 @@ use rule generate_transformers as generate_llamacpp with:
 # The score of kept answers: no model, on this machine or another one.
 rule score:
     input:
-        answers=asking(
-            names.answers, "model", "variant", "hardware", "protocol", "task"
-        ),
-        dataset=asking(names.dataset, "task", "protocol"),
-        texts=asking(names.texts, "model", "variant", "hardware", "protocol", "task"),
-        tools=asking(names.scorer, "task", "protocol"),
+        answers=inputs.generations,
+        dataset=inputs.dataset,
+        texts=inputs.generation_rows,
+        tools=inputs.scoring_inputs,
     output:
         record="runs/{model}/{variant}/{hardware}/{protocol}/{task}.json",
         documents="runs/{model}/{variant}/{hardware}/{protocol}/{task}.documents.json",
@@ -92,15 +90,15 @@ rule score:
     log:
         "logs/score/{model}/{variant}/{hardware}/{protocol}/{task}.log",
     wildcard_constraints:
-        task=names.task_pattern("generate"),
-    priority: asking(names.priority, "model")
+        task=inputs.generation_tasks,
+    priority: needs.priority
     conda:
         "../../envs/score.yaml"
-    threads: asking(names.judge_threads, "task", "hardware")
+    threads: needs.judge_threads
     resources:
         mem_mb=4000,
     params:
-        scoring=asking(names.judging, "task", "protocol"),
+        scoring=parameters.judging,
     message:
         "Score {wildcards.model} {wildcards.variant} on {wildcards.task} ({wildcards.protocol})"
     script:

@@ -2,21 +2,21 @@
 rule fidelity_reference:
     input:
         base="resources/models/{model}/base/weights.json",
-        text=names.fidelity_text(),
-        calibration=names.calibration(),
+        text=inputs.fidelity_text,
+        calibration=inputs.calibration,
     output:
         "resources/models/{model}/reference/reference.json",
     log:
         "logs/fidelity/{model}/reference.log",
-    priority: asking(names.priority, "model")
+    priority: needs.priority
     conda:
         "../../envs/evaluate-transformers.yaml"
-    threads: names.threads(plan.hardware)
+    threads: needs.run_threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=names.gpus("base", plan.hardware),
+        mem_mb=needs.memory_mb,
+        gpu=needs.run_gpus,
     params:
-        reference=asking(names.fidelity_reference_choices, "model"),
+        reference=parameters.fidelity_reference,
     message:
         "Keep the logits of {wildcards.model} on the fixed text"
     script:
@@ -35,15 +35,15 @@ rule fidelity_transformers:
         "logs/fidelity/{model}/{variant}.log",
     wildcard_constraints:
         variant="gptq-4bit|awq-4bit",
-    priority: asking(names.priority, "model")
+    priority: needs.priority
     conda:
         "../../envs/evaluate-transformers.yaml"
-    threads: names.threads(plan.hardware)
+    threads: needs.run_threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=names.gpus("gptq-4bit", plan.hardware),
+        mem_mb=needs.memory_mb,
+        gpu=needs.run_gpus,
     params:
-        fidelity=asking(names.fidelity_choices, "model", "variant"),
+        fidelity=parameters.fidelity,
     message:
         "Compare {wildcards.model} {wildcards.variant} with its base, token by token"
     script:
@@ -57,5 +57,5 @@ use rule fidelity_transformers as fidelity_llamacpp with:
     conda:
         "../../envs/evaluate-llamacpp.yaml"
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
+        mem_mb=needs.memory_mb,
         gpu=0,

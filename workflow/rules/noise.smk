@@ -3,24 +3,24 @@ rule noise_transformers:
     input:
         weights="resources/models/{model}/{variant}/weights.json",
         base="resources/models/{model}/base/weights.json",
-        dataset=asking(names.dataset, "task", "protocol"),
+        dataset=inputs.dataset,
     output:
         "runs/{model}/{variant}/{hardware}/{protocol}/noise/{task}.json",
     log:
         "logs/noise/{model}/{variant}/{hardware}/{protocol}/{task}.log",
     wildcard_constraints:
         variant="base|gptq-4bit|awq-4bit",
-        task=names.task_pattern("loglikelihood"),
-    priority: asking(names.priority, "model")
+        task=inputs.loglikelihood_tasks,
+    priority: needs.priority
     conda:
         "../../envs/evaluate-transformers.yaml"
-    threads: asking(names.threads, "hardware")
+    threads: needs.threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=asking(names.gpus, "variant", "hardware"),
+        mem_mb=needs.memory_mb,
+        gpu=needs.gpus,
     params:
-        scoring=asking(names.scoring, "model", "variant", "protocol", "task"),
-        noise=asking(names.noise_choices, "task", "protocol"),
+        scoring=parameters.scoring,
+        noise=parameters.noise,
     message:
         "Measure the noise of {wildcards.model} {wildcards.variant} on {wildcards.task} ({wildcards.protocol})"
     script:
@@ -31,7 +31,7 @@ rule noise_transformers:
 use rule noise_transformers as noise_llamacpp with:
     wildcard_constraints:
         variant="gguf-f16|gguf-q8_0|gguf-q4_k_m",
-        task=names.task_pattern("loglikelihood"),
+        task=inputs.loglikelihood_tasks,
     conda:
         "../../envs/evaluate-llamacpp.yaml"
 
@@ -39,4 +39,4 @@ use rule noise_transformers as noise_llamacpp with:
 # The noise floor of every planned score that config/noise.yaml names.
 rule noise:
     input:
-        names.noise(),
+        inputs.noise,

@@ -1,21 +1,21 @@
 # Speed, memory and energy of all variants of a model, in one session with the machine to itself.
 rule profile:
     input:
-        weights=asking(names.session_weights, "model"),
+        weights=inputs.session_weights,
         base="resources/models/{model}/base/weights.json",
     output:
         "runs/{model}/sessions/{hardware}/{protocol}.json",
     log:
         "logs/profile/{model}/{hardware}/{protocol}.log",
-    priority: asking(names.priority, "model")
+    priority: needs.priority
     conda:
         "../../envs/profile.yaml"
-    threads: asking(names.profile_threads(workflow.cores), "hardware")
+    threads: needs.profile_threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=asking(names.session_gpus, "model", "hardware"),
+        mem_mb=needs.memory_mb,
+        gpu=needs.session_gpus,
     params:
-        profiling=asking(names.profiling, "model", "hardware", "protocol"),
+        profiling=parameters.profiling,
     message:
         "Profile {wildcards.model} on {wildcards.hardware} ({wildcards.protocol})"
     script:
@@ -25,7 +25,7 @@ rule profile:
 # What the session found about one variant; nothing is measured.
 rule performance:
     input:
-        asking(names.session, "model", "variant", "hardware", "protocol"),
+        inputs.session,
     output:
         "runs/{model}/{variant}/{hardware}/{protocol}/performance.json",
     log:

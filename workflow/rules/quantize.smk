@@ -25,7 +25,7 @@ rule convert_to_gguf:
     conda:
         "../../envs/gguf.yaml"
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
+        mem_mb=needs.memory_mb,
     message:
         "Convert {wildcards.model} to GGUF"
     script:
@@ -47,7 +47,7 @@ rule quantize_gguf:
     conda:
         "../../envs/gguf.yaml"
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
+        mem_mb=needs.memory_mb,
     message:
         "Quantize {wildcards.model} to {wildcards.variant}"
     script:
@@ -58,7 +58,7 @@ rule quantize_gguf:
 rule quantize_gptq:
     input:
         base="resources/models/{model}/base/weights.json",
-        calibration=names.calibration(),
+        calibration=inputs.calibration,
     output:
         manifest="resources/models/{model}/gptq-4bit/manifest.json",
         weights="resources/models/{model}/gptq-4bit/weights.json",
@@ -66,13 +66,13 @@ rule quantize_gptq:
         "logs/quantize/{model}/gptq-4bit.log",
     priority: 100
     conda:
-        names.quantize_env("gptq_backend")
-    threads: names.quantize_threads(workflow.cores)
+        needs.gptq_env
+    threads: needs.quantize_threads
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=names.quantize_gpus("gptq_backend"),
+        mem_mb=needs.memory_mb,
+        gpu=needs.gptq_gpus,
     params:
-        settings=names.quantization("gptq_backend"),
+        settings=parameters.gptq,
         variant="gptq-4bit",
     message:
         "Quantize {wildcards.model} to gptq-4bit"
@@ -88,12 +88,12 @@ use rule quantize_gptq as quantize_awq with:
     log:
         "logs/quantize/{model}/awq-4bit.log",
     conda:
-        names.quantize_env("awq_backend")
+        needs.awq_env
     resources:
-        mem_mb=asking(names.memory_mb, "model"),
-        gpu=names.quantize_gpus("awq_backend"),
+        mem_mb=needs.memory_mb,
+        gpu=needs.awq_gpus,
     params:
-        settings=names.quantization("awq_backend"),
+        settings=parameters.awq,
         variant="awq-4bit",
     message:
         "Quantize {wildcards.model} to awq-4bit"

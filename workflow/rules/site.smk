@@ -4,7 +4,7 @@ rule build_site:
         leaderboard="build/{edition}/leaderboard.json",
         table="build/{edition}/leaderboard.csv",
         reports="build/{edition}/quantization",
-        pages=names.page_files(),
+        pages=inputs.page_files,
     output:
         "build/{edition}/site/index.html",
     log:

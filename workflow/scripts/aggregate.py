@@ -12,7 +12,7 @@ with job(snakemake.log[0]):
 
     from slm_benchmark.leaderboard.aggregate import aggregate
 
-    catalogue, plan = configured(snakemake)
+    catalogue, run_config = configured(snakemake)
     aggregate(
         catalogue,
         [Path(record) for record in snakemake.input.records],

@@ -14,11 +14,11 @@ with job(snakemake.log[0]):
     from slm_benchmark.evaluation.equivalence import Inputs, check_equivalence
     from slm_benchmark.leaderboard.aggregate import describe_equivalence
 
-    catalogue, plan = configured(snakemake)
+    catalogue, run_config = configured(snakemake)
     datasets = [Path(manifest).parent for manifest in snakemake.input.datasets]
     record = check_equivalence(
         snakemake.wildcards.model,
-        plan.hardware,
+        run_config.hardware,
         catalogue,
         Inputs(
             base=Path(snakemake.input.base).parent,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from slm_benchmark.workflow.job import asked, configured, job, output_paths
+from slm_benchmark.workflow.job import cell_from_wildcards, configured, job, output_paths
 
 if TYPE_CHECKING:
     from snakemake.script import snakemake
@@ -13,7 +13,7 @@ with job(snakemake.log[0]):
     from slm_benchmark.publishing.publish import compare_with_published
 
     catalogue, _ = configured(snakemake)
-    cell, folders = asked(snakemake)
+    cell, folders = cell_from_wildcards(snakemake)
     outputs = Outputs(**output_paths(snakemake))
     record = evaluate(cell, catalogue, folders, outputs, snakemake.threads)
     progress.say(compare_with_published(record))

@@ -15,14 +15,14 @@ with job(snakemake.log[0]):
     from slm_benchmark.evaluation.rescoring import score
     from slm_benchmark.publishing.publish import compare_with_published
 
-    catalogue, plan = configured(snakemake)
+    catalogue, run_config = configured(snakemake)
     record = score(
         snakemake.wildcards.task,
         catalogue,
         Path(snakemake.input.answers),
         Path(snakemake.input.dataset).parent,
         Outputs(**output_paths(snakemake)),
-        judge=plan.judge if catalogue.tasks[snakemake.wildcards.task].get("judged") else None,
+        judge=run_config.judge if catalogue.tasks[snakemake.wildcards.task].get("judged") else None,
         threads=snakemake.threads,
     )
     progress.say(compare_with_published(record))

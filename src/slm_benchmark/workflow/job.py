@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +34,7 @@ def restart_with(**environment: str) -> None:
 def job(log: str | Path) -> Iterator[None]:
     """Run the body of a script: its output goes to ``log``, its progress to the terminal too.
 
-    Bad input and faults of the surroundings end as one line on the terminal and exit code 1;
+    Bad input and environment errors end as one line on the terminal and exit code 1;
     anything else is a bug and leaves its traceback in the log as well.
     """
     Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +85,30 @@ def clean_errors() -> Iterator[None]:
         raise SystemExit(f"error: {error}") from None
 
 
-def asking(question: Callable[..., Any], *wildcard_names: str) -> Callable[[Any], Any]:
-    """A function for Snakemake that puts ``question`` with the values of the named wildcards."""
+class ByWildcards:
+    """Gives the methods of an object to rules, as functions that Snakemake calls with wildcards.
 
-    def answer(wildcards: Any) -> Any:
-        with clean_errors():
-            return question(*(wildcards[name] for name in wildcard_names))
+    A method takes the wildcards that its parameters are named after. What is no method, such as a
+    pattern, stays as it is.
 
-    return answer
+    Args:
+        values: The object.
+    """
+
+    def __init__(self, values: object) -> None:
+        self._values = values
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._values, name)
+        if not callable(method):
+            return method
+        names = list(inspect.signature(method).parameters)
+
+        def by_wildcards(wildcards: Any) -> Any:
+            with clean_errors():
+                return method(*(wildcards[key] for key in names))
+
+        return by_wildcards
 
 
 def hold_the_only_run(folder: Path = Path(".snakemake")) -> None:
@@ -119,8 +136,8 @@ def warn(lines: list[str]) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def asked(snakemake: Any) -> tuple[Any, Any]:
-    """The cell that a job asks its model for, and the folders of its inputs."""
+def cell_from_wildcards(snakemake: Any) -> tuple[Any, Any]:
+    """The cell that a job measures, and the folders of its inputs."""
     from slm_benchmark.catalog.run_config import Cell
     from slm_benchmark.evaluation.runner import Folders
 
@@ -134,7 +151,7 @@ def output_paths(snakemake: Any) -> dict[str, Path]:
 
 
 def configured(snakemake: Any) -> tuple[Any, Any]:
-    """The catalogue and the plan that a job belongs to."""
+    """The catalogue and the run configuration that a job belongs to."""
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.catalog.run_config import RunConfig
 
