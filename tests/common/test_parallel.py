@@ -54,7 +54,7 @@ def catalogue() -> Catalogue:
     return load_catalogue()
 
 
-# --- spread ----------------------------------------------------------------------------------
+# --- parallel_map ---------------------------------------------------------------------------
 
 
 def number_and_process(number: int) -> tuple[int, int]:
@@ -63,11 +63,11 @@ def number_and_process(number: int) -> tuple[int, int]:
 
 
 def test_results_come_in_order_from_several_processes(processes: None) -> None:
-    found = list(parallel_map(number_and_process, range(40)))
-    assert [number for number, _ in found] == list(range(40))
-    others = {process for _, process in found} - {os.getpid()}
+    results = list(parallel_map(number_and_process, range(40)))
+    assert [number for number, _ in results] == list(range(40))
+    others = {process for _, process in results} - {os.getpid()}
     assert len(others) > 1
-    assert os.getpid() not in {process for _, process in found}
+    assert os.getpid() not in {process for _, process in results}
 
 
 def test_few_things_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_the_first_error_in_order_is_raised(several: bool, request: pytest.Fixtu
     assert (caught.value.file, caught.value.field) == ("7.json", "a")
 
 
-def test_a_fault_of_the_surroundings_stays_one(processes: None) -> None:
+def test_an_environment_error_stays_one(processes: None) -> None:
     def work(number: int) -> int:
         raise RunEnvironmentError("no space left", file="disk")
 
@@ -103,7 +103,7 @@ def test_a_fault_of_the_surroundings_stays_one(processes: None) -> None:
         list(parallel_map(work, range(10)))
 
 
-def test_a_killed_process_is_a_fault_of_the_surroundings(processes: None) -> None:
+def test_a_killed_process_is_an_environment_error(processes: None) -> None:
     def work(number: int) -> int:
         if number == 5:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -111,6 +111,18 @@ def test_a_killed_process_is_a_fault_of_the_surroundings(processes: None) -> Non
 
     with pytest.raises(RunEnvironmentError, match="ended before it was done"):
         list(parallel_map(work, range(20)))
+
+
+def test_a_process_that_is_killed_while_it_sends_is_an_environment_error(processes: None) -> None:
+    def work(number: int) -> tuple[int, bytes]:
+        return os.getpid(), bytes(1 << 20)
+
+    results = parallel_map(work, range(40))
+    process, _ = next(results)
+    time.sleep(0.5)  # by now it waits until the half of its next batch is read
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(RunEnvironmentError, match="ended before it was done"):
+        list(results)
 
 
 def test_whoever_stops_listening_leaves_no_process(processes: None) -> None:
@@ -129,7 +141,7 @@ parallel.available_cpus, parallel.BATCH = lambda: 3, 1
 def work(number):
     time.sleep(0.05)
     return os.getpid()
-for process in parallel.spread(work, range(10_000)):
+for process in parallel.parallel_map(work, range(10_000)):
     print(process, flush=True)
 """
 
@@ -158,8 +170,8 @@ def _runs(pid: int) -> bool:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in found}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
 def test_several_processes_make_the_same_files(
@@ -218,10 +230,10 @@ def test_a_lean_record_leaves_its_record_as_it_was() -> None:
     for path in published_records():
         record = read_run(path)
         before = digest(record)
-        kept = lean(record)
+        slim = lean(record)
         assert digest(record) == before
         assert result_digest(record) == record["result_sha256"]
-        assert kept["result_sha256"] == record["result_sha256"]
+        assert slim["result_sha256"] == record["result_sha256"]
 
 
 def test_equal_blocks_of_lean_records_are_one_object() -> None:
@@ -286,7 +298,7 @@ def edits(good: Record) -> Iterator[Record]:
     others: tuple[Any, ...] = (None, True, -1, "text", [], {}, {"type": "x"})
     yield {**good, "unheard_of": 1}
     for name, value in good.items():
-        yield {key: kept for key, kept in good.items() if key != name}
+        yield {key: item for key, item in good.items() if key != name}
         for edit in others:
             yield {**good, name: edit}
         if isinstance(value, dict):
@@ -295,6 +307,7 @@ def edits(good: Record) -> Iterator[Record]:
                 yield {**good, name: {**value, key: None}}
 
 
+@pytest.mark.model
 def test_shared_reading_refuses_every_edit_with_the_same_words(tmp_path: Path) -> None:
     """With the digest that was there and with its own; what was read before does not hide it."""
     path, shared, good = tmp_path / "score.json", SharedReader(), json.loads(score_text())
@@ -379,8 +392,8 @@ def test_shared_reading_takes_any_bytes_as_they_are(tmp_path: Path) -> None:
             piece = lines[start : start + draw.choice((1, 1, 2, 14))]
             if draw.random() < 0.7:
                 del lines[start : start + len(piece)]
-            place = draw.randrange(1, len(lines))
-            lines[place:place] = piece if draw.random() < 0.7 else []
+            position = draw.randrange(1, len(lines))
+            lines[position:position] = piece if draw.random() < 0.7 else []
         path.write_text("".join(lines), encoding="utf-8")
         expected = outcome(read_run, path)
         assert outcome(shared, path) == expected
@@ -400,6 +413,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.model
 @given(VALUES, st.integers(0, 5))
 def test_a_file_of_any_depth_reads_back(
     tmp_path_factory: pytest.TempPathFactory, value: Any, depth: int
@@ -413,6 +427,7 @@ def test_a_file_of_any_depth_reads_back(
         assert deepest <= 2 * depth
 
 
+@pytest.mark.model
 @given(VALUES)
 def test_all_levels_are_indented_as_without_a_depth(
     tmp_path_factory: pytest.TempPathFactory, value: Any
@@ -456,6 +471,6 @@ def test_records_are_found_at_every_depth_in_order(tmp_path: Path) -> None:
     for name in [*names, *beside, "m/v/h/p/t/notes.txt"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    found = published_records(tmp_path)
-    assert found == sorted(tmp_path / name for name in names)
-    assert documents_file(found[-1]).exists() == (found[-1].name == "b.json")
+    paths = published_records(tmp_path)
+    assert paths == sorted(tmp_path / name for name in names)
+    assert documents_file(paths[-1]).exists() == (paths[-1].name == "b.json")

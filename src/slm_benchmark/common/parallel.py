@@ -1,4 +1,4 @@
-"""One function over many things, in as many processes as there are CPUs."""
+"""A parallel map: one function over many things, in as many processes as there are CPUs."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ def parallel_map(
     The processes are forks, so ``work`` may be any function and refer to anything; what it changes
     there is lost, and what it returns is pickled. A process ends when its parent did.
 
+    Each process has a pipe of its own, which ends with it. `concurrent.futures` has one for all:
+    there, a process that is killed while it sends a result leaves its reader waiting for ever.
+
     Args:
         work: What to do with a thing.
         things: The things.
@@ -65,9 +68,9 @@ def parallel_map(
                 taken.value += 1
             if number >= len(starts):
                 return
-            found = _answers(work, things[starts[number] : starts[number] + size])
+            outcome = _results(work, things[starts[number] : starts[number] + size])
             try:
-                answers.send((number, *found))
+                answers.send((number, *outcome))
             except BrokenPipeError:
                 return
 
@@ -116,7 +119,7 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _answers(
+def _results(
     work: Callable[[Thing], Result], things: Sequence[Thing]
 ) -> tuple[list[Result], UserError | None]:
     """The results up to the first error, and that error."""
@@ -144,7 +147,7 @@ def _in_order(readers: Sequence[Connection], batches: int) -> Iterator[tuple[lis
                 assert isinstance(reader, Connection)
                 try:
                     done, results, error = reader.recv()
-                except EOFError:
+                except (EOFError, OSError):  # the latter when it was killed while it sent
                     serving.remove(reader)
                 else:
                     waiting[done] = (results, error)
