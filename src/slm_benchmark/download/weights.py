@@ -12,6 +12,7 @@ from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest, sha256_file
 from slm_benchmark.common.paths import relative
 from slm_benchmark.common.schemas import read_record, write_record
+from slm_benchmark.records.types import WeightsManifest
 
 _RECORDS = ("manifest.json", "weights.json")
 
@@ -81,9 +82,9 @@ def write_manifest(folder: Path, model: str, variant: str, **facts: Any) -> dict
     return manifest
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> WeightsManifest:
     """The validated ``manifest.json`` of a folder of weights."""
-    record: dict[str, Any] = read_record(Path(folder) / "manifest.json", "manifest")
+    record: WeightsManifest = read_record(Path(folder) / "manifest.json", "manifest")
     return record
 
 

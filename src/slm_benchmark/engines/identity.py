@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from slm_benchmark.common.files import digest, sha256_file
+from slm_benchmark.records.types import EngineBlock
 
 Name = Literal["llama.cpp", "transformers", "vllm"]
 
@@ -42,7 +43,7 @@ def sources_sha256() -> str:
     return digest({file.name: sha256_file(file) for file in files})
 
 
-def unknown_engine(variant: str, threads: int, choice: str = "default") -> dict[str, Any]:
+def unknown_engine(variant: str, threads: int, choice: str = "default") -> EngineBlock:
     """The records' ``engine`` block where the engine did not come up."""
     return {
         "name": engine_name(variant, choice),

@@ -12,11 +12,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common.files import digest
-from slm_benchmark.records.hardware import fingerprint
+from slm_benchmark.records.hardware import Description, fingerprint
 
 Record = dict[str, Any]
 Contradiction = tuple[str, str]
@@ -124,7 +124,7 @@ def _machine(block: Mapping[str, Any], step: str) -> Iterator[Contradiction]:
 
 def _is_of(found: str, description: Mapping[str, Any]) -> bool:
     try:
-        return found == fingerprint(description)
+        return found == fingerprint(cast(Description, description))
     except (KeyError, TypeError, AttributeError):
         return False
 

@@ -9,12 +9,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 
+from slm_benchmark.catalog.types import Hardware, Requirements
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest
+from slm_benchmark.records.types import HardwareBlock
 
 FILE = "config/hardware.yaml"
 
@@ -48,22 +50,51 @@ _FIXES = {
 """What helps where a setting is wrong and not the machine."""
 
 
-def describe() -> dict[str, Any]:
-    """This machine: CPU, memory, operating system and GPUs, as found.
+class Cpu(TypedDict):
+    """A CPU; ``cache_bytes`` are those that its first core sees, by level."""
 
-    Returns:
-        ``machine``, ``cpu`` {``model``, ``vendor``, ``flags``, ``logical_cores``,
-        ``physical_cores``, ``cache_bytes`` of one core by level}, ``memory_bytes`` installed,
-        ``os``, ``kernel``, ``virtualisation`` (the maker of the virtual machine; null = none),
-        ``governor`` of the CPU's frequency, ``gpus`` [{``name``, ``memory_bytes``, ``driver``}].
-        What the system does not tell is null or empty.
+    model: str | None
+    vendor: str | None
+    flags: list[str]
+    logical_cores: int | None
+    physical_cores: int | None
+    cache_bytes: dict[str, int]
+
+
+class Gpu(TypedDict):
+    """A GPU, as its driver names it."""
+
+    name: str
+    memory_bytes: int | None
+    driver: str
+
+
+class Description(TypedDict):
+    """A machine. What the system does not report is null or empty.
+
+    ``virtualisation`` is the maker of the virtual machine (null = bare metal), ``governor`` that of
+    the CPU's frequency, and ``memory_bytes`` the installed memory.
     """
+
+    machine: str
+    cpu: Cpu
+    memory_bytes: int
+    os: str
+    kernel: str
+    virtualisation: str | None
+    governor: str | None
+    gpus: list[Gpu]
+
+
+def describe() -> Description:
+    """This machine: CPU, memory, operating system and GPUs."""
     cpuinfo = _cpuinfo()
     flags = (cpuinfo.get("flags") or cpuinfo.get("features", "")).split()
     return {
         "machine": platform.machine(),
         "cpu": {
-            **_cpu_name(cpuinfo),
+            "model": _cpu_model(cpuinfo),
+            "vendor": _cpu_vendor(cpuinfo),
             "flags": sorted(flag for flag in flags if _FLAGS.fullmatch(flag)),
             "logical_cores": os.cpu_count(),
             "physical_cores": psutil.cpu_count(logical=False),
@@ -78,7 +109,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-def fingerprint(description: Mapping[str, Any]) -> str:
+def fingerprint(description: Description) -> str:
     """Digest of the part of a description that stays while the machine stays.
 
     Left out: kernel, driver and governor, which updates and settings change; they stay in the
@@ -100,24 +131,22 @@ def fingerprint(description: Mapping[str, Any]) -> str:
     )
 
 
-def check(
-    hardware_id: str, entry: Mapping[str, Any], description: Mapping[str, Any] | None = None
-) -> None:
+def check(hardware_id: str, entry: Hardware, description: Description | None = None) -> None:
     """Make sure that this machine may write records under ``hardware_id``.
 
     Args:
         hardware_id: Id in config/hardware.yaml.
         entry: Its entry.
-        description: What `describe` gave; None = look now.
+        description: What `describe` returned; None = look now.
 
     Raises:
         UserError: for the first requirement that the machine does not meet.
     """
-    found = describe() if description is None else description
-    for key, wanted, value, fits in _requirements(entry["requires"], found):
+    machine = describe() if description is None else description
+    for key, required, value, fits in _requirements(entry["requires"], machine):
         if not fits:
             raise UserError(
-                f"this machine is not {hardware_id}: it needs {wanted!r}",
+                f"this machine is not {hardware_id}: it needs {required!r}",
                 file=FILE,
                 field=f"{hardware_id}.requires.{key}",
                 value=value,
@@ -125,31 +154,31 @@ def check(
             )
 
 
-def identity(hardware_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def identity(hardware_id: str, entry: Hardware) -> HardwareBlock:
     """The ``hardware`` block of a record.
 
     Raises:
-        UserError: when this machine is not ``hardware_id``, as `check` finds it.
+        UserError: when this machine is not ``hardware_id``; see `check`.
     """
     description = describe()
     check(hardware_id, entry, description)
     return {
         "id": hardware_id,
         "fingerprint": fingerprint(description),
-        "description": description,
+        "description": {**description},
     }
 
 
 def _requirements(
-    requires: Mapping[str, Any], found: Mapping[str, Any]
-) -> list[tuple[str, Any, Any, bool]]:
-    """(key, what is wanted, what was found, whether it fits) for each stated requirement."""
-    cores, memory = found["cpu"]["logical_cores"], found["memory_bytes"]
-    model, flags = found["cpu"]["model"], found["cpu"]["flags"]
-    gpus = [gpu["name"] for gpu in found["gpus"]]
-    drivers = [gpu["driver"] for gpu in found["gpus"]]
-    tests: dict[str, tuple[Any, Callable[[Any], bool]]] = {
-        "machine": (found["machine"], lambda want: found["machine"] in want),
+    requires: Requirements, machine: Description
+) -> list[tuple[str, object, object, bool]]:
+    """(key, required value, this machine's value, whether it fits) for each stated requirement."""
+    cores, memory = machine["cpu"]["logical_cores"], machine["memory_bytes"]
+    model, flags = machine["cpu"]["model"], machine["cpu"]["flags"]
+    gpus = [gpu["name"] for gpu in machine["gpus"]]
+    drivers = [gpu["driver"] for gpu in machine["gpus"]]
+    tests: dict[str, tuple[object, Callable[[Any], bool]]] = {
+        "machine": (machine["machine"], lambda want: machine["machine"] in want),
         "gpu_name": (gpus, lambda want: any(want in name for name in gpus)),
         "min_driver": (
             drivers,
@@ -157,20 +186,21 @@ def _requirements(
         ),
         "cpu_model": (model, lambda want: want in (model or "")),
         "cpu_flags": (flags, lambda want: set(want) <= set(flags)),
-        "min_cores": (cores, lambda want: cores >= want),
-        "max_cores": (cores, lambda want: cores <= want),
+        "min_cores": (cores, lambda want: (cores or 0) >= want),
+        "max_cores": (cores, lambda want: (cores or 0) <= want),
         "min_memory_bytes": (memory, lambda want: memory >= want),
         "max_memory_bytes": (memory, lambda want: memory <= want),
         "virtual": (
-            found["virtualisation"],
-            lambda want: (found["virtualisation"] is not None) == want,
+            machine["virtualisation"],
+            lambda want: (machine["virtualisation"] is not None) == want,
         ),
-        "governor": (found["governor"], lambda want: found["governor"] == want),
+        "governor": (machine["governor"], lambda want: machine["governor"] == want),
     }
+    stated: Mapping[str, object] = requires
     checked = [
-        (key, requires[key], value, fits(requires[key]))
+        (key, stated[key], value, fits(stated[key]))
         for key, (value, fits) in tests.items()
-        if key in requires
+        if key in stated
     ]
     for name, want in requires.get("environment", {}).items():
         value = os.environ.get(name)
@@ -193,17 +223,19 @@ def _cpuinfo() -> dict[str, str]:
     return fields
 
 
-def _cpu_name(cpuinfo: Mapping[str, str]) -> dict[str, str | None]:
+def _cpu_model(cpuinfo: Mapping[str, str]) -> str | None:
     if "cpu implementer" in cpuinfo:
-        vendor = cpuinfo["cpu implementer"]
         board = (read_text("/proc/device-tree/model") or "").strip("\0")
         cores = " + ".join(_arm_cores()) or "unknown core"
-        return {
-            "model": f"{cores} ({board})" if board else cores,
-            "vendor": _ARM_VENDORS.get(vendor, vendor),
-        }
+        return f"{cores} ({board})" if board else cores
     model = cpuinfo.get("model name") or _sysctl("machdep.cpu.brand_string")
-    return {"model": model or platform.processor() or None, "vendor": cpuinfo.get("vendor_id")}
+    return model or platform.processor() or None
+
+
+def _cpu_vendor(cpuinfo: Mapping[str, str]) -> str | None:
+    if (vendor := cpuinfo.get("cpu implementer")) is not None:
+        return _ARM_VENDORS.get(vendor, vendor)
+    return cpuinfo.get("vendor_id")
 
 
 def _arm_cores() -> list[str]:
@@ -244,8 +276,8 @@ def _governor() -> str | None:
     return ", ".join(sorted({read_text(file) or "" for file in files} - {""})) or None
 
 
-def _gpus() -> list[dict[str, Any]]:
-    gpus = []
+def _gpus() -> list[Gpu]:
+    gpus: list[Gpu] = []
     for name, memory_mib, driver in (
         nvidia_smi("--query-gpu=name,memory.total,driver_version") or []
     ):
@@ -255,7 +287,7 @@ def _gpus() -> list[dict[str, Any]]:
 
 
 def nvidia_smi(query: str, *options: str) -> list[list[str]] | None:
-    """What nvidia-smi answers to a query such as ``--query-gpu=name,memory.total``.
+    """The output of nvidia-smi for a query such as ``--query-gpu=name,memory.total``.
 
     Returns:
         Rows with a column for each field; lines that are messages are left out. None = it is not

@@ -13,10 +13,18 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.files import digest, sha256_bytes, sha256_file
 from slm_benchmark.common.paths import ROOT, relative
+from slm_benchmark.records.types import (
+    Environment,
+    ModelBlock,
+    ProtocolBlock,
+    VariantBlock,
+    WeightsManifest,
+    WorkflowBlock,
+)
 
 LOCK = ROOT / "requirements.lock"
 
@@ -59,19 +67,19 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def result_digest(record: Mapping[str, Any]) -> str:
+def result_digest(record: Mapping[str, object]) -> str:
     """Digest of what was measured: equal when a rerun gives the same result.
 
-    Left out: times, host, environment, commit and command, of a scoring of its own too; and the
+    Left out: times, host, environment, commit and command, also those of a later scoring; and the
     text of an error, which can hold addresses.
     """
     result = {key: value for key, value in record.items() if key not in NOT_A_RESULT}
-    if result.get("error"):
-        result["error"] = {"type": result["error"]["type"]}
+    if (error := result.get("error")) and isinstance(error, dict):
+        result["error"] = {"type": error["type"]}
     return digest(result)
 
 
-def workflow_identity(card: str) -> dict[str, Any]:
+def workflow_identity(card: str) -> WorkflowBlock:
     """The cell schema's ``workflow`` block.
 
     Args:
@@ -113,7 +121,7 @@ def locked_versions() -> dict[str, str]:
     return {_normal(name): version for name, version in pins}
 
 
-def environment_identity(packages: Iterable[str]) -> dict[str, Any]:
+def environment_identity(packages: Iterable[str]) -> Environment:
     """The cell schema's ``environment`` block, read from the running process.
 
     Args:
@@ -121,11 +129,11 @@ def environment_identity(packages: Iterable[str]) -> dict[str, Any]:
     """
     lock = locked_versions()
     installed: dict[str, str] = {}
-    for found in importlib.metadata.distributions():
+    for distribution in importlib.metadata.distributions():
         # The first on the path is the one that is imported. Copies that other packages carry come
-        # later: setuptools puts its own there once it is imported.
-        if name := found.metadata["Name"]:
-            installed.setdefault(_normal(name), found.version)
+        # later: setuptools puts its vendored ones there once it is imported.
+        if name := distribution.metadata["Name"]:
+            installed.setdefault(_normal(name), distribution.version)
     locked = all(
         lock[name] == version.split("+")[0] for name, version in installed.items() if name in lock
     )
@@ -163,8 +171,8 @@ def next_sequence(counter: Path) -> int:
     return number
 
 
-def model_block(model: Any, base: dict[str, Any]) -> dict[str, Any]:
-    """The records' ``model`` block."""
+def model_block(model: Model, base: WeightsManifest) -> ModelBlock:
+    """The records' ``model`` block, from a card and the manifest of its base model."""
     return {
         "id": model.id,
         "name": model.name,
@@ -175,7 +183,7 @@ def model_block(model: Any, base: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def variant_block(manifest: dict[str, Any]) -> dict[str, Any]:
+def variant_block(manifest: WeightsManifest) -> VariantBlock:
     """The records' ``variant`` block."""
     return {
         "id": manifest["variant"],
@@ -187,7 +195,7 @@ def variant_block(manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def weight_bytes(manifest: dict[str, Any]) -> int:
+def weight_bytes(manifest: WeightsManifest) -> int:
     """Bytes of the weight files of a variant, tokenizer and configuration apart."""
     return sum(
         file["size_bytes"]
@@ -196,7 +204,7 @@ def weight_bytes(manifest: dict[str, Any]) -> int:
     )
 
 
-def protocol_block(protocol_id: str, version: int, choices: dict[str, Any]) -> dict[str, Any]:
+def protocol_block(protocol_id: str, version: int, choices: Mapping[str, object]) -> ProtocolBlock:
     """The records' ``protocol`` block; the digest covers the choices that the record depends on."""
     return {"id": protocol_id, "version": version, "sha256": digest(choices)}
 
@@ -218,8 +226,10 @@ def command_for(
         judge: Id of the judge; None where it has none.
         variants: All that were measured together; none where a record stands alone.
     """
-    chosen = [] if protocol is None else [f"protocol={protocol}"]
-    judged = [] if judge is None else [f"judge={judge}"]
+    protocols = [] if protocol is None else [f"protocol={protocol}"]
+    judges = [] if judge is None else [f"judge={judge}"]
     together = [f"variants={json.dumps(list(variants))}"] if variants else []
     command = ["snakemake", "--profile", "local", "--force", *map(relative, records)]
-    return shlex.join([*command, "--config", *chosen, f"hardware={hardware}", *judged, *together])
+    return shlex.join(
+        [*command, "--config", *protocols, f"hardware={hardware}", *judges, *together]
+    )

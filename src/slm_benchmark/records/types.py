@@ -880,7 +880,9 @@ class Measurement(TypedDict):
     grid: list[MeasurementGridPoint]
 
 
-class LeaderboardRow(TypedDict):
+class MeasuredRow(TypedDict):
+    """What a row holds by itself, before rows are compared."""
+
     model: str
     variant: str
     quantization: Literal["base", "gptq", "awq", "gguf"]
@@ -892,13 +894,16 @@ class LeaderboardRow(TypedDict):
     effective_bits_per_weight: float | None
     engine: NotRequired[str]
     weights_sha256: NotRequired[str]
-    group: TiedGroup
-    overall: AggregateScore
-    categories: dict[str, AggregateScore]
-    pareto: dict[str, ParetoFront]
     scores: dict[str, LeaderboardScore]
     performance: dict[str, Quantity]
     measurement: Measurement | None
+    overall: AggregateScore
+    categories: dict[str, AggregateScore]
+
+
+class LeaderboardRow(MeasuredRow):
+    group: TiedGroup
+    pareto: dict[str, ParetoFront]
 
 
 class Leaderboard(TypedDict):
@@ -1102,6 +1107,8 @@ class DocumentRow(TypedDict):
     document: str
     filter: str
     part: NotRequired[str]
+    cluster: NotRequired[str]
+    group: NotRequired[list[str]]
     index: int
     margin: float | None
     values: dict[str, Any]
