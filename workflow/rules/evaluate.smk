@@ -76,7 +76,7 @@ use rule generate_transformers as generate_llamacpp with:
         "../../envs/evaluate-llamacpp.yaml"
 
 
-# The score of kept answers: no model, on this machine or another one.
+# The score of stored generations: no model, on this machine or another one.
 rule score:
     input:
         answers=inputs.generations,

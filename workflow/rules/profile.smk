@@ -33,6 +33,6 @@ rule performance:
     conda:
         "../../envs/profile.yaml"
     message:
-        "Summarise the profile of {wildcards.model} {wildcards.variant} on {wildcards.hardware} ({wildcards.protocol})"
+        "Summarize the performance of {wildcards.model} {wildcards.variant} on {wildcards.hardware} ({wildcards.protocol})"
     script:
         "../scripts/performance.py"

@@ -17,6 +17,8 @@ with job(snakemake.log[0]):
     catalogue, _ = configured(snakemake)
     records = [Path(record) for record in snakemake.input.records]
     current = current_records(records, RECORD_SCHEMAS, Slim())
-    known = [found for found in current if found[1]["model"]["id"] in catalogue.models]
+    known = [
+        (path, record) for path, record in current if record["model"]["id"] in catalogue.models
+    ]
     with atomic_directory(Path(snakemake.output[0])) as work:
         write_reports(known, catalogue.tasks, work)

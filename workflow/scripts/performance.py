@@ -1,4 +1,4 @@
-"""Summarise what a session found about one variant."""
+"""Summarize what a session found about one variant."""
 
 from typing import TYPE_CHECKING
 

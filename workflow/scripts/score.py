@@ -1,4 +1,4 @@
-"""Score the kept answers of one cell and say how it compares with the published record."""
+"""Score the stored generations of one cell and say how it compares with the published record."""
 
 from typing import TYPE_CHECKING
 

@@ -72,20 +72,18 @@ def _link(link: Path, target: Path, *, replace: bool) -> str | None:
     use = f"use 'snakemake --profile profiles/{link.name}'"
     if not link.is_symlink():
         return f"{link}: is your own file or folder and is kept. Fix: rename it, or {use}"
-    found = Path(os.path.join(link.parent, os.readlink(link)))
-    if found.exists() and found.samefile(target):
+    current = Path(os.path.join(link.parent, os.readlink(link)))
+    if current.exists() and current.samefile(target):
         return None
-    if found.exists() and not _is_clone(found.parent.parent):
-        return (
-            f"{link}: links to {found}, not to this project, and is kept. Fix: rename it, or {use}"
-        )
-    if replace or not found.exists():
+    if current.exists() and not _is_clone(current.parent.parent):
+        return f"{link}: links to {current}, not to this project, and is kept. Fix: rename it, or {use}"
+    if replace or not current.exists():
         temporary = link.with_name(f".{link.name}.{os.getpid()}.new")
         temporary.symlink_to(target)
         os.replace(temporary, link)
         return None
     return (
-        f"{link}: links to another clone, {found}, and is kept. "
+        f"{link}: links to another clone, {current}, and is kept. "
         f"Fix: slm-benchmark link-profiles --replace, or {use}"
     )
 
