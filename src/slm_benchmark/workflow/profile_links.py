@@ -76,7 +76,10 @@ def _link(link: Path, target: Path, *, replace: bool) -> str | None:
     if current.exists() and current.samefile(target):
         return None
     if current.exists() and not _is_clone(current.parent.parent):
-        return f"{link}: links to {current}, not to this project, and is kept. Fix: rename it, or {use}"
+        return (
+            f"{link}: links to {current}, not to this project, and is kept. "
+            f"Fix: rename it, or {use}"
+        )
     if replace or not current.exists():
         temporary = link.with_name(f".{link.name}.{os.getpid()}.new")
         temporary.symlink_to(target)
