@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from markdown.extensions.toc import slugify
 
 from slm_benchmark.common.paths import ROOT
 
@@ -94,8 +93,9 @@ def module_exists(name: str) -> bool:
 
 def anchors(page: Path) -> set[str]:
     """The addresses of a page's headings, as MkDocs makes them."""
-    lines = (line for _, line in prose(page) if line.startswith("#"))
-    return {slugify(re.sub(r"[`*]", "", line.lstrip("# ")), "-") for line in lines}
+    headings = (line.lstrip("# ") for _, line in prose(page) if line.startswith("#"))
+    words = (re.sub(r"[^\w\s-]", "", heading).lower() for heading in headings)
+    return {re.sub(r"[-\s]+", "-", heading.strip()) for heading in words}
 
 
 @of_today
