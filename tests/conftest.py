@@ -9,15 +9,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.mark.expression import Expression
 from hypothesis import settings
-from playwright.sync_api import Browser
 
 from tests.support.hub import Hub, serve
 from tests.support.models import SPIN, write_gguf
-from tests.support.sites import build_synthetic_site, chromium, synthetic_leaderboard
+from tools.ci_lanes import FIXTURES, MARKERS, marker
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # The same examples in every run: what passes here passes in CI.
 settings.register_profile("repeatable", derandomize=True)
@@ -29,6 +32,41 @@ TEXTS = (
     "def add(first, second):\n    return first + second\n",
     "Which of these is a planet? Mars, of course; the Moon is not.",
 )
+
+TESTS = Path(__file__).parent
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import a file whose tests are all deselected by ``-m``: it may cost seconds."""
+    lane = marker(collection_path.relative_to(TESTS).as_posix())
+    if lane is None or not config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    expression = Expression.compile(config.option.markexpr)
+
+    def fast(name: str, /, **_: object) -> bool:
+        return name == lane
+
+    def slow(name: str, /, **_: object) -> bool:
+        return name in (lane, "slow")
+
+    return None if expression.evaluate(fast) or expression.evaluate(slow) else True
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by the folder or file it lies in, else by the fixtures it uses.
+
+    A test that has no lane from these and carries no marker of one is in the quick lane, unless
+    it is slow.
+    """
+    for item in items:
+        lane = marker(item.path.relative_to(TESTS).as_posix())
+        if lane is None and not any(map(item.get_closest_marker, MARKERS)):
+            names = getattr(item, "fixturenames", ())
+            used = (FIXTURES[name] for name in names if name in FIXTURES)
+            lane = next(used, "model" if item.get_closest_marker("slow") else None)
+        if lane is not None:
+            item.add_marker(lane)
 
 
 @pytest.fixture(scope="session")
@@ -176,17 +214,23 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A Chromium that all tests of the site share; `tests.sites.Visit` opens pages in it."""
-    with chromium() as found:
-        yield found
+    from tests.support.sites import chromium
+
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
 def board() -> dict[str, Any]:
     """The synthetic leaderboard of `tests.sites`; a test that changes it copies it first."""
+    from tests.support.sites import synthetic_leaderboard
+
     return synthetic_leaderboard()
 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory, board: dict[str, Any]) -> Path:
     """The site of that leaderboard; one build serves all tests."""
+    from tests.support.sites import build_synthetic_site
+
     return build_synthetic_site(tmp_path_factory.mktemp("edition"), board)
