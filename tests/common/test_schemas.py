@@ -70,6 +70,7 @@ def test_there_is_an_example_of_the_important_kinds() -> None:
     assert {"score-1-ok", "performance-2-ok", "equivalence-1-ok"} <= EXAMPLES.keys()
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_both_checks_refuse_the_same_edits_with_the_same_words(name: str) -> None:
     record = EXAMPLES[name]

@@ -170,6 +170,7 @@ def answers(draw: st.DrawFn) -> Sample:
     )
 
 
+@pytest.mark.model
 @given(answers())
 @settings(max_examples=200, deadline=None)
 def test_an_interval_of_a_share_holds_it_and_stays_within_0_and_1(sample: Sample) -> None:
@@ -274,6 +275,7 @@ def test_few_documents_widen_the_bootstrap() -> None:
     assert min(values) <= found.low <= found.high <= max(values)
 
 
+@pytest.mark.model
 def test_groups_cover_as_often_as_they_say() -> None:
     """A quick look, within three standard errors; benchmarks/coverage.py has the table."""
     for correlation in (0.0, 0.3):

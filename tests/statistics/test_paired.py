@@ -187,6 +187,7 @@ def wald(lost: int, gained: int, n: int) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+@pytest.mark.model
 def test_tangos_interval_covers_where_flips_are_few_and_walds_does_not() -> None:
     grid = [
         (n, psi * share, psi * (1 - share))
@@ -200,6 +201,7 @@ def test_tangos_interval_covers_where_flips_are_few_and_walds_does_not() -> None
     assert min(exact_coverage(wald, *cell) for cell in grid) < 0.4
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(("n", "changed"), [(30, 1.0), (200, 1.0), (60, 0.2), (200, 0.1)])
 def test_intervals_of_fractions_cover(n: int, changed: float) -> None:
     """Some documents change, by amounts that are skewed to the left."""
@@ -214,6 +216,7 @@ def test_intervals_of_fractions_cover(n: int, changed: float) -> None:
     assert hits / trials >= 0.93
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("binary", [True, False])
 def test_intervals_of_clusters_cover_and_those_that_ignore_them_do_not(binary: bool) -> None:
     random = np.random.default_rng(1)

@@ -60,6 +60,7 @@ def test_what_no_value_dominates_is_on_the_front(points: list[Any]) -> None:
     assert front(exact) <= front(points)
 
 
+@pytest.mark.model
 @given(st.lists(st.tuples(INTERVALS, INTERVALS, WIDER, WIDER), min_size=1, max_size=12))
 def test_wider_intervals_never_take_a_point_off(points: list[Any]) -> None:
     narrow = [(a, b) for a, b, _, _ in points]

@@ -147,6 +147,7 @@ def simulated(name: str, k: int) -> Coverage:
     return coverage(SCENARIOS[name], k, PAIRS, resamples=150)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in BEYOND])
 def test_prediction_intervals_hold_the_median_of_a_repeat(name: str, k: int) -> None:
@@ -160,6 +161,7 @@ def test_prediction_intervals_are_no_wider_than_a_further_process_asks_for(name:
     assert 0.95 - 2 * ERROR <= found.process < 0.99
 
 
+@pytest.mark.model
 def test_sessions_that_differ_more_than_allowed_are_not_covered() -> None:
     """What the page says about its limits is true; else the allowance would be too generous."""
     assert simulated("double", 5).repeat < 0.85
