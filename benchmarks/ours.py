@@ -94,7 +94,7 @@ class Ours:
 
         lm = self.engine.lm
         phases: list[tuple[str, Any, str]] = [
-            ("tokenising", lm, "tok_encode"),
+            ("tokenizing", lm, "tok_encode"),
             ("planning", harness, "plan_document"),
             ("planning", harness, "plan_forwards"),
             ("log-softmax", logprobs.ScoreReader, "add"),

@@ -12,7 +12,7 @@ from slm_benchmark.catalog.key_tables import fill_between
 
 START, END = "<!-- engine:start -->", "<!-- engine:end -->"
 
-PHASES = ("tokenising", "planning", "forwarding", "log-softmax", "everything else")
+PHASES = ("tokenizing", "planning", "forwarding", "log-softmax", "everything else")
 
 
 def markdown(results: Mapping[str, Any], baselines: Mapping[str, str]) -> str:
