@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slm_benchmark.leaderboard.ranking import normalised
+from slm_benchmark.leaderboard.ranking import normalized
+from slm_benchmark.records.types import LeaderboardScore
 from slm_benchmark.statistics.mover import Term, weighted_sum
 from slm_benchmark.statistics.proportion import PROPORTION_INTERVALS, proportion_method
 from slm_benchmark.statistics.ties import tied_groups
@@ -36,19 +38,19 @@ TRUTHS: dict[str, list[tuple[float, int]]] = {
 
 
 def term(right: int, n: int) -> Term:
-    """The normalised score of ``right`` out of ``n``."""
+    """The normalized score of ``right`` out of ``n``."""
     share = right / n
     interval = PROPORTION_INTERVALS[proportion_method(right, n)](right, n)
     stderr = math.sqrt(share * (1 - share) / (n - 1))
     cell = {"value": share, "stderr": stderr, "ci95": interval, "n": n, "chance": CHANCE}
-    rescaled = normalised(cell, 1.0)
+    rescaled = normalized(cast(LeaderboardScore, cell), 1.0)
     assert rescaled is not None
     assert rescaled[1] is not None
     return rescaled[1]
 
 
 def coverage(tasks: Sequence[tuple[float, int]], seed: int) -> tuple[float, float]:
-    """Share of boards whose interval holds the truth: as it is, and with all lopsidedness kept."""
+    """Share of boards whose interval holds the truth: as it is, and without shrinking the asymmetry."""
     draw = np.random.default_rng(seed)
     truth = math.fsum((p - CHANCE) / (1 - CHANCE) for p, _ in tasks) / len(tasks)
     terms = {n: [term(right, n) for right in range(n + 1)] for _, n in tasks}
@@ -84,9 +86,9 @@ def parted(share: float, documents: int, spread: float, seed: int) -> tuple[floa
         answers = (draw.normal(size=(8, 3, documents)) + difficulty < limit).astype(float)
         right = answers.sum(axis=2)
         values, errors = right / documents / (1 - CHANCE), errors_of[right.astype(int)]
-        centred = answers - answers.mean(axis=2, keepdims=True)
-        lengths = np.linalg.norm(centred, axis=2, keepdims=True)
-        units = np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+        centered = answers - answers.mean(axis=2, keepdims=True)
+        lengths = np.linalg.norm(centered, axis=2, keepdims=True)
+        units = np.divide(centered, lengths, out=np.zeros_like(centered), where=lengths > 0)
 
         def shared(
             leader: int,
@@ -113,7 +115,7 @@ def parted(share: float, documents: int, spread: float, seed: int) -> tuple[floa
 def main() -> None:
     """Print both tables as Markdown."""
     print(f"Chance {CHANCE:.0%}, {BOARDS} boards for each line\n")
-    print("| Board | Coverage | With all lopsidedness kept |\n| --- | --- | --- |")
+    print("| Board | Coverage | Without shrinking the asymmetry |\n| --- | --- | --- |")
     for seed, (name, tasks) in enumerate(TRUTHS.items()):
         held, plain = coverage(tasks[:14], seed)
         print(f"| {name} | {100 * held:.1f} % | {100 * plain:.1f} % |")

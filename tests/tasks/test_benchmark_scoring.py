@@ -145,7 +145,7 @@ def test_a_gated_benchmark_names_the_page(name: str, hub: Hub, tmp_path: Path) -
     hub.gated.add(repository)
     with pytest.raises(UserError, match=rf"{name}\.repo: this dataset is gated") as caught:
         prepare(name, CATALOGUE.datasets[name], hub, tmp_path)
-    assert f"accept the licence on https://huggingface.co/datasets/{repository}," in str(
+    assert f"accept the license on https://huggingface.co/datasets/{repository}," in str(
         caught.value
     )
     assert not (tmp_path / name).exists()

@@ -16,22 +16,23 @@ with job(snakemake.log[0]):
 
     from slm_benchmark.quantize.calibration import load_calibration
     from slm_benchmark.quantize.dispatch import quantizer
+    from slm_benchmark.quantize.manifest_4bit import FourBitJob
 
     catalogue, _ = configured(snakemake)
     settings = snakemake.params.settings
     base = Path(snakemake.input.base).parent
     size = settings["group_size"]
-    quantizer(settings["backend"])(
+    job = FourBitJob(
         catalogue.models[snakemake.wildcards.model],
-        base=base,
-        target=Path(snakemake.output.manifest).parent,
-        variant=snakemake.params.variant,
-        calibration=load_calibration(
+        base,
+        snakemake.params.variant,
+        load_calibration(
             Path(snakemake.input.calibration).parent,
             base,
             texts=settings["calibration"]["texts"],
             tokens=settings["calibration"]["tokens"],
         ),
-        wanted_group_size=None if size == "auto" else size,
-        threads=snakemake.threads,
+        None if size == "auto" else size,
     )
+    target = Path(snakemake.output.manifest).parent
+    quantizer(settings["backend"])(job, target, snakemake.threads)

@@ -40,7 +40,7 @@ def _validator(name: str) -> jsonschema.Draft202012Validator:
 
 
 def _other_schema(name: str) -> Resource[Any]:
-    """Resolve a reference such as ``cell#/$defs/error`` to a neighbouring schema."""
+    """Resolve a reference such as ``cell#/$defs/error`` to a neighboring schema."""
     return Resource.from_contents(schema(name), default_specification=DRAFT202012)
 
 

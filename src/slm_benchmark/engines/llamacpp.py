@@ -13,8 +13,9 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 
 from slm_benchmark.common.errors import NotApplicable, UserError
+from slm_benchmark.engines import llama_binding as binding
 from slm_benchmark.engines.backend import MOST_BEAMS, Logits, OutOfMemory, Scored
-from slm_benchmark.engines.llama_cache import CELL_BLOCK, whole_blocks
+from slm_benchmark.engines.llama_binding import CELL_BLOCK, whole_blocks
 from slm_benchmark.engines.logprobs import ScoreReader, check_finite
 from slm_benchmark.engines.memory import budget_bytes
 from slm_benchmark.engines.schedule import LEAVES, TREE, Plan, PlannedForward, reusable_prefix
@@ -32,20 +33,6 @@ CACHE_TYPES: dict[CacheFormat, tuple[int, int]] = {
     "q8_0": (api.GGML_TYPE_Q8_0, api.GGML_TYPE_F16),
 }
 """Types of the cache's keys and values."""
-
-_NO_SLOT = 1
-_ALLOCATION_FAILED = -2
-_LOG_ERROR = 4  # GGML_LOG_LEVEL_ERROR in ggml.h; the bindings do not name it
-
-
-@api.llama_log_callback  # type: ignore[untyped-decorator]
-def _keep_quiet(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    if level == _LOG_ERROR:
-        _messages.append(text.decode(errors="replace").strip())
-
-
-_messages: list[str] = []
-api.llama_log_set(_keep_quiet, ctypes.c_void_p(0))
 
 
 class Context:
@@ -75,11 +62,7 @@ class Context:
         flash_attention: bool = True,
         cache: CacheFormat = "float16",
     ) -> None:
-        parameters = api.llama_context_default_params()
-        parameters.n_ctx = cells
-        parameters.n_batch = parameters.n_ubatch = TREE
-        parameters.n_seq_max = sequences
-        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters = binding.context_parameters(cells, sequences, threads, TREE)
         parameters.kv_unified = True  # sequences share cells: a copied prefix costs no memory
         parameters.swa_full = True  # a sliding window keeps what a cut-back prefix needs again
         parameters.flash_attn_type = (
@@ -88,12 +71,14 @@ class Context:
             else api.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
         parameters.type_k, parameters.type_v = CACHE_TYPES[cache]
-        parameters.no_perf = True
+        binding.errors.clear()
         self.handle = api.llama_init_from_model(model, parameters)
         if not self.handle:
-            raise OutOfMemory(f"no memory for a cache of {cells} tokens: {'; '.join(_messages)}")
+            raise OutOfMemory(
+                f"no memory for a cache of {cells} tokens: {'; '.join(binding.errors)}"
+            )
         self.cells, self.cache = cells, cache
-        self.vocabulary = int(api.llama_vocab_n_tokens(api.llama_model_get_vocab(model)))
+        self.vocabulary = binding.vocabulary_size(model)
         self.memory = api.llama_get_memory(self.handle)
         self._batch = api.llama_batch_init(TREE, 0, sequences)
         self._token = np.ctypeslib.as_array(self._batch.token, (TREE,))
@@ -138,12 +123,14 @@ class Context:
         self._wanted[:count] = 0
         self._wanted[list(wanted)] = 1
         self._batch.n_tokens = count
-        _messages.clear()
+        binding.errors.clear()
         code = api.llama_decode(self.handle, self._batch)
-        if code in (_NO_SLOT, _ALLOCATION_FAILED):
+        if code in (binding.NO_SLOT, binding.ALLOCATION_FAILED):
             raise OutOfMemory(f"llama.cpp has no memory to forward {count} tokens")
         if code != 0:
-            raise RuntimeError(f"llama_decode answered with code {code}: {'; '.join(_messages)}")
+            raise RuntimeError(
+                f"llama_decode answered with code {code}: {'; '.join(binding.errors)}"
+            )
         if not wanted:
             return np.empty((0, self.vocabulary), dtype=np.float32)
         pointer = api.llama_get_logits(self.handle)
@@ -182,9 +169,9 @@ class Context:
     def put_in(self, sequence: int, state: bytes) -> None:
         """Give a sequence keys and values that were taken out."""
         data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
-        _messages.clear()
+        binding.errors.clear()
         if not api.llama_state_seq_set_data(self.handle, data, len(state), sequence):
-            raise OutOfMemory(f"the cache does not take a sequence: {'; '.join(_messages)}")
+            raise OutOfMemory(f"the cache does not take a sequence: {'; '.join(binding.errors)}")
 
 
 @dataclass(eq=False)
@@ -212,21 +199,12 @@ class LlamaCpp:
 
     Raises:
         UserError: when llama.cpp cannot load the file.
+        MemoryError: when there is no memory for its weights.
         NotApplicable: when the model cannot run with these settings, but could with the usual ones.
     """
 
     def __init__(self, file: Path, settings: Settings) -> None:
-        _messages.clear()
-        api.llama_backend_init()
-        self.model = api.llama_model_load_from_file(
-            str(file).encode(), api.llama_model_default_params()
-        )
-        if not self.model:
-            raise UserError(
-                f"llama.cpp cannot load this file: {'; '.join(_messages) or 'no reason given'}",
-                file=file,
-                fix="the file is truncated or damaged; delete its folder and run again",
-            )
+        self.model, _ = binding.load_model(file)
         self.max_length, self.chunk = settings.max_length, settings.chunk
         self._settings = settings
         self._long_rope = self._rotates_by_cells()
@@ -509,13 +487,13 @@ class LlamaCpp:
             self.close()
             described = ", ".join(f"{name} {value}" for name, value in unusual.items())
             raise NotApplicable(
-                f"llama.cpp does not run this model with {described}: {'; '.join(_messages)}"
+                f"llama.cpp does not run this model with {described}: {'; '.join(binding.errors)}"
             ) from error
 
     def _rotates_by_cells(self) -> bool:
         """Whether llama.cpp rotates by the size of the cache: one set of factors up to the length
         that the model was first trained on, another above. Then every cache has the same size."""
-        original = metadata_number(self.model, "rope.scaling.original_context_length")
+        original = binding.metadata_number(self.model, "rope.scaling.original_context_length")
         trained = int(api.llama_model_n_ctx_train(self.model))
         return original is not None and original < trained
 
@@ -610,18 +588,6 @@ class _RunningBatch:
             running.sequence = sequence
         self._next_sequence = len(states)
         self._used = sum(running.length for running in self._running)
-
-
-def metadata_number(model: Any, key: str) -> int | None:
-    """A number that a GGUF file holds under its architecture's name; None where it holds none."""
-
-    def value(name: str) -> str:
-        buffer = ctypes.create_string_buffer(64)
-        api.llama_model_meta_val_str(model, name.encode(), buffer, len(buffer))
-        return buffer.value.decode()
-
-    number = value(f"{value('general.architecture')}.{key}")
-    return int(number) if number.isdecimal() else None
 
 
 def build_description() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.common import progress
-from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.files import digest, sha256_file
 from slm_benchmark.engines import lm_eval_plugin
 from slm_benchmark.engines.identity import Name, sources_sha256
@@ -84,9 +84,8 @@ class RegisteredEngine:
                     "a document alone, so that its scores do too"
                 )
         model_args = {key: value for key, value in arguments.items() if value is not None}
-        for key, value in model_args.items():
-            if key not in self.arguments:
-                raise _bad(key, value, "unknown argument", f"use {', '.join(self.arguments)}")
+        for key in model_args:
+            require_known("argument", key, self.arguments, "--model_args", key)
         if "pretrained" not in model_args:
             raise _bad("pretrained", None, "no model is named", "add pretrained=PATH")
         weights = self._weights(_path(model_args["pretrained"]))
@@ -255,12 +254,13 @@ def _gguf_window(file: Path) -> int | None:
     """Longest context that a GGUF file names, in tokens."""
     from llama_cpp import llama_cpp as api
 
-    from slm_benchmark.engines.llamacpp import metadata_number
+    from slm_benchmark.engines.llama_binding import load_model, metadata_number
 
     parameters = api.llama_model_default_params()
     parameters.vocab_only = True
-    model = api.llama_model_load_from_file(str(file).encode(), parameters)
-    if not model:
+    try:
+        model, _ = load_model(file, parameters)
+    except UserError:
         return None  # loading the weights says why
     window = metadata_number(model, "context_length")
     api.llama_model_free(model)

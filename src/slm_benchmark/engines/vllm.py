@@ -1,7 +1,8 @@
 """Base, GPTQ and AWQ models on vLLM, through the harness's own backend: for throughput on a GPU.
 
-vLLM decides for itself which requests run together, so a score may depend on its neighbours; that
-is why it is an engine of its own, which only a protocol that names it uses.
+vLLM decides for itself which requests run together, and is not batch-invariant: a score may depend
+on what else is in its batch. That is why it is an engine of its own, which only a protocol that
+names it uses.
 """
 
 from __future__ import annotations

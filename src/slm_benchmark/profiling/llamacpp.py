@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
-from slm_benchmark.common.errors import UserError
-from slm_benchmark.engines.llama_cache import whole_blocks
+from slm_benchmark.engines import llama_binding as binding
 from slm_benchmark.profiling.job import Job, Point
 from slm_benchmark.profiling.memory import release_mappings
 from slm_benchmark.profiling.traffic import gguf_traffic
@@ -26,9 +24,6 @@ BATCH = 2048
 
 FORWARD = 512
 """Most tokens that it forwards together."""
-
-_ERROR = 4  # GGML_LOG_LEVEL_ERROR of ggml.h; the bindings have no names for the levels
-_NO_MEMORY = -2  # llama_decode could not allocate
 
 
 class LlamaCppRunner:
@@ -51,20 +46,8 @@ class LlamaCppRunner:
         parameters = api.llama_model_default_params()
         parameters.n_gpu_layers = 0
         parameters.load_mode = api.LLAMA_LOAD_MODE_MMAP
-        with _listening() as heard:
-            api.llama_backend_init()
-            self._model = api.llama_model_load_from_file(str(self._file).encode(), parameters)
-        if not self._model:
-            if "allocate" in _errors(heard):
-                raise MemoryError(_errors(heard))
-            raise UserError(
-                f"llama.cpp cannot load this file: {_errors(heard) or 'no reason given'}",
-                file=self._file,
-                fix="the file is truncated or damaged; delete its folder and run again",
-            )
-        self._log = "".join(text for _, text in heard)
-        vocabulary = api.llama_model_get_vocab(self._model)
-        self._vocabulary_size = int(api.llama_vocab_n_tokens(vocabulary))
+        self._model, self._log = binding.load_model(self._file, parameters)
+        self._vocabulary_size = binding.vocabulary_size(self._model)
 
     def release_files(self) -> None:
         """Let go of the file's pages; those of weights that were not copied come back."""
@@ -81,19 +64,15 @@ class LlamaCppRunner:
         """
         if self._context:
             api.llama_free(self._context)
-        parameters = api.llama_context_default_params()
-        cells = point.sequences * whole_blocks(point.prompt_tokens + point.output_tokens)
-        parameters.n_ctx = cells
-        parameters.n_batch, parameters.n_ubatch = BATCH, FORWARD
-        parameters.n_seq_max = point.sequences
-        parameters.n_threads = parameters.n_threads_batch = self._job.threads
+        cells = point.sequences * binding.whole_blocks(point.prompt_tokens + point.output_tokens)
+        parameters = binding.context_parameters(cells, point.sequences, self._job.threads, FORWARD)
+        parameters.n_batch = BATCH
         parameters.swa_full = False
-        parameters.no_perf = True
-        with _listening() as heard:
+        with binding.listening() as log:
             self._context = api.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise MemoryError(f"none for a cache of {cells} tokens: {_errors(heard)}")
-        self._context_log = "".join(text for _, text in heard)
+            raise MemoryError(f"none for a cache of {cells} tokens: {binding.error_text(log)}")
+        self._context_log = "".join(text for _, text in log)
         self._memory = api.llama_get_memory(self._context)
         self._prompt = _Batch(BATCH)
         self._step = _Batch(point.sequences)
@@ -186,7 +165,7 @@ class LlamaCppRunner:
     def _decode(self, batch: _Batch, count: int) -> None:
         batch.handle.n_tokens = count
         code = api.llama_decode(self._context, batch.handle)
-        if code == _NO_MEMORY:
+        if code == binding.ALLOCATION_FAILED:
             raise MemoryError(f"llama.cpp has no memory to forward {count} tokens")
         if code != 0:
             raise RuntimeError(f"llama_decode answered with code {code}")
@@ -236,26 +215,6 @@ class _Batch:
         self.handle = api.llama_batch(
             **{n: ctypes.cast(array.ctypes.data, kinds[n]) for n, array in arrays.items()}
         )
-
-
-@contextmanager
-def _listening() -> Iterator[list[tuple[int, str]]]:
-    """What llama.cpp logs meanwhile, as (level, text); who listened before does so again."""
-    heard: list[tuple[int, str]] = []
-    callback = api.llama_log_callback(
-        lambda level, text, _: heard.append((level, text.decode(errors="replace")))
-    )
-    before, data = api.llama_log_callback(), ctypes.c_void_p()
-    api.llama_log_get(ctypes.byref(before), ctypes.byref(data))
-    api.llama_log_set(callback, ctypes.c_void_p(0))
-    try:
-        yield heard
-    finally:
-        api.llama_log_set(before, data)
-
-
-def _errors(heard: Sequence[tuple[int, str]]) -> str:
-    return "; ".join(text.strip() for level, text in heard if level == _ERROR)
 
 
 def _features(system_info: str) -> list[str]:

@@ -9,26 +9,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory
 from slm_benchmark.quantize.calibration import Calibration
-from slm_benchmark.quantize.manifest_4bit import BITS, METHODS, SYMMETRIC, write_4bit_manifest
-from slm_benchmark.quantize.shapes import group_size, linear_in_features
+from slm_benchmark.quantize.manifest_4bit import BITS, SYMMETRIC, FourBitJob, write_4bit_manifest
 from slm_benchmark.records.provenance import versions
 
 _LIBRARIES = {"gptq": "auto-gptq", "awq": "autoawq"}
 
 
-def quantize_4bit_legacy(
-    model: Model,
-    base: Path,
-    target: Path,
-    variant: str,
-    calibration: Calibration,
-    wanted_group_size: int | None,
-    threads: int,
-) -> None:
+def quantize_4bit_legacy(job: FourBitJob, target: Path, threads: int) -> None:
     """Quantize with auto-gptq (gptq-4bit) or autoawq (awq-4bit).
 
     Arguments and errors are those of `quantize_4bit`.
@@ -38,7 +28,7 @@ def quantize_4bit_legacy(
     """
     import torch
 
-    method = METHODS[variant]
+    method = job.method
     if not torch.cuda.is_available():
         raise UserError(
             f"{_LIBRARIES[method]} needs a CUDA device",
@@ -49,22 +39,13 @@ def quantize_4bit_legacy(
         )
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    size = group_size(linear_in_features(base), model.id, wanted_group_size)
+    size = job.fitting_group_size()
     began = time.monotonic()
     run = _run_auto_gptq if method == "gptq" else _run_autoawq
     with atomic_directory(target) as work:
-        kernel = run(base, work, calibration, size, model.trust_remote_code)
-        write_4bit_manifest(
-            work,
-            model,
-            base,
-            variant,
-            calibration,
-            size,
-            kernel,
-            versions(_LIBRARIES[method], "torch", "transformers"),
-            time.monotonic() - began,
-        )
+        kernel = run(job.base, work, job.calibration, size, job.model.trust_remote_code)
+        libraries = versions(_LIBRARIES[method], "torch", "transformers")
+        write_4bit_manifest(work, job, size, kernel, libraries, time.monotonic() - began)
 
 
 def _run_auto_gptq(

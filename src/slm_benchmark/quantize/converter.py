@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slm_benchmark.common.files import atomic_directory, atomic_write_json
 from slm_benchmark.common.paths import relative
-from slm_benchmark.download.wheels import fetch_wheel
+from slm_benchmark.download.wheels import Archive, fetch_wheel
 
 PACKAGE, VERSION = "llama-cpp-python", "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -26,7 +26,9 @@ def fetch_converter(target: Path) -> None:
         RunEnvironmentError: when the package index cannot be reached.
         UserError: when the archive's hash differs from the pinned one.
     """
-    archive = fetch_wheel(PACKAGE, VERSION, SHA256, file=relative(__file__), field="", binary=False)
+    archive = fetch_wheel(
+        Archive(PACKAGE, VERSION, SHA256, file=relative(__file__), is_wheel=False)
+    )
     root = f"{archive.name.removesuffix('.tar.gz')}/{_INSIDE}/"
     with atomic_directory(target) as work, tarfile.open(archive) as tar:
         for member in tar:

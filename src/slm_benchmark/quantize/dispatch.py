@@ -1,12 +1,15 @@
-"""Which library makes a 4-bit variant."""
+"""The library that makes a 4-bit variant, by the name of a backend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+
+from slm_benchmark.quantize.manifest_4bit import FourBitJob
 
 
-def quantizer(backend: str) -> Callable[..., None]:
-    """The function that makes a 4-bit variant with ``backend``; see `quantize_4bit`.
+def quantizer(backend: str) -> Callable[[FourBitJob, Path, int], None]:
+    """Import the function that makes a 4-bit variant with ``backend``; see `quantize_4bit`.
 
     Args:
         backend: gptqmodel, or one of the original libraries auto-gptq and autoawq.

@@ -13,39 +13,26 @@ from typing import Any
 from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, atomic_write_json, read_json
-from slm_benchmark.quantize.calibration import Calibration
-from slm_benchmark.quantize.manifest_4bit import BITS, METHODS, SYMMETRIC, write_4bit_manifest
-from slm_benchmark.quantize.shapes import check_awq_rows, group_size, linear_in_features
+from slm_benchmark.quantize.manifest_4bit import BITS, SYMMETRIC, FourBitJob, write_4bit_manifest
+from slm_benchmark.quantize.shapes import check_awq_rows
 from slm_benchmark.records.provenance import versions
 
 
-def quantize_4bit(
-    model: Model,
-    base: Path,
-    target: Path,
-    variant: str,
-    calibration: Calibration,
-    wanted_group_size: int | None,
-    threads: int,
-) -> None:
-    """Quantize the linear layers of ``base`` to 4 bits and write the variant with its manifest.
+def quantize_4bit(job: FourBitJob, target: Path, threads: int) -> None:
+    """Quantize the linear layers of a base model to 4 bits and write the variant with its manifest.
 
     Args:
-        model: The card.
-        base: Folder of the base model in Transformers format.
+        job: What to make.
         target: Folder of the variant.
-        variant: gptq-4bit or awq-4bit.
-        calibration: The calibration texts.
-        wanted_group_size: Weights per scale; None derives it from the model's shapes.
         threads: CPU threads.
 
     Raises:
         UserError: when a group size does not fit, or the result's logits are not finite.
     """
-    method = METHODS[variant]
-    size = group_size(linear_in_features(base), model.id, wanted_group_size)
+    method = job.method
+    size = job.fitting_group_size()
     if method == "awq":
-        check_awq_rows(base, model.id)
+        check_awq_rows(job.base, job.model.id)
     began = time.monotonic()
     # On two cores or fewer gptqmodel's own choice of worker count crashes.
     os.environ["GPTQMODEL_CPU_WORKERS"] = str(max(2, threads))
@@ -73,25 +60,16 @@ def quantize_4bit(
     # A CPU multiplies float16 matrices many times more slowly than bfloat16 ones, and gptqmodel's
     # AWQ takes no float32. What stays unquantized (embeddings, norms) is saved in this format.
     dtype = "auto" if device == "cuda" else torch.bfloat16
-    loaded = GPTQModel.load(str(base), config, device=device, dtype=dtype)
-    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in calibration.rows]
+    loaded = GPTQModel.load(str(job.base), config, device=device, dtype=dtype)
+    rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in job.calibration.rows]
     loaded.quantize(rows, batch_size=1, **options)
     with atomic_directory(target) as work:
         loaded.save(str(work))
         del loaded
         _drop_traces(work)
-        kernel = check_forward(model, work, variant, calibration.rows[0][:32])
-        write_4bit_manifest(
-            work,
-            model,
-            base,
-            variant,
-            calibration,
-            size,
-            kernel,
-            versions("gptqmodel", "torch", "transformers"),
-            time.monotonic() - began,
-        )
+        kernel = check_forward(job.model, work, job.variant, job.calibration.rows[0][:32])
+        libraries = versions("gptqmodel", "torch", "transformers")
+        write_4bit_manifest(work, job, size, kernel, libraries, time.monotonic() - began)
 
 
 def _drop_traces(work: Path) -> None:

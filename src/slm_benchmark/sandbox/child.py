@@ -230,7 +230,6 @@ def _execute(
     source: int,
     verdict: int,
     *,
-    # What the verdict hangs on is bound here, before any other code can replace it.
     execute: Callable[..., None] = exec,
     compiled: Callable[..., Any] = compile,
     read: Callable[[int, int], bytes] = os.read,
@@ -238,7 +237,10 @@ def _execute(
     leave: Callable[[int], Any] = os._exit,
     outcome_of: Callable[[BaseException], bytes],
 ) -> None:
-    """Execute a candidate and its tests in one namespace; leaves the process at the end."""
+    """Execute a candidate and its tests in one namespace; leaves the process at the end.
+
+    Its parameters are many, as each binds a function before any other code can replace it.
+    """
     program = types.ModuleType("program")
     sys.modules["program"] = program
     space = program.__dict__

@@ -85,10 +85,10 @@ def _active() -> tuple[Classifier, ...]:
 def _vader() -> Classifier:
     from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-    analyser = SentimentIntensityAnalyzer()
+    analyzer = SentimentIntensityAnalyzer()
 
     def judge(text: str) -> Scores:
-        compound = float(analyser.polarity_scores(text)["compound"])
+        compound = float(analyzer.polarity_scores(text)["compound"])
         return {
             "sentiment_vader": compound,
             "sentiment_vader_positive": float(compound >= SENTIMENT_THRESHOLD),

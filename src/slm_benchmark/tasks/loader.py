@@ -26,13 +26,24 @@ _UNMEASURED_CONFIG = ("custom_dataset", "dataset_path", "dataset_name", "dataset
 
 
 class _Splits(dict[str, Any]):
-    """Splits of which an absent one is empty; the one that was last asked for in vain is kept.
+    """Splits of which an absent one is empty.
 
     The harness opens the split for few-shot examples even where none are drawn, and a prepared
     dataset need not hold it then.
+
+    Args:
+        rows: The splits by name.
+        dataset: Folder of the prepared dataset.
+
+    Attributes:
+        absent: The split that was last looked up in vain.
     """
 
     absent: str | None = None
+
+    def __init__(self, rows: Mapping[str, Any], dataset: Path) -> None:
+        super().__init__(rows)
+        self.dataset = dataset
 
     def __missing__(self, name: str) -> Any:
         self.absent = name
@@ -81,7 +92,9 @@ def load_parts(
     return [
         TaskPart(
             part,
-            _load(task_id, entry, dataset, read(part if divided else ""), sampler, part, seed),
+            _load(
+                task_id, entry, _Splits(read(part if divided else ""), dataset), sampler, part, seed
+            ),
         )
         for part in parts
     ]
@@ -96,15 +109,13 @@ def load_task(task_id: str, entry: Mapping[str, Any], dataset: Path, sampler: st
 def _load(
     task_id: str,
     entry: Mapping[str, Any],
-    dataset: Path,
-    read: Mapping[str, Any],
+    splits: _Splits,
     sampler: str,
     part: str,
     seed: int,
 ) -> Any:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    splits = _Splits(read)
     name = entry["harness_task"].replace("{part}", part)
     file = definitions().get(name)
     if file is None:
@@ -115,10 +126,10 @@ def _load(
             value=name,
             fix="use a name that `lm-eval ls tasks` prints",
         )
-    _check_columns(task_id, entry, splits, dataset)
+    _check_columns(task_id, entry, splits)
     task_yaml = load_yaml(file)
     if _is_ours(file) and "custom_dataset" in task_yaml:
-        splits = _Splits(task_yaml["custom_dataset"](splits, part))
+        splits = _Splits(task_yaml["custom_dataset"](splits, part), splits.dataset)
     definition = {
         "task": name,
         "custom_dataset": lambda **_: splits,
@@ -149,7 +160,7 @@ def _load(
     raise UserError(
         f"the task {task_id} reads the split {splits.absent!r}, which this dataset lacks",
         file="config/datasets.yaml",
-        field=f"{dataset.name}.splits",
+        field=f"{splits.dataset.name}.splits",
         value=sorted(splits),
         fix=f"add the split {splits.absent}",
     )
@@ -169,9 +180,7 @@ def _check_kind(task_id: str, entry: Mapping[str, Any], task: Any) -> None:
         )
 
 
-def _check_columns(
-    task_id: str, entry: Mapping[str, Any], splits: Mapping[str, Any], dataset: Path
-) -> None:
+def _check_columns(task_id: str, entry: Mapping[str, Any], splits: _Splits) -> None:
     """Refuse a dataset without a column that is read: some tasks would say nothing and score 0.
 
     Raises:
@@ -181,9 +190,10 @@ def _check_columns(
         for column in entry.get("columns", ()):
             if column not in split.column_names:
                 raise UserError(
-                    f"the task {task_id} reads the column {column!r}, which {dataset.name} lacks",
+                    f"the task {task_id} reads the column {column!r}, which "
+                    f"{splits.dataset.name} lacks",
                     file="config/datasets.yaml",
-                    field=dataset.name,
+                    field=splits.dataset.name,
                     value=split.column_names,
                     fix="pin a revision that has it, or write a reader that makes it",
                 )
