@@ -56,6 +56,7 @@ def plan(catalogue: Catalogue, **changes: Any) -> RunConfig:
     return RunConfig.from_config({**CHOICES, **changes}, catalogue)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("name", "change", "field", "says"),
     [

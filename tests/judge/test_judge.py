@@ -415,6 +415,7 @@ def scored(
         return score_documents(parts, chosen)
 
 
+@pytest.mark.model
 def test_each_category_is_asked_at_its_published_temperature(questions: Path) -> None:
     speaker = Speaker(gold)
     scored("mt_bench_reference", questions, speaker)

@@ -191,6 +191,7 @@ def all_edits(value: Any) -> list[tuple[Leaf, Callable[[Any, Leaf], None]]]:
     return [(leaf, edit) for leaf in leaves(value) for edit in EDITS]
 
 
+@pytest.mark.model
 def test_every_edit_of_a_record_is_found(results: Path, catalogue: Catalogue) -> None:
     record, _ = score()
     edits = all_edits(record)
@@ -377,6 +378,7 @@ def quantities(record: Record) -> Iterator[Leaf]:
         yield from ((*start, *leaf) for leaf in leaves(metrics))
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_metric_that_does_not_follow_from_its_repetitions_is_found(
     version: int, results: Path, catalogue: Catalogue
@@ -428,6 +430,7 @@ RAW_EDITS: dict[str, Callable[[Record], Any]] = {
 }
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("what", RAW_EDITS)
 def test_raw_data_that_a_profile_contradicts_are_found(
     what: str, results: Path, catalogue: Catalogue, profile: Record
@@ -676,6 +679,7 @@ def test_an_empty_folder_has_no_findings_but_its_summaries(
     assert describe_report(report).endswith("0 records and 0 files of documents: no findings")
 
 
+@pytest.mark.model
 def test_the_committed_results_have_no_findings(catalogue: Catalogue) -> None:
     report = check_integrity(catalogue, RESULTS)
     assert report.records == len(published_records(RESULTS)) > 0

@@ -245,6 +245,7 @@ def test_no_text_of_a_group_is_written() -> None:
     assert (headline["clusters"], headline["combine"]) == (40, "parts")
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("key", ["value", "stderr", "ci95", "n", "missing"])
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_an_edit_of_a_number_is_seen(name: str, key: str) -> None:

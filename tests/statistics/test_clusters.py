@@ -41,6 +41,7 @@ def reference_error(values: Any, clusters: Any, parts: Any) -> float:
     return math.sqrt(contrast @ inverse @ middle @ inverse @ contrast)
 
 
+@pytest.mark.model
 @given(GROUPED)
 @settings(max_examples=200, deadline=None)
 def test_the_error_is_that_of_the_matrices(documents: list[tuple[float, int, str]]) -> None:
