@@ -50,7 +50,7 @@ def term(right: int, n: int) -> Term:
 
 
 def coverage(tasks: Sequence[tuple[float, int]], seed: int) -> tuple[float, float]:
-    """Share of boards whose interval holds the truth: as it is, and without shrinking the asymmetry."""
+    """Share of boards whose interval holds the truth: as it is, and without the shrinkage."""
     draw = np.random.default_rng(seed)
     truth = math.fsum((p - CHANCE) / (1 - CHANCE) for p, _ in tasks) / len(tasks)
     terms = {n: [term(right, n) for right in range(n + 1)] for _, n in tasks}
