@@ -12,7 +12,7 @@ with job(snakemake.log[0]):
 
     from slm_benchmark.common import progress
     from slm_benchmark.evaluation.equivalence import Inputs, check_equivalence
-    from slm_benchmark.leaderboard.aggregate import describe_equivalence
+    from slm_benchmark.leaderboard.report import describe_equivalence
 
     catalogue, run_config = configured(snakemake)
     datasets = [Path(manifest).parent for manifest in snakemake.input.datasets]

@@ -22,7 +22,7 @@ with job(snakemake.log[0]):
     settings = snakemake.params.settings
     base = Path(snakemake.input.base).parent
     size = settings["group_size"]
-    job = FourBitJob(
+    choices = FourBitJob(
         catalogue.models[snakemake.wildcards.model],
         base,
         snakemake.params.variant,
@@ -35,4 +35,4 @@ with job(snakemake.log[0]):
         None if size == "auto" else size,
     )
     target = Path(snakemake.output.manifest).parent
-    quantizer(settings["backend"])(job, target, snakemake.threads)
+    quantizer(settings["backend"])(choices, target, snakemake.threads)

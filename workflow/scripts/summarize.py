@@ -13,7 +13,7 @@ with job(snakemake.log[0]):
     from slm_benchmark.common import progress
     from slm_benchmark.common.files import read_json
     from slm_benchmark.evaluation.fidelity import describe_fidelity
-    from slm_benchmark.leaderboard.aggregate import failures, summary
+    from slm_benchmark.leaderboard.report import failures, summary
     from slm_benchmark.records.store import read_run
 
     leaderboard = read_json("build/preview/leaderboard.json")

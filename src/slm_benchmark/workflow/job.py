@@ -12,10 +12,15 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
+
+if TYPE_CHECKING:
+    from slm_benchmark.catalog.catalog import Catalogue
+    from slm_benchmark.catalog.run_config import Cell, RunConfig
+    from slm_benchmark.evaluation.runner import Folders
 
 _RUN = "SLM_BENCHMARK_RUN_PID"
 _WATCH_INTERVAL_S = 1.0
@@ -136,7 +141,7 @@ def warn(lines: list[str]) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
-def cell_from_wildcards(snakemake: Any) -> tuple[Any, Any]:
+def cell_from_wildcards(snakemake: Any) -> tuple[Cell, Folders]:
     """The cell that a job measures, and the folders of its inputs."""
     from slm_benchmark.catalog.run_config import Cell
     from slm_benchmark.evaluation.runner import Folders
@@ -150,7 +155,7 @@ def output_paths(snakemake: Any) -> dict[str, Path]:
     return {name: Path(path) for name, path in snakemake.output.items()}
 
 
-def configured(snakemake: Any) -> tuple[Any, Any]:
+def configured(snakemake: Any) -> tuple[Catalogue, RunConfig]:
     """The catalogue and the run configuration that a job belongs to."""
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.catalog.run_config import RunConfig
