@@ -31,6 +31,7 @@ TESTS = {
     "tasks": "model",
     "workflow": "workflow",
     "catalog/test_custom.py": "model",
+    "download/test_package_readers.py": "model",
     "profiling/test_roofline.py": "model",
     "profiling/test_runners.py": "model",
     "publishing/test_verify.py": "workflow",

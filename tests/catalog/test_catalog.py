@@ -555,6 +555,7 @@ def harness_tasks(catalogue: Catalogue) -> list[tuple[str, str, Path]]:
     return found
 
 
+@pytest.mark.model
 def test_every_task_is_defined(catalogue: Catalogue) -> None:
     stock = {task for task, _, _ in harness_tasks(catalogue)}
     assert all("group" not in _resolved(file) for _, _, file in harness_tasks(catalogue))
@@ -562,6 +563,7 @@ def test_every_task_is_defined(catalogue: Catalogue) -> None:
     assert own == {"flores_200", "mt_bench", "mt_bench_reference", "bold"}
 
 
+@pytest.mark.model
 def test_tasks_agree_with_the_harness(catalogue: Catalogue) -> None:
     for task, part, file in harness_tasks(catalogue):
         entry = catalogue.tasks[task]

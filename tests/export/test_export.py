@@ -311,6 +311,7 @@ CELLS = {
 }
 
 
+@pytest.mark.model
 @given(
     st.lists(
         st.fixed_dictionaries({kind: st.none() | values for kind, values in CELLS.items()}),
@@ -573,6 +574,7 @@ def test_the_newest_machine_stands_for_a_task_on_the_hub(
 # --- Croissant -------------------------------------------------------------------------------
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("formats", [("csv", "parquet", "croissant"), ("croissant",)])
 def test_mlcroissant_reads_every_record(run: Run, formats: tuple[str, ...]) -> None:
     import mlcroissant

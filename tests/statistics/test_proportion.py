@@ -93,6 +93,7 @@ def test_one_success_more_never_lowers_an_end(n: int) -> None:
     assert (np.diff(ends, axis=0) >= 0).all()
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("n", [1, 2, 4, 7, 10, 20, 35, 50, 100, 300, 817, 2000])
 def test_the_rule_covers_every_proportion(n: int) -> None:
     """Exact sums over the binomial, edges included."""
