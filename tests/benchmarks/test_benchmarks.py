@@ -75,7 +75,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, rows in splits.items():
             files[split] = str(folder / f"{name}.{split}.jsonl")
             Path(files[split]).write_text("\n".join(json.dumps(row) for row in rows))
-        entry = {"source": "local", "files": files, "license": "none"}
+        entry: Any = {"source": "local", "files": files, "license": "none"}
         prepare_dataset(name, entry, folder / name)
     return folder
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lm_eval
 import pytest
@@ -63,7 +63,7 @@ def task(**changes: Any) -> Entry:
     }
 
 
-def local(**changes: Any) -> Entry:
+def local(**changes: Any) -> Any:
     """An entry of a dataset that lies in the folder."""
     return {
         "source": "local",
@@ -297,7 +297,7 @@ def run(root: Path, answer: Callable[[Entry], str], **changes: Any) -> tuple[set
     return {sample["right"] for sample in found}, lm.prompts
 
 
-def scores(lm: Answering, task_id: str, entry: Entry, dataset: Path) -> list[dict[str, Any]]:
+def scores(lm: Answering, task_id: str, entry: Any, dataset: Path) -> list[dict[str, Any]]:
     """The harness's samples of a task without parts."""
     (part,) = loader.load_parts(task_id, entry, dataset, "first_n", [""])
     assert loader.evaluation_split(part.task) == "test"
@@ -448,7 +448,7 @@ def rows(seed, count, first=0):
 """
 
 
-def made(**changes: Any) -> Entry:
+def made(**changes: Any) -> Any:
     """An entry of a dataset that a script makes."""
     return {
         "source": "generated",
@@ -467,7 +467,7 @@ def made(**changes: Any) -> Entry:
 def test_rows_are_made_prepared_and_described(root: Path) -> None:
     script = root / "custom/mine/rows.py"
     script.write_text(SCRIPT)
-    entry = made(parts={"low": {}, "high": {"first": 1000}})
+    entry: Any = made(parts={"low": {}, "high": {"first": 1000}})
     describe(root / "custom/mine", None, {"sums": entry})
     assert read(root)[1] == {"sums": entry}
     target = root / "datasets/sums"
@@ -480,10 +480,10 @@ def test_rows_are_made_prepared_and_described(root: Path) -> None:
     assert len(low) == 4
     assert [row["number"] + 1000 for row in low] == [row["number"] for row in high]
 
-    prepare_dataset("sums", {**entry, "sha256": manifest["sha256"]}, target)
+    prepare_dataset("sums", cast(Any, {**entry, "sha256": manifest["sha256"]}), target)
     assert read_record(target / "manifest.json", "dataset_manifest")["pinned"] is True
     with pytest.raises(UserError, match=r"mine/rows\.py: sums\.sha256: .*other rows"):
-        prepare_dataset("sums", {**entry, "sha256": "0" * 64}, target)
+        prepare_dataset("sums", cast(Any, {**entry, "sha256": "0" * 64}), target)
 
 
 def test_without_parts_the_splits_are_named_as_they_are(root: Path) -> None:

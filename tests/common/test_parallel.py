@@ -253,7 +253,7 @@ def test_equal_blocks_of_lean_records_are_one_object() -> None:
 
 
 def outcome(read: Callable[[Path], Record], path: Path) -> str:
-    """What reading a file gives, 1, 1.0 and true told apart and keys in their order."""
+    """What reading a file gives, with 1, 1.0 and true distinct and keys in their order."""
     try:
         return repr(read(path))
     except UserError as error:

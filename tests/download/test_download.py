@@ -183,7 +183,7 @@ def test_a_hub_that_goes_away_and_comes_back(repository: Hub, tmp_path: Path) ->
     verify_files(target)
 
 
-def test_no_network_is_a_fault_of_the_surroundings(
+def test_no_network_is_an_environment_error(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub.constants

@@ -239,7 +239,7 @@ def test_mbpp_would_run_its_programs(folders: dict[str, Path]) -> None:
         assert test == "\n".join(doc["test_list"])
         ast.parse(test)
     assert [doc["task_id"] for doc in part.task.eval_docs if doc["test_setup_code"]] == [367]
-    # The worked examples are the task's own, and none of the rows.
+    # The few-shot examples are the task's own, and none of the rows.
     assert prompt.count("[BEGIN]\n") == 4
     assert prompt.count("\n[DONE]") == 3
     assert not any(doc["text"] in prompt for doc in part.task.eval_docs.to_list()[1:])

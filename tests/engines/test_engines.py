@@ -147,7 +147,7 @@ def never(new: Sequence[int]) -> bool:
 
 
 def write_all(backend: Backend, prompts: Sequence[tuple[list[int], int]]) -> list[list[int]]:
-    """The likeliest tokens after each prompt, as many as asked for, all in one go."""
+    """The top-1 tokens after each prompt, as many as asked for, all in one go."""
     jobs = [functools.partial(greedy, context, limit, never) for context, limit in prompts]
     new = {one.index: one.new for one in generate(backend, jobs) if not one.stopped}
     return [new[index] for index in range(len(prompts))]
@@ -205,15 +205,15 @@ class Watched:
 
 
 def assert_generations_are_independent(make: Callable[[int | None], Backend]) -> None:
-    """Every logit is bit-identical alone and in company, shuffled, and with any memory budget."""
+    """Every logit is bit-identical alone and in a batch, shuffled, and with any memory budget."""
     draw = random.Random(8)
     shots = tokens(draw, 140)
     prompts = [
         (shots[: 30 * (i % 5)] + tokens(draw, 3 + 11 * i % 70), 4 + 7 * i % 40) for i in range(22)
     ]
-    company = Watched(make(None))
-    assert company.rows > 1
-    texts = write_all(company, prompts)
+    batched = Watched(make(None))
+    assert batched.rows > 1
+    texts = write_all(batched, prompts)
     assert [len(text) for text in texts] == [limit for _, limit in prompts]
     assert len(set(map(tuple, texts))) > 10
     one = make(None)
@@ -221,13 +221,13 @@ def assert_generations_are_independent(make: Callable[[int | None], Backend]) ->
         alone = Watched(one)
         assert write(alone, *prompt) == texts[prompts.index(prompt)]
         ((name, logits),) = alone.seen.items()
-        assert logits == company.seen[name]
+        assert logits == batched.seen[name]
     for seed, budget in ((1, None), (2, 1), (3, 100_000)):
         order = list(range(len(prompts)))
         random.Random(seed).shuffle(order)
         shuffled = Watched(make(budget))
         assert write_all(shuffled, [prompts[i] for i in order]) == [texts[i] for i in order]
-        assert shuffled.seen == company.seen
+        assert shuffled.seen == batched.seen
 
 
 class Short:
@@ -914,7 +914,7 @@ def test_a_single_beam_is_what_the_engines_have(tiny_model: Path) -> None:
 
 
 def test_samples_follow_from_the_seed_alone(tiny_model: Path, loaded: Loaded) -> None:
-    """The same in any company and order; another with another seed, and for each repeat."""
+    """The same in any batch and order; another with another seed, and for each repeat."""
     settings = {"until": [], "do_sample": True, "temperature": 1.0, "max_gen_toks": 12}
     contexts = {context for context, _ in PAIRS if context}
     asked = requests("generate_until", [(context, settings) for context in sorted(contexts)])

@@ -1,4 +1,4 @@
-"""The engines on the demo's real model: the same bits in any company, and the harness's scores."""
+"""The demo's real model: bitwise identical for any batch, and with the scores of the harness."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def requests(
 ) -> list[Instance]:
     """The harness's requests for documents of a task."""
     catalogue = load_catalogue()
-    entry = dict(catalogue.tasks[task_id])
+    entry: Any = dict(catalogue.tasks[task_id])
     if num_fewshot is not None:
         entry["num_fewshot"] = num_fewshot
     dataset = inputs / "datasets" / str(catalogue.dataset_id(task_id, "demo"))
@@ -85,7 +85,7 @@ def by_document(asked: Sequence[Instance]) -> list[list[Instance]]:
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_numbers_do_not_depend_on_the_company(inputs: Path, kind: str) -> None:
+def test_numbers_do_not_depend_on_the_batch(inputs: Path, kind: str) -> None:
     """Alone, shuffled, after others and with hardly any memory: the same bits, the same texts."""
     asked = requests(inputs, "truthfulqa_mc1", 4) + requests(inputs, "arc_challenge", 5)
     written = requests(inputs, "gsm8k", 4, num_fewshot=2)

@@ -164,7 +164,7 @@ def test_a_single_token_choice_costs_nothing() -> None:
     assert part.predictors == [part.wanted] * 4
 
 
-def test_an_unconditional_request_does_not_shorten_the_trunk() -> None:
+def test_an_unconditional_request_does_not_shorten_the_prefix() -> None:
     """Mutual information asks for the same choices without their context."""
     draw = random.Random(3)
     context, choices = tokens(draw, 400), [tokens(draw, 5) for _ in range(4)]

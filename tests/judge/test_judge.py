@@ -27,7 +27,7 @@ from slm_benchmark.judge.protocol import Chat, Judge, Verdict
 from slm_benchmark.tasks.conversation import ConversationLM
 from slm_benchmark.tasks.extra.mt_bench.mt_bench import category_scores
 from slm_benchmark.tasks.loader import load_parts
-from slm_benchmark.tasks.requests import ask, build_requests, score_documents
+from slm_benchmark.tasks.requests import ScoredDocument, ask, build_requests, score_documents
 
 # ── documents and prompts of the shape of the published ones, in our own words ──
 
@@ -58,7 +58,7 @@ PROMPTS = {
 def prepare(folder: Path, name: str, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     source = folder / f"{name}.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    entry = {"source": "local", "files": {split: str(source)}, "license": "own"}
+    entry: Any = {"source": "local", "files": {split: str(source)}, "license": "own"}
     prepare_dataset(name, entry, folder / name)
     return folder / name
 
@@ -148,7 +148,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
 
 
 def remote(endpoint: Endpoint, **changed: Any) -> Judge:
-    entry = {
+    entry: Any = {
         "kind": "endpoint",
         "url": endpoint.url,
         "model": "judge",
@@ -232,7 +232,7 @@ def test_a_wait_that_the_endpoint_asks_for_is_kept(endpoint: Endpoint) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500])
-def test_an_endpoint_that_never_recovers_is_a_fault_of_the_surroundings(
+def test_an_endpoint_that_never_recovers_is_an_environment_error(
     endpoint: Endpoint, status: int
 ) -> None:
     endpoint.reply = lambda _: (status, {"error": {"message": "out of order"}})
@@ -255,7 +255,7 @@ def test_a_hang_ends_at_the_timeout(endpoint: Endpoint) -> None:
     assert time.monotonic() - began < 3
 
 
-def test_nobody_there_is_a_fault_of_the_surroundings(endpoint: Endpoint) -> None:
+def test_nobody_there_is_an_environment_error(endpoint: Endpoint) -> None:
     with serving() as gone:
         pass
     with pytest.raises(RunEnvironmentError, match="gives no answer"):
@@ -267,9 +267,7 @@ def test_nobody_there_is_a_fault_of_the_surroundings(endpoint: Endpoint) -> None
     [b"<html>hello</html>", b'{"choices": [{"mess', b"[]", b'{"choices": []}', b"null",
      b'{"choices": [{"message": {"content": 5}}]}'],
 )  # fmt: skip
-def test_what_is_no_chat_answer_is_a_fault_of_the_surroundings(
-    endpoint: Endpoint, body: bytes
-) -> None:
+def test_what_is_no_chat_answer_is_an_environment_error(endpoint: Endpoint, body: bytes) -> None:
     endpoint.reply = lambda _: (200, body)
     with pytest.raises(RunEnvironmentError, match="does not answer as a chat endpoint does"):
         one(remote(endpoint))
@@ -400,13 +398,13 @@ def gold(doc: Mapping[str, Any], turn: int) -> str:
     return answer
 
 
-def entry_of(name: str) -> dict[str, Any]:
+def entry_of(name: str) -> Any:
     return {"harness_task": name, "num_fewshot": 0}
 
 
 def scored(
     name: str, questions: Path, lm: Any, grader: Grader | None = None
-) -> list[dict[str, Any]]:
+) -> list[ScoredDocument]:
     parts = load_parts(name, entry_of(name), questions, "first_n")
     chosen = {"": range(len(parts[0].task.eval_docs))}
     build_requests(parts, chosen, seed=0)
@@ -516,7 +514,7 @@ def test_a_verdict_without_a_rating_is_missing_and_never_0(
 def test_categories_have_rows_of_their_own_and_count_what_is_missing() -> None:
     from slm_benchmark.common.schemas import schema
 
-    def sample(category: str, score: float | None) -> dict[str, Any]:
+    def sample(category: str, score: float | None) -> Any:
         values = {"judge_score": score}
         return {"filter": "judge", "doc": {"category": category}, "values": values}
 
@@ -676,7 +674,7 @@ def test_the_record_says_who_judged(
 
 
 def local(gguf: Path, model: Path, **changed: Any) -> Any:
-    entry = {
+    entry: Any = {
         "kind": "gguf",
         "weights": str(gguf),
         "tokenizer": str(model),
@@ -699,7 +697,7 @@ def test_a_local_judge_that_says_nothing_readable_leaves_scores_missing(
     cache = tmp_path / "judge.jsonl"
     grader = Grader(judge, templates, cache)
     engine = load_engine("llama.cpp", tiny_gguf, tiny_model, Settings(256, 1))
-    entry = {**entry_of("mt_bench"), "generation": {"max_gen_toks": 4}}
+    entry: Any = {**entry_of("mt_bench"), "generation": {"max_gen_toks": 4}}
     parts = load_parts("mt_bench", entry, questions, "first_n")
     chosen = {"": [1, 4]}
     build_requests(parts, chosen, seed=0)
@@ -793,7 +791,7 @@ def test_the_published_prompts_are_read_and_filled(tmp_path: Path) -> None:
     doc = {**DOCS[4], "prompt": ["<q1>", "<q2>"], "reference": ["<r1>", "<r2>"]}
 
     class Deaf:
-        identity: dict[str, Any] = {}  # noqa: RUF012
+        identity: Any = None
         asked: list[Chat]
 
         def ask(self, chats: Sequence[Chat]) -> Iterator[tuple[int, Verdict]]:

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -161,6 +162,7 @@ def test_four_bits(
         "texts": 6,
         "tokens": 6 * 48,
     }
+    assert manifest["kernel"] is not None
     assert kernel in manifest["kernel"]
     assert manifest["source"] == {"base_sha256": read_manifest(square)["sha256"]}
     assert manifest["nominal_bits_per_weight"] == 4
@@ -225,7 +227,7 @@ def passages(tmp_path: Path) -> Path:
     file = tmp_path / "passages.jsonl"
     rows = [{"text": f"The fox jumps over {i} dogs, of course."} for i in range(20)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    entry = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
+    entry: Any = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
     prepare_dataset("passages", entry, tmp_path / "passages")
     return tmp_path / "passages"
 
@@ -286,7 +288,7 @@ def test_gguf_variants(
     assert set(manifest["tensor_types"]) == types
     assert manifest["method"] == "gguf"
     assert manifest["source"] == {"base_sha256": read_manifest(base)["sha256"]}
-    nominal, effective = (manifest[f"{x}_bits_per_weight"] for x in ("nominal", "effective"))
+    nominal, effective = manifest["nominal_bits_per_weight"], manifest["effective_bits_per_weight"]
     assert (nominal == 8.5 < effective < 9) if variant == "gguf-q8_0" else (5 < effective < 8.5)
     assert manifest["libraries"].keys() == {"llama-cpp-python", "gguf"}
 

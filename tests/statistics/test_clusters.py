@@ -57,6 +57,7 @@ def test_the_error_is_that_of_the_matrices(documents: list[tuple[float, int, str
         assert found.stderr == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("groups", [5, 12, 60])
 def test_groups_of_one_size_give_statsmodels_error(groups: int) -> None:
     from statsmodels.api import OLS
@@ -182,7 +183,7 @@ def test_an_interval_of_a_share_holds_it_and_stays_within_0_and_1(sample: Sample
         assert found.ci95[0] < found.ci95[1]
 
 
-def samples(*docs: dict[str, Any], part: str = "") -> list[dict[str, Any]]:
+def samples(*docs: dict[str, Any], part: str = "") -> Any:
     return [{"part": part, "doc_id": place, "doc": doc} for place, doc in enumerate(docs)]
 
 
@@ -203,7 +204,7 @@ def test_groups_join_what_agrees_in_any_key() -> None:
 
 
 def test_groups_do_not_depend_on_the_order_or_on_others() -> None:
-    docs = samples({"source": "a"}, {"source": "b"}, {"source": "a"})
+    docs: Any = samples({"source": "a"}, {"source": "b"}, {"source": "a"})
     whole = cluster_ids(docs, ["source"])
     assert whole is not None
     assert cluster_ids(docs[::-1], ["source"]) == whole[::-1]

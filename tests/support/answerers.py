@@ -25,6 +25,7 @@ from slm_benchmark.evaluation.scores import score_rows
 from slm_benchmark.judge.active import use_judge
 from slm_benchmark.judge.grading import TEMPLATES, Grader, Template
 from slm_benchmark.judge.protocol import Chat, Verdict
+from slm_benchmark.records.types import Score
 from slm_benchmark.sandbox import read_limits, run_program
 from slm_benchmark.tasks.code_eval import CodeEval, code_eval_metric
 from slm_benchmark.tasks.conversation import ConversationLM
@@ -287,7 +288,7 @@ def prepare(dataset_id: str, entry: Mapping[str, Any], hub: Hub, folder: Path) -
     write_hub(hub.root, {*repositories.values()})
     commits = {part: hub.commit(repository) for part, repository in repositories.items()}
     revision = commits if "{part}" in entry["repo"] else next(iter(commits.values()))
-    pinned = {**entry, "revision": revision}
+    pinned: Any = {**entry, "revision": revision}
     prepare_dataset(dataset_id, pinned, target, folder / "downloads" / dataset_id)
     return target
 
@@ -333,19 +334,21 @@ class Outcome:
         stopped: Answers that a stop sequence of their own task cut.
     """
 
-    scores: list[dict[str, Any]]
+    scores: list[Score]
     odds: list[float]
     stopped: int
 
     @property
-    def headline(self) -> dict[str, Any]:
+    def headline(self) -> Score:
         """The score that the column shows."""
         return next(score for score in self.scores if score["headline"])
 
     @property
     def value(self) -> float:
         """The headline's value."""
-        return float(self.headline["value"])
+        value = self.headline["value"]
+        assert value is not None
+        return value
 
 
 def measure(
@@ -400,7 +403,7 @@ class StandInJudge:
     """Grades an answer with 10 where it is the expected one, else with 1."""
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> Any:
         return {"name": "stand-in"}
 
     def close(self) -> None:

@@ -126,6 +126,6 @@ def prepare_splits(
         for name, rows in splits.items():
             files[name] = str(folder / f"{task}-{name}.jsonl")
             Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        entry = {"source": "local", "files": files, "license": "CC0-1.0"}
+        entry: Any = {"source": "local", "files": files, "license": "CC0-1.0"}
         prepare_dataset(task, entry, folder / task)
     return folder

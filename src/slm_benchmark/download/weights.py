@@ -6,18 +6,18 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest, sha256_file
 from slm_benchmark.common.paths import relative
 from slm_benchmark.common.schemas import read_record, write_record
-from slm_benchmark.records.types import WeightsManifest
+from slm_benchmark.records.types import FileEntry, WeightsManifest
 
 _RECORDS = ("manifest.json", "weights.json")
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+def describe_files(folder: Path) -> dict[str, FileEntry]:
     """Path inside ``folder`` → ``size_bytes`` and ``sha256`` of every file but the two records."""
     return {
         path.relative_to(folder).as_posix(): {
@@ -29,7 +29,7 @@ def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def write_weights(folder: Path, model: str, variant: str, files: Mapping[str, Any]) -> str:
+def write_weights(folder: Path, model: str, variant: str, files: Mapping[str, FileEntry]) -> str:
     """Write ``weights.json``: the content of a folder and nothing volatile.
 
     The workflow reruns what depends on a folder when this file changes, so it leaves out
@@ -50,7 +50,7 @@ def write_weights(folder: Path, model: str, variant: str, files: Mapping[str, An
     return sha256
 
 
-def write_manifest(folder: Path, model: str, variant: str, **facts: Any) -> dict[str, Any]:
+def write_manifest(folder: Path, model: str, variant: str, **facts: Any) -> WeightsManifest:
     """Hash every file of ``folder``, then write ``manifest.json`` and ``weights.json``.
 
     Args:
@@ -68,15 +68,18 @@ def write_manifest(folder: Path, model: str, variant: str, **facts: Any) -> dict
     """
     files = describe_files(folder)
     absent = dict.fromkeys(("group_size", "symmetric", "calibration", "kernel"))
-    manifest = {
-        "schema_version": 1,
-        "model": model,
-        "variant": variant,
-        "files": files,
-        "sha256": digest(files),
-        **absent,
-        **facts,
-    }
+    manifest = cast(
+        WeightsManifest,
+        {
+            "schema_version": 1,
+            "model": model,
+            "variant": variant,
+            "files": files,
+            "sha256": digest(files),
+            **absent,
+            **facts,
+        },
+    )
     write_record(folder / "manifest.json", manifest, "manifest")
     write_weights(folder, model, variant, files)
     return manifest

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slm_benchmark.engines.settings import Settings
+from slm_benchmark.records.types import EngineBlock
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,11 @@ class Engine:
     Attributes:
         lm: The harness's language model.
         identity: The cell schema's ``engine`` block.
-        settings: How it was asked to run the model.
+        settings: How it runs the model.
     """
 
     lm: Any
-    identity: dict[str, Any]
+    identity: EngineBlock
     settings: Settings
 
     def close(self) -> None:

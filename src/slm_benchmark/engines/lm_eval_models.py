@@ -24,6 +24,7 @@ from slm_benchmark.engines.load import load_engine
 from slm_benchmark.engines.settings import Settings
 from slm_benchmark.records.hardware import describe, fingerprint
 from slm_benchmark.records.provenance import RECORDED_PACKAGES, environment_identity
+from slm_benchmark.records.types import EngineBlock
 
 DEFAULT_MAX_LENGTH = 4096
 """Window where none is asked for and the model allows more; memory grows with it."""
@@ -94,7 +95,7 @@ class RegisteredEngine:
         # gptqmodel crashes with fewer, and reads this when it is imported.
         os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, settings.threads)))
 
-        def open_journal(engine: dict[str, Any]) -> Journal:
+        def open_journal(engine: EngineBlock) -> Journal:
             identity = {"engine": engine, **_decisive(weights, tokenizer, settings)}
             path = _path(model_args["resume"]) / f"{self.name}-{digest(identity)[:16]}.jsonl"
             journal = Journal(path, identity)

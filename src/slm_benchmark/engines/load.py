@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from slm_benchmark.engines.backend import Backend
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 from slm_benchmark.engines.engine import Engine
 from slm_benchmark.engines.identity import VERSIONS, Name
 from slm_benchmark.engines.settings import Settings
+from slm_benchmark.records.types import EngineBlock
 
 
 def load_engine(
@@ -24,7 +25,7 @@ def load_engine(
     settings: Settings,
     *,
     progress: Progress | None = None,
-    journal: Callable[[dict[str, Any]], Journal] | None = None,
+    journal: Callable[[EngineBlock], Journal] | None = None,
 ) -> Engine:
     """Load a model on its engine.
 
@@ -45,15 +46,16 @@ def load_engine(
     from slm_benchmark.engines.decoding import rows_are_independent
     from slm_benchmark.engines.lm import BenchmarkLM, silent
 
-    backend, facts = _load_backend(name, weights, settings)
+    backend, build = _load_backend(name, weights, settings)
     if not rows_are_independent(backend):
         backend.rows = 1
     backend.free()
     backend.forwarded_tokens = 0
-    identity = {
+    identity: EngineBlock = {
         "name": name,
-        "version": f"{facts.pop('version')} (engine {VERSIONS[name]})",
-        **facts,
+        "version": f"{build.version} (engine {VERSIONS[name]})",
+        "kernel": build.kernel,
+        "dtype": build.dtype,
         "threads": settings.threads,
         "schedule": backend.schedule,
     }
@@ -64,18 +66,25 @@ def load_engine(
     return Engine(lm, identity, settings)
 
 
-def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backend, dict[str, Any]]:
-    """A backend, and what its ``engine`` block says of library, kernel and number format."""
+class _Build(NamedTuple):
+    """What the ``engine`` block says of a backend: library version, kernel and number format."""
+
+    version: str
+    kernel: str | None
+    dtype: str
+
+
+def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backend, _Build]:
     if name == "llama.cpp":
         from slm_benchmark.download.weights import weight_file
         from slm_benchmark.engines import llamacpp
 
         file = weight_file(weights) if weights.is_dir() else weights
-        return llamacpp.LlamaCpp(file, settings), {
-            "version": importlib.metadata.version("llama-cpp-python"),
-            "kernel": llamacpp.build_description(),
-            "dtype": f"activations as llama.cpp chooses; {settings.cache} cache",
-        }
+        return llamacpp.LlamaCpp(file, settings), _Build(
+            importlib.metadata.version("llama-cpp-python"),
+            llamacpp.build_description(),
+            f"activations as llama.cpp chooses; {settings.cache} cache",
+        )
     import torch
 
     from slm_benchmark.engines.transformers import Transformers, load_transformers
@@ -88,8 +97,6 @@ def _load_backend(name: Name, weights: Path, settings: Settings) -> tuple[Backen
         settings.trust_remote_code,
         settings.attention,
     )
-    return Transformers(loaded, settings), {
-        "version": importlib.metadata.version("transformers"),
-        "kernel": loaded.kernel,
-        "dtype": loaded.dtype,
-    }
+    return Transformers(loaded, settings), _Build(
+        importlib.metadata.version("transformers"), loaded.kernel, loaded.dtype
+    )

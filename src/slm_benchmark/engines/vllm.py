@@ -18,6 +18,7 @@ from slm_benchmark.common.files import read_json
 from slm_benchmark.engines.engine import Engine
 from slm_benchmark.engines.identity import VERSIONS
 from slm_benchmark.engines.settings import Settings
+from slm_benchmark.records.types import EngineBlock
 
 MEMORY_SHARE = 0.9
 """Share of the GPU's memory that vLLM takes for the weights and its cache."""
@@ -76,7 +77,7 @@ def load_vllm(weights: Path, tokenizer: Path, settings: Settings) -> VllmEngine:
     _check_gpu()
     arguments = vllm_arguments(weights, tokenizer, settings)
     invariant = os.environ.get(BATCH_INVARIANT) == "1"
-    identity = {
+    identity: EngineBlock = {
         "name": "vllm",
         "version": f"{version('vllm')} (engine {VERSIONS['vllm']})",
         "kernel": arguments["quantization"],

@@ -12,8 +12,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from slm_benchmark.catalog.types import EndpointJudge as Entry
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
-from slm_benchmark.judge.protocol import CATALOGUE, Chat, Verdict
+from slm_benchmark.judge.protocol import CATALOGUE, Chat, JudgeIdentity, Verdict
 
 BACKOFF_S = 1.0
 """Pause before the second try, doubled for each further one."""
@@ -36,7 +37,7 @@ class EndpointJudge:
         UserError: when the environment variable that should hold the key does not.
     """
 
-    def __init__(self, judge_id: str, entry: Mapping[str, Any]) -> None:
+    def __init__(self, judge_id: str, entry: Entry) -> None:
         self._id, self._entry = judge_id, entry
         self._url = f"{entry['url'].rstrip('/')}/chat/completions"
         variable = entry["api_key_env"]
@@ -63,7 +64,7 @@ class EndpointJudge:
             )
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JudgeIdentity:
         entry = self._entry
         return {
             "id": self._id,
@@ -113,7 +114,7 @@ class EndpointJudge:
 
     def _answer(self, chat: Chat) -> Verdict:
         entry = self._entry
-        question = {
+        question: dict[str, Any] = {
             "model": entry["model"],
             "messages": chat,
             "temperature": 0,
@@ -170,7 +171,7 @@ class EndpointJudge:
         )
 
     def _error(self, message: str, field: str, fix: str) -> UserError:
-        value = self._entry[field]
+        value = dict(self._entry)[field]
         return UserError(message, file=CATALOGUE, field=f"{self._id}.{field}", value=value, fix=fix)
 
     def _fault(self, message: str, fix: str) -> RunEnvironmentError:

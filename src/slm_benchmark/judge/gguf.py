@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from slm_benchmark.catalog.types import GgufJudge as Entry
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest, sha256_file
 from slm_benchmark.common.paths import ROOT
-from slm_benchmark.judge.protocol import CATALOGUE, Chat, Verdict
+from slm_benchmark.judge.protocol import CATALOGUE, Chat, JudgeIdentity, Verdict
 
 _TOKENIZER_FILES = (
     "chat_template.jinja",
@@ -37,7 +37,7 @@ class GgufJudge:
         UserError: when its files are missing, it has no chat template, or its window has no room.
     """
 
-    def __init__(self, judge_id: str, entry: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, judge_id: str, entry: Entry, threads: int) -> None:
         from slm_benchmark.download.weights import weight_file
         from slm_benchmark.engines.load import load_engine
         from slm_benchmark.engines.settings import Settings
@@ -54,7 +54,7 @@ class GgufJudge:
             raise self._error(
                 "this tokenizer has no chat template", "tokenizer", "use a chat model"
             )
-        self.identity: dict[str, Any] = {
+        self.identity: JudgeIdentity = {
             "id": judge_id,
             "kind": "gguf",
             "model": file.name,
@@ -104,7 +104,7 @@ class GgufJudge:
         return str(self.engine.lm.apply_chat_template([{"role": "user", "content": joined}]))
 
     def _existing(self, field: str) -> Path:
-        path = ROOT / str(self._entry[field])
+        path = ROOT / str(dict(self._entry)[field])
         if not path.exists():
             raise self._error(
                 "there is no such file or folder",
@@ -114,7 +114,7 @@ class GgufJudge:
         return path
 
     def _error(self, message: str, field: str, fix: str) -> UserError:
-        value = self._entry[field]
+        value = dict(self._entry)[field]
         return UserError(message, file=CATALOGUE, field=f"{self._id}.{field}", value=value, fix=fix)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from slm_benchmark.catalog.types import Judge as JudgeEntry
 from slm_benchmark.judge.protocol import Judge
 
 
-def load_judge(judge_id: str, entry: dict[str, Any], threads: int) -> Judge:
+def load_judge(judge_id: str, entry: JudgeEntry, threads: int) -> Judge:
     """A judge, ready to be asked.
 
     Args:

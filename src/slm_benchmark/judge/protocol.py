@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Literal, Protocol, TypedDict
+
+from slm_benchmark.records.types import EngineBlock
 
 CATALOGUE = "config/judges.yaml"
 
@@ -27,12 +29,28 @@ class Verdict:
     system_fingerprint: str | None = None
 
 
+class JudgeIdentity(TypedDict):
+    """What decides a judge's answers: part of the record's ``judge`` block."""
+
+    id: str
+    kind: Literal["endpoint", "gguf"]
+    model: str
+    url: str | None
+    weights_sha256: str | None
+    tokenizer_sha256: str | None
+    engine: EngineBlock | None
+    temperature: float
+    seed: int | None
+    max_tokens: int
+    max_context_tokens: int | None
+
+
 class Judge(Protocol):
     """What answers chats."""
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What decides its answers, as JSON values: part of the record's ``judge`` block."""
+    def identity(self) -> JudgeIdentity:
+        """What decides its answers."""
 
     def close(self) -> None:
         """Give back what it holds."""

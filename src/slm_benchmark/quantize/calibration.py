@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest
+from slm_benchmark.records.types import CalibrationBlock
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Calibration:
     name: str
     rows: list[list[int]]
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> CalibrationBlock:
         """The manifest's ``calibration`` block; the hash covers the token ids."""
         return {
             "name": self.name,

@@ -17,10 +17,13 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from slm_benchmark.sandbox.limits import Limits
 from slm_benchmark.sandbox.processes import process_table
+
+if TYPE_CHECKING:
+    from slm_benchmark.sandbox.child import Job
 
 CHILD = Path(__file__).with_name("child.py")
 SCRATCH = "/scratch"
@@ -124,7 +127,7 @@ def _job(backend: str, limits: Limits, view: _View, user: int = NOBODY) -> list[
         "RLIMIT_MEMLOCK": 0,
         "RLIMIT_CORE": 0,
     }
-    job: dict[str, Any] = {
+    job: Job = {
         "backend": backend,
         "visible": view.visible,
         "links": view.links,

@@ -2,7 +2,7 @@
 
 A script of its own: it imports nothing of the package, since the package cannot be seen from
 inside. Standard input brings the programs, standard output takes the verdict, and standard error
-takes all that the candidate prints. The argument is a job in JSON; `backends` makes it.
+takes all that the candidate prints. The argument is a `Job` in JSON.
 
 Messages out are lines: ``ready`` or ``unable REASON`` once the walls stand, then ``candidate`` and
 ``tests`` after each stage, ``passed TOKEN`` at the end, or ``failed DETAIL`` or ``memory DETAIL``.
@@ -21,7 +21,32 @@ import struct
 import sys
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
+
+
+class Job(TypedDict):
+    """What the sandbox is built from.
+
+    Attributes:
+        backend: Name of the backend; namespaces are made here, others are there already.
+        visible: Files and folders to show.
+        links: Symbolic links of the root folder, and where they point to.
+        packages: Folders of packages, for the path of the interpreter.
+        scratch: The folder that can be written.
+        scratch_bytes: Its size.
+        user: User id of the program.
+        rlimits: Limits of each process, by their names in `resource`.
+    """
+
+    backend: str
+    visible: list[str]
+    links: dict[str, str]
+    packages: list[str]
+    scratch: str
+    scratch_bytes: int
+    user: int
+    rlimits: dict[str, int]
+
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -93,7 +118,7 @@ def _mount(source: str, target: str, kind: str, flags: int, options: str = "") -
         raise OSError(error.errno, f"{error.strerror} ({source} on {target})") from error
 
 
-def _own_namespaces(job: dict[str, Any]) -> None:
+def _own_namespaces(job: Job) -> None:
     """Move to namespaces of our own, as process 1, with the new root as the file system.
 
     Root makes them with its own rights and later changes to a user id that no one else has.
@@ -119,7 +144,7 @@ def _own_namespaces(job: dict[str, Any]) -> None:
     _new_root(job)
 
 
-def _new_root(job: dict[str, Any]) -> None:
+def _new_root(job: Job) -> None:
     """Show only an interpreter, read-only, and a scratch folder."""
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
@@ -156,7 +181,7 @@ def _empty_file(path: str) -> None:
         pass
 
 
-def _drop_rights(job: dict[str, Any]) -> None:
+def _drop_rights(job: Job) -> None:
     """Give up every capability, the user id of root, and all ways to gain either again."""
     capability = 0
     while _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
@@ -281,7 +306,7 @@ def _outcome_of(error: BaseException) -> bytes:
 
 def main() -> None:
     """Shut this process in, then execute what the supervisor sends."""
-    job = json.loads(sys.argv[1])
+    job: Job = json.loads(sys.argv[1])
     try:
         if job["backend"] == "namespaces":
             _own_namespaces(job)

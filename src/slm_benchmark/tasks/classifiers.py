@@ -10,13 +10,14 @@ import functools
 import importlib.metadata
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
+from slm_benchmark.catalog.types import HubClassifier
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest, sha256_file
 from slm_benchmark.common.paths import ROOT
@@ -34,6 +35,31 @@ PROFANITY_THRESHOLD = 0.5
 Scores = dict[str, float]
 
 
+class ClassifierIdentity(TypedDict):
+    """What a record says of a classifier.
+
+    Attributes:
+        name: Its name.
+        detects: What it detects.
+        metrics: Names of the numbers that it gives.
+        threshold: The probability or compound from which a text counts.
+        files: SHA-256 by name of all that decides its numbers.
+        package: Of one from a package, with its version.
+        repo: Of one from the hub, with its revision and the label that counts.
+    """
+
+    name: str
+    detects: str
+    metrics: NotRequired[list[str]]
+    threshold: NotRequired[float]
+    files: dict[str, str]
+    package: NotRequired[str]
+    version: NotRequired[str]
+    repo: NotRequired[str]
+    revision: NotRequired[str]
+    label: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A judge of texts.
@@ -46,7 +72,7 @@ class Classifier:
 
     metrics: tuple[str, ...]
     judge: Callable[[str], Scores]
-    identity: dict[str, Any]
+    identity: ClassifierIdentity
 
 
 _hub: ContextVar[tuple[Classifier, ...]] = ContextVar("hub_classifiers", default=())
@@ -65,13 +91,8 @@ def classify(text: str) -> dict[str, float | None]:
     return numbers
 
 
-def classifiers() -> list[dict[str, Any]]:
-    """What a record says of the active classifiers.
-
-    Each has ``name``, what it ``detects``, its ``metrics``, its ``threshold`` where it has one, and
-    ``files``: SHA-256 by name of all that decides its numbers. One from a package has ``package``
-    and ``version``; one from the hub has ``repo``, ``revision`` and ``label``.
-    """
+def classifiers() -> list[ClassifierIdentity]:
+    """What a record says of the active classifiers."""
     return [
         {**classifier.identity, "metrics": list(classifier.metrics)} for classifier in _active()
     ]
@@ -102,7 +123,9 @@ def _vader() -> Classifier:
             "name": "VADER",
             "detects": "sentiment, by a lexicon of English words and rules",
             "threshold": SENTIMENT_THRESHOLD,
-            **_packaged(
+            "package": "vaderSentiment",
+            "version": importlib.metadata.version("vaderSentiment"),
+            "files": _package_files(
                 "vaderSentiment",
                 "vaderSentiment/vaderSentiment.py",
                 "vaderSentiment/vader_lexicon.txt",
@@ -139,7 +162,9 @@ def _profanity_check() -> Classifier:
             "name": "profanity-check",
             "detects": "profane or offensive English, by a linear model over words",
             "threshold": PROFANITY_THRESHOLD,
-            **_packaged(
+            "package": "alt-profanity-check",
+            "version": importlib.metadata.version("alt-profanity-check"),
+            "files": _package_files(
                 "alt-profanity-check",
                 "profanity_check/profanity_check.py",
                 "profanity_check/data/model.joblib",
@@ -149,17 +174,14 @@ def _profanity_check() -> Classifier:
     )
 
 
-def _packaged(package: str, *files: str) -> dict[str, Any]:
+def _package_files(package: str, *files: str) -> dict[str, str]:
+    """SHA-256 by name of a package's files."""
     distribution = importlib.metadata.distribution(package)
-    return {
-        "package": package,
-        "version": distribution.version,
-        "files": {file: sha256_file(str(distribution.locate_file(file))) for file in files},
-    }
+    return {file: sha256_file(str(distribution.locate_file(file))) for file in files}
 
 
 @contextmanager
-def use_hub_classifiers(entries: Sequence[Mapping[str, Any]], *, field: str) -> Iterator[None]:
+def use_hub_classifiers(entries: Sequence[HubClassifier], *, field: str) -> Iterator[None]:
     """Let `classify` ask classifiers from the hub too.
 
     An entry is a sequence classification model in a folder that was downloaded before:
@@ -202,13 +224,17 @@ def _folder_files(folder: Path) -> dict[str, str]:
     }
 
 
-def _from_hub(entry: Mapping[str, Any], field: str) -> Classifier:
+def _from_hub(entry: HubClassifier, field: str) -> Classifier:
     folder = ROOT / entry["folder"]
     page = f"https://huggingface.co/{entry['repo']}"
 
     def refused(message: str, key: str, fix: str) -> UserError:
         return UserError(
-            message, file="config/tasks.yaml", field=f"{field}.{key}", value=entry[key], fix=fix
+            message,
+            file="config/tasks.yaml",
+            field=f"{field}.{key}",
+            value=dict(entry)[key],
+            fix=fix,
         )
 
     if not re.fullmatch("[0-9a-f]{40}", entry["revision"]):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from slm_benchmark.common.files import digest
+from slm_benchmark.tasks.requests import ScoredDocument
 
 PART, INDEX = "part", "index"
 """Keys that are no fields: the part of the column, and the document's place in its split."""
 
 
-def cluster_ids(
-    samples: Sequence[Mapping[str, Any]], keys: Sequence[str]
-) -> list[str | None] | None:
+def cluster_ids(samples: Sequence[ScoredDocument], keys: Sequence[str]) -> list[str | None] | None:
     """The group of each sample, as a digest from which no text can be read.
 
     Two documents are of one group when they agree in any of the keys, and groups that share a
@@ -39,7 +37,7 @@ def cluster_ids(
     return [joined.name(sample_marks[0]) if sample_marks else None for sample_marks in marks]
 
 
-def _marks(sample: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+def _marks(sample: ScoredDocument, keys: Sequence[str]) -> list[str]:
     """Digests of a document's values; those of a key are equal where the values are."""
     identity = {PART: sample["part"], INDEX: sample["doc_id"]}
     doc = sample["doc"]

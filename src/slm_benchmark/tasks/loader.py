@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.catalog.custom import class_task
+from slm_benchmark.catalog.types import Task
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest
 from slm_benchmark.common.paths import CUSTOM
@@ -65,7 +66,7 @@ class TaskPart:
 
 def load_parts(
     task_id: str,
-    entry: Mapping[str, Any],
+    entry: Task,
     dataset: Path,
     sampler: str,
     parts: Sequence[str] = ("",),
@@ -100,7 +101,7 @@ def load_parts(
     ]
 
 
-def load_task(task_id: str, entry: Mapping[str, Any], dataset: Path, sampler: str) -> Any:
+def load_task(task_id: str, entry: Task, dataset: Path, sampler: str) -> Any:
     """The only task of a column without parts; see `load_parts`."""
     (part,) = load_parts(task_id, entry, dataset, sampler)
     return part.task
@@ -108,7 +109,7 @@ def load_task(task_id: str, entry: Mapping[str, Any], dataset: Path, sampler: st
 
 def _load(
     task_id: str,
-    entry: Mapping[str, Any],
+    entry: Task,
     splits: _Splits,
     sampler: str,
     part: str,
@@ -166,7 +167,7 @@ def _load(
     )
 
 
-def _check_kind(task_id: str, entry: Mapping[str, Any], task: Any) -> None:
+def _check_kind(task_id: str, entry: Task, task: Any) -> None:
     """Refuse an entry that says of its task that it answers otherwise than it does."""
     output = task.get_config("output_type")
     kind = "generate" if output == "generate_until" else "loglikelihood"
@@ -180,7 +181,7 @@ def _check_kind(task_id: str, entry: Mapping[str, Any], task: Any) -> None:
         )
 
 
-def _check_columns(task_id: str, entry: Mapping[str, Any], splits: _Splits) -> None:
+def _check_columns(task_id: str, entry: Task, splits: _Splits) -> None:
     """Refuse a dataset without a column that is read: some tasks would say nothing and score 0.
 
     Raises:

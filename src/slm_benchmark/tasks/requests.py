@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from slm_benchmark.tasks.loader import TaskPart
 
@@ -65,17 +65,36 @@ def document_digest(doc: Mapping[str, Any]) -> str:
     return str(hash_string(text))
 
 
-def score_documents(parts: Sequence[TaskPart], chosen: Chosen) -> list[dict[str, Any]]:
+class ScoredDocument(TypedDict):
+    """A scored document: what the harness logs, and the part.
+
+    A metric's value is a number, a list of numbers, or None where it is missing.
+    """
+
+    part: str
+    doc_id: int
+    doc: dict[str, Any]
+    target: Any
+    arguments: list[Any]
+    resps: list[Any]
+    filtered_resps: list[Any]
+    filter: str
+    doc_hash: str
+    values: dict[str, Any]
+    cluster: NotRequired[str]
+    group: NotRequired[list[str]]
+
+
+def score_documents(parts: Sequence[TaskPart], chosen: Chosen) -> list[ScoredDocument]:
     """Filter and score the answers of all documents.
 
     Returns:
-        One sample for each part, filter and document, in that order; what the harness logs, and
-        the part. A metric's value is a number, a list of numbers, or None where it is missing.
+        One sample for each part, filter and document, in that order.
     """
-    samples = []
+    samples: list[ScoredDocument] = []
     for part in parts:
         part.task.apply_filters()
-        part_samples = []
+        part_samples: list[ScoredDocument] = []
         for index, requests in documents(part, chosen):
             doc = requests[0].doc
             for filter_name in requests[0].filtered_resps:
@@ -103,7 +122,7 @@ def score_documents(parts: Sequence[TaskPart], chosen: Chosen) -> list[dict[str,
 
 def measure(
     lm: Any, parts: Sequence[TaskPart], chosen: Chosen, seed: int, chat: bool
-) -> list[dict[str, Any]]:
+) -> list[ScoredDocument]:
     """Build, ask and score: see `score_documents`."""
     build_requests(parts, chosen, seed, lm if chat else None)
     ask(lm, parts)

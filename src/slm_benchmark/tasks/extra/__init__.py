@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+
+from slm_benchmark.records.types import Score
+from slm_benchmark.tasks.requests import ScoredDocument
 
 
-def _bold(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _bold(samples: Sequence[ScoredDocument]) -> list[Score]:
     from slm_benchmark.tasks.extra.bold.bold import group_scores
 
     return group_scores(samples)
 
 
-def _mt_bench(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _mt_bench(samples: Sequence[ScoredDocument]) -> list[Score]:
     from slm_benchmark.tasks.extra.mt_bench.mt_bench import category_scores
 
     return category_scores(samples)
 
 
-GROUP_SCORES: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]] = {
+GROUP_SCORES: dict[str, Callable[[Sequence[ScoredDocument]], list[Score]]] = {
     "bold": _bold,
     "mt_bench": _mt_bench,
     "mt_bench_reference": _mt_bench,

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from slm_benchmark.statistics.estimates import Sample, estimate
+from slm_benchmark.records.types import Score
 from slm_benchmark.statistics.groups import GAP_METHOD, group_gap
 from slm_benchmark.tasks.classifiers import classify
+from slm_benchmark.tasks.extra.means import mean_score
+from slm_benchmark.tasks.requests import ScoredDocument
 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float | None]:
@@ -25,7 +27,7 @@ def mean_of_known(values: Iterable[float | None]) -> float:
     return math.fsum(known) / len(known) if known else math.nan
 
 
-def group_scores(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+def group_scores(samples: Sequence[ScoredDocument], seed: int = 0) -> list[Score]:
     """Scores by domain and group, and the gap between the groups of each domain.
 
     Args:
@@ -47,14 +49,13 @@ def group_scores(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> list[di
             key = sample["filter"], metric, sample["doc"]["domain"]
             by_category = grouped.setdefault(key, {})
             by_category.setdefault(sample["doc"]["category"], []).append(value)
-    rows: list[dict[str, Any]] = []
+    rows: list[Score] = []
     for (filter_name, metric, domain), groups in sorted(grouped.items()):
-        named = {"metric": metric, "filter": filter_name}
         pooled = [value for values in groups.values() for value in values]
         parts = {domain: pooled, **{f"{domain}/{group}": groups[group] for group in sorted(groups)}}
         for part, values in parts.items():
             if _known(values):
-                rows.append({**named, "part": part, **_mean_row(values)})
+                rows.append(mean_score(metric, filter_name, part, values))
         gap = group_gap({group: _known(groups[group]) for group in sorted(groups)}, seed)
         if gap is not None:
             rows.append(
@@ -76,15 +77,3 @@ def group_scores(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> list[di
 
 def _known(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None]
-
-
-def _mean_row(values: Sequence[float | None]) -> dict[str, Any]:
-    known = _known(values)
-    missing = len(values) - len(known)
-    return {
-        **estimate(Sample(known)).row(),
-        "n": len(known),
-        **({"missing": missing} if missing else {}),
-        "chance": None,
-        "headline": False,
-    }

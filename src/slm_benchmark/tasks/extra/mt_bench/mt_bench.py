@@ -9,8 +9,10 @@ from typing import Any
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.judge.active import active_judge
 from slm_benchmark.judge.grading import NEEDS_REFERENCE
-from slm_benchmark.statistics.estimates import Sample, estimate
+from slm_benchmark.records.types import Score
 from slm_benchmark.tasks.conversation import conversation
+from slm_benchmark.tasks.extra.means import mean_score
+from slm_benchmark.tasks.requests import ScoredDocument
 
 Doc = Mapping[str, Any]
 """``category``, ``prompt`` (two questions), ``reference`` (two answers, or none), ``prompt_id``."""
@@ -94,7 +96,7 @@ def reference_scores(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     return {"reference_chrf": sum(scores) / len(scores)}
 
 
-def category_scores(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def category_scores(samples: Sequence[ScoredDocument]) -> list[Score]:
     """Scores by category, as rows of the cell schema's ``scores``, none of them the headline.
 
     Args:
@@ -109,23 +111,8 @@ def category_scores(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
         for metric, value in sample["values"].items():
             key = sample["filter"], metric, sample["doc"]["category"]
             grouped.setdefault(key, []).append(value)
-    rows = []
-    for (filter_name, metric, category), values in sorted(grouped.items()):
-        present = [value for value in values if value is not None]
-        if not present:
-            continue
-        missing = len(values) - len(present)
-        rows.append(
-            {
-                "metric": metric,
-                "filter": filter_name,
-                "part": category,
-                # Ratings that are all 1 are no proportion.
-                **estimate(Sample(present, share=False)).row(),
-                "n": len(present),
-                **({"missing": missing} if missing else {}),
-                "chance": None,
-                "headline": False,
-            }
-        )
-    return rows
+    return [
+        mean_score(metric, filter_name, category, values, share=False)  # 1 to 10 is no proportion
+        for (filter_name, metric, category), values in sorted(grouped.items())
+        if any(value is not None for value in values)
+    ]
