@@ -152,9 +152,9 @@ def _engine(variant: str, choice: str = "default") -> dict[str, Any]:
 
 def _profiled_packages(variant: str) -> dict[str, str]:
     """Without the harness, which makes no requests there."""
-    found = _packages(variant)
-    del found["lm-eval"]
-    return found
+    packages = _packages(variant)
+    del packages["lm-eval"]
+    return packages
 
 
 def _packages(variant: str, choice: str = "default") -> dict[str, str]:
