@@ -212,7 +212,7 @@ def fail(record: Record) -> None:
 
 
 def test_a_failed_profile_is_not_compared(first: Path, repeat: Callable[..., Path]) -> None:
-    with pytest.raises(UserError, match="state: the profile failed"):
+    with pytest.raises(UserError, match="state: the measurement failed"):
         compare(first, repeat(fail))
 
 

@@ -19,7 +19,7 @@ from slm_benchmark.common.paths import ROOT
 from slm_benchmark.profiling import host, limits
 from tests.support.models import SPIN
 
-BOUNDS: dict[str, Any] = {
+BOUNDS: Any = {
     "other_work_cores": 0.2,
     "steal_share": 0.02,
     "pressure_share": 0.1,
@@ -60,7 +60,7 @@ def program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def found(**changes: Any) -> dict[str, Any]:
+def found(**changes: Any) -> Any:
     """What a watch of a quiet machine finds, with changes."""
     quiet = {
         "other_work_cores": 0.01,
@@ -96,7 +96,7 @@ def test_artificial_load_is_flagged_with_its_reason(stranger: int) -> None:
 
 
 def test_own_children_are_not_other_work() -> None:
-    def other_share(seen: dict[str, Any], pid: int) -> bool:
+    def other_share(seen: Any, pid: int) -> bool:
         return any(process["pid"] == pid for process in seen["busiest"])
 
     child = subprocess.Popen([sys.executable, "-c", SPIN])
@@ -175,7 +175,7 @@ def test_the_load_average_alone_refuses_nothing(monkeypatch: pytest.MonkeyPatch)
         ({"swapped_bytes": 2**30}, "1073741824 bytes were swapped (bound 1048576)"),
     ],
 )
-def test_each_disturbance_has_a_sentence(change: dict[str, Any], reason: str) -> None:
+def test_each_disturbance_has_a_sentence(change: Any, reason: str) -> None:
     assert list(host._warnings(found(), BOUNDS)) == []
     (said,) = host._warnings(found(**change), BOUNDS)
     assert said.startswith(reason)
@@ -283,7 +283,7 @@ print("held", flush=True)
 
 def limited(
     group: limits.MemoryGroup | None, limit: int | None, wanted: int, threads: int = 1
-) -> tuple[dict[str, Any], bool, int]:
+) -> tuple[Any, bool, int]:
     """(what `apply_limits` gave, whether ``wanted`` bytes could be held, exit code) of a child."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, *(json.dumps(v) for v in (threads, limit, wanted))],
@@ -302,7 +302,7 @@ def test_memory_over_the_cap_is_refused_and_under_it_is_given(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "rlimit":
-        monkeypatch.setattr(limits, "_places", lambda: iter([]))
+        monkeypatch.setattr(limits, "_parents", lambda: iter([]))
     cap = 200 * MIB
     with limits.memory_group(cap) as group:
         if kind == "group" and group is None:
@@ -438,7 +438,7 @@ def test_version_2_takes_the_group_around_the_own_one(
         f"31 23 0:28 / {top} rw,relatime - cgroup2 cgroup2 rw,nsdelegate",
     )
     monkeypatch.setattr(limits, "PROC", tmp_path / "proc")
-    assert [(v, p.relative_to(top).parts[-1:]) for v, p in limits._places()] == [
+    assert [(v, p.relative_to(top).parts[-1:]) for v, p in limits._parents()] == [
         (2, ("session-1.scope",)),
         (2, ("user-0.slice",)),
         (2, ("user.slice",)),
@@ -475,4 +475,4 @@ def test_a_container_sees_its_own_group_at_the_top_of_the_mount(
         f"31 23 0:28 /docker/abc {top} rw - cgroup cgroup rw,memory",
     )
     monkeypatch.setattr(limits, "PROC", tmp_path / "proc")
-    assert list(limits._places()) == [(1, top)]
+    assert list(limits._parents()) == [(1, top)]

@@ -23,7 +23,7 @@ ENGINES = ["base", "gguf-q4_1"]
 
 def job(variant: str, weights: Path, **changes: Any) -> Job:
     """A job on one thread, in float32."""
-    choices: dict[str, Any] = {
+    choices: Any = {
         "variant": variant,
         "weights": str(weights),
         "base": str(weights),
@@ -148,7 +148,7 @@ def test_a_prompt_in_several_decodes_is_the_same_prompt(
 @pytest.mark.parametrize("variant", ENGINES)
 def test_an_engine_names_itself(variant: str, weights: dict[str, Path]) -> None:
     runner = loaded(variant, weights[variant])
-    engine = runner.engine()
+    engine: Any = runner.engine()
     assert sorted(engine) == ["dtype", "kernel", "kernel_detail", "name", "schedule", "version"]
     assert all(isinstance(engine[name], str) for name in engine if name != "kernel_detail")
     assert runner.device_memory() is None

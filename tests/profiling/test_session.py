@@ -26,13 +26,13 @@ from slm_benchmark.profiling.record import write_performance
 from slm_benchmark.profiling.session import points_of, profile, rounds
 from tests.leaderboard.test_aggregate import performance_record
 
-BOUNDS = {
+BOUNDS: Any = {
     **load_catalogue().profiling["demo"]["host"],
     "before": "flag",
     "settle_s": 0.2,
     "wait_s": 0,
 }
-PLAN = {
+PLAN: Any = {
     "reference": {"prompt_tokens": 24, "output_tokens": 9},
     "prompt_tokens": [8, 24],
     "output_tokens": [9],
@@ -80,7 +80,7 @@ def gguf_folder(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_a_plan_is_its_reference_point_the_grid_and_the_batch_each_once() -> None:
     assert points_of(PLAN) == (Point(24, 9), Point(8, 9), Point(8, 5, 3))
-    assert points_of({**PLAN, "batch": None}) == (Point(24, 9), Point(8, 9))
+    assert points_of(PLAN | {"batch": None}) == (Point(24, 9), Point(8, 9))
 
 
 def test_each_round_has_every_variant_and_starts_one_further_on() -> None:
@@ -184,13 +184,13 @@ def test_the_instrument_knows_its_own_time() -> None:
 
 
 @pytest.fixture(scope="module")
-def session(tiny_model: Path, gguf_folder: Path) -> dict[str, Any]:
+def session(tiny_model: Path, gguf_folder: Path) -> Any:
     """Two variants of the tiny model on their two engines, measured side by side."""
     jobs = [job("base", tiny_model, tiny_model), job("gguf-q8_0", gguf_folder, tiny_model)]
     return profile(jobs, PLAN)
 
 
-def test_a_session_has_every_variant_in_fresh_processes(session: dict[str, Any]) -> None:
+def test_a_session_has_every_variant_in_fresh_processes(session: Any) -> None:
     assert session["order"] == [
         ["base", "gguf-q8_0"],
         ["gguf-q8_0", "base"],
@@ -208,7 +208,7 @@ def test_a_session_has_every_variant_in_fresh_processes(session: dict[str, Any])
     assert base[0] < gguf[0] < gguf[1] < base[1] < base[2] < gguf[2]
 
 
-def test_a_process_keeps_all_that_it_did(session: dict[str, Any]) -> None:
+def test_a_process_keeps_all_that_it_did(session: Any) -> None:
     for found in session["variants"].values():
         for process in found["processes"]:
             assert [
@@ -228,7 +228,7 @@ def test_a_process_keeps_all_that_it_did(session: dict[str, Any]) -> None:
                 assert len({r["tokens_sha256"] for r in everything}) == 1
 
 
-def test_the_kernel_is_named(session: dict[str, Any]) -> None:
+def test_the_kernel_is_named(session: Any) -> None:
     engines = {
         variant: found["processes"][0]["engine"] for variant, found in session["variants"].items()
     }
@@ -240,9 +240,7 @@ def test_the_kernel_is_named(session: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def session_file(
-    session: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def session_file(session: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the session's record, with changes to one variant's findings."""
     folder = tmp_path_factory.mktemp("session")
     carried = performance_record()
@@ -277,7 +275,7 @@ def session_file(
 def test_a_variant_gets_its_record_from_the_session(
     session_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    record = write_performance(session_file(), "gguf-q8_0", tmp_path / "performance.json")
+    record: Any = write_performance(session_file(), "gguf-q8_0", tmp_path / "performance.json")
     assert read_record(tmp_path / "performance.json", "performance") == record
     metrics = record["metrics"]
     for name in (
@@ -316,7 +314,7 @@ def test_a_variant_that_broke_has_a_record_without_numbers(
     session_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     error = {"type": "ArithmeticError", "message": "not finite", "traceback": ""}
-    record = write_performance(
+    record: Any = write_performance(
         session_file(error=error, processes=[]), "base", tmp_path / "performance.json"
     )
     assert record["state"] == "failed"
@@ -339,7 +337,7 @@ def test_one_variant_breaks_and_the_others_are_measured(
 ) -> None:
     asked = []
 
-    def broken(job: Job, bounds: Any) -> dict[str, Any]:
+    def broken(job: Job, bounds: Any) -> Any:
         asked.append(job.variant)
         if job.variant == "base":
             raise ProfileFailed("ValueError", "bad shape", "line 1")
@@ -347,7 +345,7 @@ def test_one_variant_breaks_and_the_others_are_measured(
 
     monkeypatch.setattr("slm_benchmark.profiling.session.launch", broken)
     jobs = [job("base", tiny_model, tiny_model), job("gguf-q8_0", gguf_folder, tiny_model)]
-    found = profile(jobs, PLAN)["variants"]
+    found: Any = profile(jobs, PLAN)["variants"]
     assert asked == ["base", "gguf-q8_0", "gguf-q8_0", "gguf-q8_0"]
     assert found["base"]["error"]["message"] == "bad shape"
     assert found["base"]["processes"] == []
@@ -375,7 +373,7 @@ def test_a_damaged_gguf_file_is_named(tmp_path: Path, tiny_model: Path) -> None:
 def test_missing_weights_are_named_before_anything_runs(tmp_path: Path, tiny_model: Path) -> None:
     jobs = [job("base", tiny_model, tiny_model), job("gguf-f16", tmp_path, tiny_model)]
     with pytest.raises(UserError, match=r"no weights of the variant gguf-f16: no \*\.gguf"):
-        profile(jobs, {**PLAN, "host": None})
+        profile(jobs, PLAN | {"host": None})
 
 
 def answer_with(script: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

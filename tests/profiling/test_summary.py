@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 
 from slm_benchmark.common.schemas import schema, validate
-from slm_benchmark.profiling.summary import latency_distribution, latency_quantiles_ms, summarise
+from slm_benchmark.profiling.session import points_of
+from slm_benchmark.profiling.summary import latency_distribution, latency_quantiles_ms, summarize
 from tests.profiling.test_compare_performance import fail, profile
 
-Values = dict[str, Any]
+Values = Any
+"""A dict of a shape that mypy need not know."""
 
 PERFORMANCE = schema("performance")
 METRICS = set(PERFORMANCE["then"]["properties"]["metrics"]["required"])
 ONCE = {name for name in METRICS if name.endswith("_bytes")} | {"load_time_s"}
 BATCH = "batch_generation_throughput_tokens_per_s"
 
-PLAN = {
+PLAN: Values = {
     "reference": {"prompt_tokens": 100, "output_tokens": 5},
     "prompt_tokens": [100, 200],
     "output_tokens": [5],
@@ -39,7 +41,11 @@ TRAFFIC = {
     "notes": [],
 }
 ROOFLINE = {"bandwidth_bytes_per_s": 2e10, "matrix_flops_per_s": 1e12, "reason": None}
-UNKNOWN = {"bandwidth_bytes_per_s": None, "matrix_flops_per_s": None, "reason": "not measured"}
+UNKNOWN: Values = {
+    "bandwidth_bytes_per_s": None,
+    "matrix_flops_per_s": None,
+    "reason": "not measured",
+}
 
 
 def repetition(prompt_tokens: int, latencies_ms: Sequence[float], sequences: int) -> Values:
@@ -92,8 +98,8 @@ def summary(
     processes: Sequence[Values], roofline: Values = UNKNOWN, idle_w: float | None = None
 ) -> Values:
     meter = processes[0]["energy"]
-    idle = [{"power_w": idle_w, **meter}, {"power_w": idle_w, **meter}]
-    return summarise(PLAN, processes, roofline, idle, None)
+    idle: Values = [{"power_w": idle_w, **meter}, {"power_w": idle_w, **meter}]
+    return summarize(points_of(PLAN), processes, roofline, idle, None)
 
 
 def metered(one: Values, joules: float) -> Values:
@@ -161,8 +167,8 @@ def test_the_grid_has_the_other_points() -> None:
 
 def test_a_plan_without_a_batch_says_so() -> None:
     short = [one | {"points": one["points"][:2]} for one in (process(), process())]
-    idle = [{"power_w": None, **NO_METER}]
-    found = summarise({**PLAN, "batch": None}, short, UNKNOWN, idle, None)
+    idle: Values = [{"power_w": None, **NO_METER}]
+    found: Values = summarize(points_of(PLAN | {"batch": None}), short, UNKNOWN, idle, None)
     assert found["metrics"][BATCH]["reason"] == "the plan has no point with several sequences"
     assert len(found["grid"]) == 1
 
@@ -199,7 +205,7 @@ def test_a_quantile_is_a_latency_that_was_measured() -> None:
     random = np.random.default_rng(0)
     for n in (1, 2, 9, 10, 11, 100, 127):
         latencies_s = random.random(n).round(4)
-        point = {
+        point: Values = {
             "repetitions": [
                 {"latencies_s": part.tolist()} for part in np.split(latencies_s, [n // 3])
             ]
@@ -286,9 +292,15 @@ def test_an_unknown_limit_has_its_reason() -> None:
 
 
 def test_a_model_that_broke_has_the_reason_everywhere() -> None:
-    error = {"type": "ArithmeticError", "message": "a logit is not finite", "traceback": "…"}
-    idle = [{"power_w": None, **NO_METER}]
-    found = summarise(PLAN, [], UNKNOWN | {"bandwidth_bytes_per_s": 1e10}, idle, error)
+    error: Values = {
+        "type": "ArithmeticError",
+        "message": "a logit is not finite",
+        "traceback": "…",
+    }
+    idle: Values = [{"power_w": None, **NO_METER}]
+    found: Values = summarize(
+        points_of(PLAN), [], UNKNOWN | {"bandwidth_bytes_per_s": 1e10}, idle, error
+    )
     assert found["latency_distribution_ms"] is None
     assert [point["prompt_tokens"] for point in found["grid"]] == [200, 100]
     assert set(found["metrics"]) == METRICS

@@ -26,7 +26,7 @@ from slm_benchmark.records.provenance import NOT_A_RESULT, result_digest
 from slm_benchmark.records.release import MANIFEST, destination
 from slm_benchmark.records.store import RECORD_SCHEMAS, documents_file, published_records
 
-Record = dict[str, Any]
+Record = Any
 Leaf = tuple[str | int, ...]
 """The way to a value inside a file: keys, and places in lists."""
 
@@ -113,7 +113,7 @@ def copies(results: Path, number: int, *made: Record | list[Record]) -> list[Pat
         again["hardware"]["id"] = f"machine{place}"
         if "sequence" in again:
             again["sequence"] = place + 1
-        paths.append(put(results, again, copy.deepcopy(documents)))  # type: ignore[arg-type]
+        paths.append(put(results, again, copy.deepcopy(documents)))
     return paths
 
 

@@ -42,8 +42,8 @@ from tests.support.checkout import Checkout, make_checkout
 from tests.support.models import add_manifest
 from tests.workflow.test_workflow import ARC, GSM8K, RUN, small_demo
 
-Record = dict[str, Any]
-Rows = list[dict[str, Any]]
+Record = Any
+Rows = list[Any]
 
 ASKED = {"arc_challenge": 80, "gsm8k": 4}
 """Documents of the cells."""
@@ -104,12 +104,12 @@ def measured(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Rele
         for name, rows in by_name.items():
             files[name] = str(root / f"{task}-{name}.jsonl")
             Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        entry = {"source": "local", "files": files, "license": "CC0-1.0"}
+        entry: Any = {"source": "local", "files": files, "license": "CC0-1.0"}
         dataset = dataset_id(catalogue, task)
         prepare_dataset(dataset, entry, root / "resources/datasets" / dataset)
     release = Release(root, catalogue, root / "results/arc.json", root / "results/gsm8k.json")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("slm_benchmark.evaluation.runner.SEQUENCE_COUNTER", root / ".sequence")
+        patched.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", root / ".sequence")
         cell = Cell("tiny", "base", "local", "demo", "arc_challenge")
         outputs = Outputs(
             release.arc, root / "results/arc.documents.json", root / "arc.samples.parquet"
@@ -137,7 +137,7 @@ def release(
     shutil.copytree(measured.root, root)
     monkeypatch.setattr("slm_benchmark.publishing.verify.inputs.ROOT", root)
     counter = tmp_path / "runs.sequence"
-    monkeypatch.setattr("slm_benchmark.evaluation.runner.SEQUENCE_COUNTER", counter)
+    monkeypatch.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", counter)
     before = contents(root / "results")
     copy = dataclasses.replace(
         measured, root=root, arc=root / "results/arc.json", gsm8k=root / "results/gsm8k.json"
@@ -190,7 +190,7 @@ def elsewhere(record: Record, documents: Rows) -> None:
 
 def test_all_documents_are_identical_on_the_same_machine(release: Release) -> None:
     outcome = release.verify(release.arc)
-    assert (outcome.verdict, outcome.asked, outcome.total) == ("identical", 80, 80)
+    assert (outcome.verdict, outcome.rerun, outcome.total) == ("identical", 80, 80)
     assert (outcome.deviations, outcome.differences) == ([], [])
     assert "unseen" not in outcome.reason
 
@@ -198,7 +198,7 @@ def test_all_documents_are_identical_on_the_same_machine(release: Release) -> No
 def test_a_seeded_part_is_identical_too(release: Release, tmp_path: Path) -> None:
     keep = tmp_path / "kept"
     outcome = release.verify(release.arc, documents=9, seed=3, keep=keep)
-    assert (outcome.verdict, outcome.asked, outcome.total) == ("identical", 9, 80)
+    assert (outcome.verdict, outcome.rerun, outcome.total) == ("identical", 9, 80)
     assert "could be wrong unseen" in outcome.reason
     (folder,) = [path.parent for path in keep.rglob(REPORT)]
     asked = read_json(folder / "arc_challenge.documents.json")
@@ -213,7 +213,7 @@ def test_a_seeded_part_is_identical_too(release: Release, tmp_path: Path) -> Non
 def test_generated_answers_are_identical_on_the_same_machine(release: Release) -> None:
     for documents in (None, 2):
         outcome = release.verify(release.gsm8k, documents=documents)
-        assert (outcome.verdict, outcome.asked) == ("identical", documents or 4), outcome
+        assert (outcome.verdict, outcome.rerun) == ("identical", documents or 4), outcome
         assert outcome.total == 4
 
 
@@ -467,7 +467,7 @@ def test_a_part_of_another_machine_is_too_little(release: Release) -> None:
     outcome = release.verify(release.arc, documents=10)
     assert outcome.verdict == "underpowered", outcome
     assert EXIT_CODES[outcome.verdict] == 4
-    assert "ask more documents" in outcome.reason
+    assert "verify more documents" in outcome.reason
     assert release.verify(release.arc, documents=60).verdict == "agrees"
 
 
@@ -667,11 +667,11 @@ def test_the_slack_of_a_choice_counts_characters_where_the_metric_does() -> None
         "answers": [[-4.0, False], [-6.0, False]],
         "prompts": [["Q:", " ab"], ["Q:", " abcdef"]],
     }
-    plain = {"kind": "loglikelihood", "metric": "acc"}
+    plain: Any = {"kind": "loglikelihood", "metric": "acc"}
     assert slack_nats(sample, plain) == pytest.approx(2.0)
     # −2 and −1 a character: the second wins, until the first, of two characters, gains 2 nats.
-    assert slack_nats(sample, {**plain, "metric": "acc_norm"}) == pytest.approx(2.0)
-    assert slack_nats(sample, {"kind": "generate", "metric": "acc"}) is None
+    assert slack_nats(sample, plain | {"metric": "acc_norm"}) == pytest.approx(2.0)
+    assert slack_nats(sample, plain | {"kind": "generate"}) is None
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -707,7 +707,7 @@ def test_one_command_makes_what_is_missing_and_verifies(checkout: Checkout) -> N
     done = checkout.benchmark("verify", RECORD, "--documents", "5")
     assert done.code == 0, done.output
     assert f"{RECORD}: identical" in done.output
-    assert "asked again: 5 of 12 documents" in done.output
+    assert "run again: 5 of 12 documents" in done.output
     assert contents(checkout.path("results")) == before
     assert not checkout.path("runs").exists()
 

@@ -13,7 +13,7 @@ from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, read_json, sha256_file
 from slm_benchmark.common.schemas import validate
 from slm_benchmark.publishing.integrity import Report, check_integrity
-from slm_benchmark.publishing.publish import publish, summarise_results
+from slm_benchmark.publishing.publish import publish, summarize_results
 from slm_benchmark.records.release import INDEX, MANIFEST, committed_manifests, read_manifest
 from slm_benchmark.records.store import documents_file, published_records
 from tests.publishing.test_integrity import put, rescored, score, sealed
@@ -119,7 +119,7 @@ def test_publishing_never_takes_an_edit_into_the_manifest(
 
 
 @pytest.mark.parametrize(
-    "point", ["documents_file", "write_record", "extend_manifest", "summarise_results"]
+    "point", ["documents_file", "write_record", "extend_manifest", "summarize_results"]
 )
 def test_a_killed_publish_is_completed_by_the_same_command(
     point: str, results: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
@@ -315,5 +315,5 @@ def test_the_index_follows_from_the_records_alone(results: Path, catalogue: Cata
     publish(catalogue, [run(checkout, started) for started in TIMES[:3]], "demo", results)
     before = (results / INDEX).read_bytes()
     (results / INDEX).unlink()
-    summarise_results(catalogue, results)
+    summarize_results(catalogue, results)
     assert (results / INDEX).read_bytes() == before

@@ -19,7 +19,7 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 
 def main(request_file: str, result_file: str) -> None:
-    """Do what ``request_file`` asks for and write what came of it to ``result_file``."""
+    """Carry out the request of ``request_file`` and write the result to ``result_file``."""
     if sys.platform == "linux":
         # A killed workflow must not leave a process that disturbs the next measurement.
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
@@ -42,8 +42,8 @@ def main(request_file: str, result_file: str) -> None:
     atomic_write_json(result_file, answer)
 
 
-def _answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a request; heavy imports belong to what is asked for."""
+def _answer(request: Mapping[str, Any]) -> Mapping[str, object]:
+    """The result of a request; heavy imports belong to what is requested."""
     if request["do"] == "roofline":
         from slm_benchmark.profiling.roofline import measure_roofline
 

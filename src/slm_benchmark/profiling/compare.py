@@ -1,21 +1,18 @@
-"""A profile and its repeat: does the second fall where the first said that it would?"""
+"""A performance record and its repeat: does the second fall where the first said that it would?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_json
 from slm_benchmark.common.schemas import read_record
+from slm_benchmark.records.types import PerformancePoint, PerformanceRecord, Quantity
 
-Record = Mapping[str, Any]
-Found = tuple[Path, Record]
-
-SAME = ("model.sha256", "variant.sha256", "protocol.sha256", "hardware.fingerprint")
-"""What has to be equal in two records for the second to be a repeat of the first."""
+Measured = tuple[Path, PerformanceRecord]
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def count_inside(comparisons: Sequence[Comparison]) -> tuple[int, int]:
     Raises:
         UserError: when no quantity has a prediction interval.
     """
-    rows = [row for found in comparisons for row in found.rows if row.pi95 is not None]
+    rows = [row for comparison in comparisons for row in comparison.rows if row.pi95 is not None]
     if not rows:
         raise UserError(
             "no quantity of the first has a prediction interval",
@@ -128,9 +125,9 @@ def count_inside(comparisons: Sequence[Comparison]) -> tuple[int, int]:
     return sum(row.inside for row in rows), len(rows)
 
 
-def _newest(folder: Path) -> dict[tuple[str, ...], Found]:
+def _newest(folder: Path) -> dict[tuple[str, ...], Measured]:
     """The newest performance record of each model, variant, machine and protocol in a folder."""
-    newest: dict[tuple[str, ...], Found] = {}
+    newest: dict[tuple[str, ...], Measured] = {}
     for path in sorted(folder.rglob("*.json")):
         if path.name != "performance.json" and path.parent.name != "performance":
             continue
@@ -145,12 +142,12 @@ def _newest(folder: Path) -> dict[tuple[str, ...], Found]:
     return newest
 
 
-def _read(path: Path) -> Record:
-    record: Record = read_record(path, "performance")
+def _read(path: Path) -> PerformanceRecord:
+    record: PerformanceRecord = read_record(path, "performance")
     return record
 
 
-def _check(file: Path, record: Record) -> None:
+def _check(file: Path, record: PerformanceRecord) -> None:
     """Make sure that a record has medians with prediction intervals."""
     if record["schema_version"] == 1:
         raise UserError(
@@ -162,7 +159,7 @@ def _check(file: Path, record: Record) -> None:
         )
     if record["state"] != "ok":
         raise UserError(
-            "the profile failed, so there is nothing to compare",
+            "the measurement failed, so there is nothing to compare",
             file=file,
             field="state",
             value=record["state"],
@@ -170,16 +167,25 @@ def _check(file: Path, record: Record) -> None:
         )
 
 
-def _check_repeat(one: Record, other: Record, file: Path) -> None:
+def _check_repeat(one: PerformanceRecord, other: PerformanceRecord, file: Path) -> None:
     """Make sure that ``other``, read from ``file``, is a repeat of ``one``."""
-    for field in SAME:
-        block, key = field.split(".")
-        if one[block][key] != other[block][key]:
+    # What has to be equal in two records for the second to be a repeat of the first.
+    for field, first, second in (
+        ("model.sha256", one["model"]["sha256"], other["model"]["sha256"]),
+        ("variant.sha256", one["variant"]["sha256"], other["variant"]["sha256"]),
+        ("protocol.sha256", one["protocol"]["sha256"], other["protocol"]["sha256"]),
+        (
+            "hardware.fingerprint",
+            one["hardware"]["fingerprint"],
+            other["hardware"]["fingerprint"],
+        ),
+    ):
+        if first != second:
             raise UserError(
-                f"no repeat of the first record, which has {one[block][key]!r}",
+                f"no repeat of the first record, which has {first!r}",
                 file=file,
                 field=field,
-                value=other[block][key],
+                value=second,
                 fix="compare records of the same model, weights, protocol and machine",
             )
     if one["session"]["id"] == other["session"]["id"]:
@@ -188,13 +194,13 @@ def _check_repeat(one: Record, other: Record, file: Path) -> None:
             file=file,
             field="session.id",
             value=other["session"]["id"],
-            fix="profile once more",
+            fix="measure its performance once more",
         )
 
 
-def _compare(first: Found, second: Found) -> Comparison:
-    for found in (first, second):
-        _check(*found)
+def _compare(first: Measured, second: Measured) -> Comparison:
+    for measured in (first, second):
+        _check(*measured)
     (_, one), (file, other) = first, second
     _check_repeat(one, other, file)
     rows = _rows("", one["metrics"], other["metrics"])
@@ -209,32 +215,34 @@ def _compare(first: Found, second: Found) -> Comparison:
                 fix="restore the file, or measure it again",
             )
         rows += _rows(point, entry["metrics"], repeated[point])
-    bandwidth = "bandwidth_bytes_per_s"
-    if (value := one["roofline"][bandwidth]) is not None:
-        rows.append(Row("machine", bandwidth, value, None, other["roofline"][bandwidth]))
+    if (value := one["roofline"]["bandwidth_bytes_per_s"]) is not None:
+        repeat = other["roofline"]["bandwidth_bytes_per_s"]
+        rows.append(Row("machine", "bandwidth_bytes_per_s", value, None, repeat))
     return Comparison(_title(_cell(one)), rows)
 
 
-def _rows(point: str, first: Record, second: Record) -> list[Row]:
-    return [
-        Row(
-            point,
-            name,
-            quantity["value"],
-            tuple(quantity["pi95"]) if quantity["pi95"] else None,
-            second.get(name, {}).get("value"),
-        )
-        for name, quantity in first.items()
-        if quantity["value"] is not None
-    ]
+def _rows(point: str, first: Mapping[str, object], second: Mapping[str, object]) -> list[Row]:
+    repeats = cast(Mapping[str, Quantity], second)
+    rows = []
+    for name, quantity in cast(Mapping[str, Quantity], first).items():
+        if quantity["value"] is not None:
+            pi95 = (quantity["pi95"][0], quantity["pi95"][1]) if quantity["pi95"] else None
+            repeat = repeats[name]["value"] if name in repeats else None
+            rows.append(Row(point, name, quantity["value"], pi95, repeat))
+    return rows
 
 
-def _point(entry: Record) -> str:
+def _point(entry: PerformancePoint) -> str:
     return f"{entry['sequences']} × {entry['prompt_tokens']} + {entry['output_tokens']} tokens"
 
 
-def _cell(record: Record) -> tuple[str, ...]:
-    return tuple(record[block]["id"] for block in ("model", "variant", "hardware", "protocol"))
+def _cell(record: PerformanceRecord) -> tuple[str, ...]:
+    return (
+        record["model"]["id"],
+        record["variant"]["id"],
+        record["hardware"]["id"],
+        record["protocol"]["id"],
+    )
 
 
 def _title(cell: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """What else the machine does: looked at before a session, watched while a process is measured.
 
 Other work is judged by the CPU time that it used. The load average is recorded and never judged:
-it falls slowly, so that the end of the own previous job would look like other work.
+it falls slowly, so that the end of the previous job of this benchmark would look like other work.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from slm_benchmark.catalog.types import HostBounds
 from slm_benchmark.common.errors import RunEnvironmentError
+from slm_benchmark.profiling.types import BusyProcess, HostBefore, HostCounters, HostState
 from slm_benchmark.records.hardware import nvidia_smi, read_text
 
 PROC = Path("/proc")
@@ -55,7 +56,7 @@ _BOARD_NOW = {
 """Bits of ``vcgencmd get_throttled`` on a Raspberry Pi; 16 higher = ever since it booted."""
 
 
-def before_session(bounds: Mapping[str, Any], *, gpu: bool = False) -> dict[str, Any]:
+def before_session(bounds: HostBounds, *, gpu: bool = False) -> HostBefore:
     """Look at the machine before a session, and wait a while for it to become quiet.
 
     Args:
@@ -69,25 +70,25 @@ def before_session(bounds: Mapping[str, Any], *, gpu: bool = False) -> dict[str,
         RunEnvironmentError: when it did not become quiet, unless ``before`` is ``flag``.
     """
     started = time.monotonic()
-    said: list[str] = []
+    announced: list[str] = []
     while True:
-        found = look(bounds["settle_s"], bounds, gpu=gpu)
+        state = look(bounds["settle_s"], bounds, gpu=gpu)
         waited_s = time.monotonic() - started
-        if not found["warnings"] or waited_s >= bounds["wait_s"]:
+        if not state["warnings"] or waited_s >= bounds["wait_s"]:
             break
-        if not said:
-            said = found["warnings"]
-            print(f"profile: waiting for a quiet machine: {'; '.join(said)}", file=sys.stderr)
-    if found["warnings"] and bounds["before"] == "refuse":
+        if not announced:
+            announced = state["warnings"]
+            print(f"profile: waiting for a quiet machine: {'; '.join(announced)}", file=sys.stderr)
+    if state["warnings"] and bounds["before"] == "refuse":
         raise RunEnvironmentError(
-            f"the machine is not quiet enough to be measured: {'; '.join(found['warnings'])}",
+            f"the machine is not quiet enough to be measured: {'; '.join(state['warnings'])}",
             fix="end the other work and run the same command again, or set host.before of the "
             "plan in config/profiling.yaml to flag, which measures and keeps the reasons",
         )
-    return {**found, "waited_s": round(waited_s, 1)}
+    return {**state, "waited_s": round(waited_s, 1)}
 
 
-def look(seconds: float, bounds: Mapping[str, Any], *, gpu: bool = False) -> dict[str, Any]:
+def look(seconds: float, bounds: HostBounds, *, gpu: bool = False) -> HostState:
     """Watch the machine for some seconds while this process sleeps; see `HostWatch.finish`."""
     watch = HostWatch(bounds, gpu=gpu)
     time.sleep(seconds)
@@ -102,13 +103,13 @@ class HostWatch:
         gpu: Whether the GPU is what is measured.
     """
 
-    def __init__(self, bounds: Mapping[str, Any], *, gpu: bool = False) -> None:
+    def __init__(self, bounds: HostBounds, *, gpu: bool = False) -> None:
         self._bounds = bounds
         self._frequencies = _Frequencies()
         self._gpu = _GpuClocks() if gpu else None
         self._before = _Reading(gpu_processes=_gpu_processes() if gpu else [])
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> HostState:
         """The ``host`` block of a record.
 
         Returns:
@@ -130,7 +131,7 @@ class HostWatch:
         elapsed_s = max(after.time_s - before.time_s, 1e-9)
         own_s = max(0.0, after.own_s - before.own_s)
         other_s = max(0.0, after.busy_s - before.busy_s - own_s)
-        found: dict[str, Any] = {
+        counters: HostCounters = {
             "duration_s": round(elapsed_s, 3),
             "other_work_cores": round(other_s / elapsed_s, 3),
             "own_work_cores": round(own_s / elapsed_s, 3),
@@ -141,7 +142,7 @@ class HostWatch:
             "frequency_limit_mhz": _frequency_mhz("scaling_max_freq"),
             "rated_frequency_mhz": _rated_mhz(),
             "throttle_events": _throttle_events(before.throttles, after.throttles),
-            "board_throttled": [before.board, after.board] if before.board is not None else None,
+            "board_throttled": None if before.board is None else [before.board, after.board],
             "gpu_slowed_share": gpu.get("slowed"),
             "gpu_power_capped_share": gpu.get("power_capped"),
             "gpu_processes": sorted({*before.gpu_processes, *after.gpu_processes}),
@@ -155,14 +156,14 @@ class HostWatch:
             "load_average_after": after.load,
         }
         return {
-            **found,
+            **counters,
             "missing": {
-                name: reason
-                for name, reason in _MISSING.items()
-                if found[name] is None and (self._gpu or not name.startswith("gpu"))
+                name: _MISSING[name]
+                for name, value in counters.items()
+                if value is None and (self._gpu or not name.startswith("gpu"))
             },
-            "bounds": dict(self._bounds),
-            "warnings": list(_warnings(found, self._bounds)),
+            "bounds": self._bounds.copy(),
+            "warnings": list(_warnings(counters, self._bounds)),
         }
 
 
@@ -180,40 +181,54 @@ _MISSING = {
 }
 
 
-def _warnings(found: Mapping[str, Any], bounds: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(counters: HostCounters, bounds: HostBounds) -> Iterator[str]:
     """A sentence for each thing over its bound: what, how much, and the bound."""
-    if found["other_work_cores"] > bounds["other_work_cores"]:
-        names = ", ".join(f"{p['name']} (pid {p['pid']})" for p in found["busiest"])
+    if counters["other_work_cores"] > bounds["other_work_cores"]:
+        names = ", ".join(f"{p['name']} (pid {p['pid']})" for p in counters["busiest"])
         yield (
-            f"other work used {found['other_work_cores']:.1f} cores "
+            f"other work used {counters['other_work_cores']:.1f} cores "
             f"(bound {bounds['other_work_cores']}); busiest: {names or 'none that still runs'}"
         )
-    for name, what in (
-        ("steal_share", "the hypervisor withheld {:.1%} of the CPU time"),
-        ("pressure_share", "tasks waited for a CPU during {:.1%} of the time"),
+    for share, bound, what in (
+        (
+            counters["steal_share"],
+            bounds["steal_share"],
+            "the hypervisor withheld {:.1%} of the CPU time",
+        ),
+        (
+            counters["pressure_share"],
+            bounds["pressure_share"],
+            "tasks waited for a CPU during {:.1%} of the time",
+        ),
     ):
-        if found[name] is not None and found[name] > bounds[name]:
-            yield f"{what.format(found[name])} (bound {bounds[name]:.1%})"
-    yield from _frequency_warnings(found, bounds["min_frequency_share"])
-    if found["throttle_events"]:
-        yield f"the CPU was throttled for heat {found['throttle_events']} times"
-    if found["board_throttled"]:
-        yield from _board_warnings(*found["board_throttled"])
-    if found["gpu_slowed_share"]:
-        yield f"the GPU was slowed down for {found['gpu_slowed_share']:.1%} of the time"
-    if found["gpu_processes"]:
-        yield f"other processes use the GPU: {', '.join(found['gpu_processes'])}"
-    if found["swapped_bytes"] is not None and found["swapped_bytes"] > bounds["swap_bytes"]:
-        yield f"{found['swapped_bytes']} bytes were swapped (bound {bounds['swap_bytes']})"
+        if share is not None and share > bound:
+            yield f"{what.format(share)} (bound {bound:.1%})"
+    yield from _frequency_warnings(counters, bounds["min_frequency_share"])
+    if counters["throttle_events"]:
+        yield f"the CPU was throttled for heat {counters['throttle_events']} times"
+    if counters["board_throttled"]:
+        bits_before, bits_after = counters["board_throttled"]
+        yield from _board_warnings(bits_before or 0, bits_after)
+    if counters["gpu_slowed_share"]:
+        yield f"the GPU was slowed down for {counters['gpu_slowed_share']:.1%} of the time"
+    if counters["gpu_processes"]:
+        yield f"other processes use the GPU: {', '.join(counters['gpu_processes'])}"
+    if counters["swapped_bytes"] is not None and counters["swapped_bytes"] > bounds["swap_bytes"]:
+        yield f"{counters['swapped_bytes']} bytes were swapped (bound {bounds['swap_bytes']})"
 
 
-def _frequency_warnings(found: Mapping[str, Any], bound: float) -> Iterator[str]:
-    rated_mhz, limit_mhz = found["rated_frequency_mhz"], found["frequency_limit_mhz"]
+def _frequency_warnings(counters: HostCounters, bound: float) -> Iterator[str]:
+    rated_mhz, limit_mhz = counters["rated_frequency_mhz"], counters["frequency_limit_mhz"]
     if rated_mhz and limit_mhz and limit_mhz < bound * rated_mhz:
         share = limit_mhz / rated_mhz
         yield f"the CPU is held to {share:.0%} of its {rated_mhz:.0f} MHz (bound {bound:.0%})"
-    mhz = found["frequency_mhz"]
-    if rated_mhz and mhz and found["own_work_cores"] >= WORKING_CORES and mhz < bound * rated_mhz:
+    mhz = counters["frequency_mhz"]
+    if (
+        rated_mhz
+        and mhz
+        and counters["own_work_cores"] >= WORKING_CORES
+        and mhz < bound * rated_mhz
+    ):
         share = mhz / rated_mhz
         yield f"the CPU ran at {share:.0%} of its {rated_mhz:.0f} MHz (bound {bound:.0%})"
 
@@ -313,12 +328,12 @@ def _gpu_id() -> str:
 def _gpu_processes() -> list[str]:
     """``name (pid)`` of the other processes that compute on the GPU."""
     rows = nvidia_smi("--query-compute-apps=pid,process_name", f"--id={_gpu_id()}") or []
-    own = {str(pid) for pid in _own_pids()}
+    ours = {str(pid) for pid in _own_pids()}
     # Some drivers give the whole command line; only the program's name is anybody's business.
     return [
         f"{Path((name.split() or ['unknown'])[0]).name} (pid {pid})"
         for pid, name in rows
-        if pid not in own
+        if pid not in ours
     ]
 
 
@@ -354,16 +369,16 @@ def _steal_s() -> float | None:
 
 def _other_processes() -> dict[tuple[int, float], tuple[str, float]]:
     """(pid, start time) → name of the command, CPU seconds; without arguments, for privacy."""
-    own, found = _own_pids(), {}
+    ours, processes = _own_pids(), {}
     for process in psutil.process_iter(["pid", "create_time", "cpu_times", "name"]):
         info = process.info
-        if info["cpu_times"] is not None and info["pid"] not in own:
+        if info["cpu_times"] is not None and info["pid"] not in ours:
             used_s = float(info["cpu_times"].user + info["cpu_times"].system)
-            found[info["pid"], info["create_time"]] = (info["name"] or "unknown", used_s)
-    return found
+            processes[info["pid"], info["create_time"]] = (info["name"] or "unknown", used_s)
+    return processes
 
 
-def _busiest(before: _Reading, after: _Reading, elapsed_s: float) -> list[dict[str, Any]]:
+def _busiest(before: _Reading, after: _Reading, elapsed_s: float) -> list[BusyProcess]:
     used = {
         key: (used_s - before.processes.get(key, ("", 0.0))[1]) / elapsed_s
         for key, (_, used_s) in after.processes.items()
@@ -384,8 +399,8 @@ def _grown(before: float | None, after: float | None, elapsed_s: float) -> float
 
 def _pressure_s() -> float | None:
     """Seconds since boot in which some task was ready to run and had no CPU."""
-    found = re.search(r"some .*total=(\d+)", read_text(PROC / "pressure" / "cpu") or "")
-    return int(found[1]) / 1e6 if found else None
+    match = re.search(r"some .*total=(\d+)", read_text(PROC / "pressure" / "cpu") or "")
+    return int(match[1]) / 1e6 if match else None
 
 
 def _swapped_bytes() -> int | None:
@@ -429,5 +444,5 @@ def _board_throttled() -> int | None:
     if not tool:
         return None
     done = subprocess.run([tool, "get_throttled"], capture_output=True, text=True, check=False)
-    found = re.fullmatch(r"throttled=(0x[0-9a-fA-F]+)", done.stdout.strip())
-    return int(found[1], 16) if found else None
+    match = re.fullmatch(r"throttled=(0x[0-9a-fA-F]+)", done.stdout.strip())
+    return int(match[1], 16) if match else None

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slm_benchmark.catalog.types import EnergySettings
 from slm_benchmark.common.errors import UserError
 
 VERSION = 3
-"""Raised when the instrument may give other numbers: it makes profiles measure again."""
+"""Raised when the instrument may give other numbers: it makes performance be measured again."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -63,7 +64,7 @@ class Job:
     max_warmups: int
     warmup_bound: float
     memory_limit_bytes: int | None
-    energy: Mapping[str, Any] | None = None
+    energy: EnergySettings | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Job:

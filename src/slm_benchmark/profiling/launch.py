@@ -10,14 +10,34 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import slm_benchmark
+from slm_benchmark.catalog.types import EnergySettings, HostBounds
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import atomic_write_json, read_json
 from slm_benchmark.profiling.host import HostWatch
 from slm_benchmark.profiling.job import Job
 from slm_benchmark.profiling.limits import drop_cached, exceeded, memory_group
+from slm_benchmark.profiling.types import Launched, Limits, Measured
+from slm_benchmark.records.types import ErrorBlock
+
+
+class Request(TypedDict):
+    """What a measured process is to do; `run` adds the limits."""
+
+    do: Literal["measure", "roofline", "idle"]
+    job: NotRequired[Mapping[str, Any]]
+    device: NotRequired[str]
+    dtype: NotRequired[str]
+    energy: NotRequired[EnergySettings | None]
+    seconds: NotRequired[float]
+
+
+class Finished(Measured):
+    """What a measured process wrote, with the limits that it was held to."""
+
+    limits: Limits
 
 
 class ProfileFailed(Exception):
@@ -28,11 +48,11 @@ class ProfileFailed(Exception):
     """
 
     def __init__(self, kind: str, message: str, trace: str = "") -> None:
-        self.record = {"type": kind, "message": message, "traceback": trace}
+        self.record: ErrorBlock = {"type": kind, "message": message, "traceback": trace}
         super().__init__(f"{kind}: {message}")
 
 
-def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
+def launch(job: Job, bounds: HostBounds) -> Launched:
     """Measure one variant once, in a fresh process.
 
     Args:
@@ -51,11 +71,14 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
         drop_cached(job.weight_files())
     watch = HostWatch(bounds, gpu=job.runs_on == "cuda")
     try:
-        result = run(
-            {"do": "measure", "job": asdict(job)},
-            device=job.runs_on,
-            threads=job.threads,
-            memory_limit_bytes=job.memory_limit_bytes,
+        result = cast(
+            Finished,
+            run(
+                {"do": "measure", "job": asdict(job)},
+                device=job.runs_on,
+                threads=job.threads,
+                memory_limit_bytes=job.memory_limit_bytes,
+            ),
         )
     finally:
         host = watch.finish()
@@ -68,8 +91,7 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
     if note := result["memory"]["note"]:
         host["warnings"].append(note)
     _check_peak(result)
-    reread_bytes = result["limits"]["memory"]["reread_bytes"]
-    if reread_bytes:
+    if reread_bytes := result["limits"]["memory"].get("reread_bytes"):
         host["warnings"].append(
             f"{reread_bytes} bytes of files were dropped for the memory cap and read again"
         )
@@ -77,12 +99,12 @@ def launch(job: Job, bounds: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(
-    request: Mapping[str, Any], *, device: str, threads: int, memory_limit_bytes: int | None = None
-) -> dict[str, Any]:
-    """Put one request to a fresh process: ``measure``, ``roofline`` or ``idle``.
+    request: Request, *, device: str, threads: int, memory_limit_bytes: int | None = None
+) -> Mapping[str, object]:
+    """Put one request to a fresh process.
 
     Args:
-        request: ``do`` and what that needs.
+        request: What to do, and what that needs.
         device: Where it works; GPUs are hidden from what works on the CPU.
         threads: CPUs that it may use.
         memory_limit_bytes: Cap on its memory; None = none.
@@ -157,7 +179,7 @@ def environment(device: str, threads: int) -> dict[str, str]:
     return variables
 
 
-def _check_peak(result: Mapping[str, Any]) -> None:
+def _check_peak(result: Finished) -> None:
     """Where no control group holds the cap, see that the whole process stayed below it."""
     limit_bytes = result["limits"]["memory"]["limit_bytes"]
     if limit_bytes is None or result["limits"]["memory"]["enforced_by"].startswith("cgroup"):
@@ -174,7 +196,7 @@ def _does_not_fit(what: str, limit_bytes: int | None) -> ProfileFailed:
     )
 
 
-def _what(request: Mapping[str, Any]) -> str:
+def _what(request: Request) -> str:
     """What a process was to measure: a variant, the roofline or the idle machine."""
     return str(request["job"]["variant"] if "job" in request else request["do"])
 

@@ -15,11 +15,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.profiling.types import Limits, MemoryLimit
 from slm_benchmark.records.hardware import FILE, read_text
 
 PROC = Path("/proc/self")
@@ -71,8 +71,8 @@ def memory_group(limit_bytes: int | None) -> Iterator[MemoryGroup | None]:
         limit_bytes: Cap on its memory; None = no group.
 
     Yields:
-        None where none is asked for, or none can be made: that takes the right to make a group
-        below the own one or a group around it, as root has, or a user under systemd.
+        None where there is no limit, or no group can be made: that takes the right to make one
+        below this process's group or a group around it, as root has, or a user under systemd.
     """
     group = None if limit_bytes is None else _make_group(limit_bytes)
     try:
@@ -87,7 +87,7 @@ def exceeded(group: MemoryGroup | None) -> bool:
     return group is not None and group.oom_kills() > 0
 
 
-def apply_limits(threads: int, memory_limit_bytes: int | None) -> dict[str, Any]:
+def apply_limits(threads: int, memory_limit_bytes: int | None) -> Limits:
     """Hold this process, and what it will start, to the declared limits.
 
     Must come before the libraries that start threads: a running thread keeps its CPUs.
@@ -107,7 +107,7 @@ def apply_limits(threads: int, memory_limit_bytes: int | None) -> dict[str, Any]
     return {
         "threads": threads,
         "affinity": _bind(threads),
-        "memory": {"limit_bytes": memory_limit_bytes, **_cap(memory_limit_bytes)},
+        "memory": _cap(memory_limit_bytes),
     }
 
 
@@ -151,9 +151,12 @@ def _in_order(cpus: Iterable[int]) -> list[int]:
     return [cpu for *_, cpu in sorted(ranks)]
 
 
-def _cap(limit_bytes: int | None) -> dict[str, str | None]:
+def _cap(limit_bytes: int | None) -> MemoryLimit:
+    def limit(enforced_by: str, reason: str | None = None) -> MemoryLimit:
+        return {"limit_bytes": limit_bytes, "enforced_by": enforced_by, "reason": reason}
+
     if limit_bytes is None:
-        return {"enforced_by": "none", "reason": None}
+        return limit("none")
     reason = "no control group could be made"
     if _VARIABLE in os.environ:
         version, _, folder = os.environ[_VARIABLE].partition(":")
@@ -162,19 +165,19 @@ def _cap(limit_bytes: int | None) -> dict[str, str | None]:
         except OSError as error:
             reason = f"the control group could not be joined: {error.strerror}"
         else:
-            return {"enforced_by": f"cgroup v{version}", "reason": None}
+            return limit(f"cgroup v{version}")
     if sys.platform != "linux":
-        return {"enforced_by": "none", "reason": f"{sys.platform} has no cap that holds"}
+        return limit("none", f"{sys.platform} has no cap that holds")
     # Not RLIMIT_AS: it counts addresses, and allocators and GPU libraries reserve many times what
     # they use. RLIMIT_DATA counts private writable memory. It leaves out mapped files.
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     capped = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (capped, capped))
-    return {"enforced_by": "RLIMIT_DATA", "reason": f"{reason}; mapped files are not counted"}
+    return limit("RLIMIT_DATA", f"{reason}; mapped files are not counted")
 
 
 def _make_group(limit_bytes: int) -> MemoryGroup | None:
-    for version, parent in _places():
+    for version, parent in _parents():
         for left in parent.glob(f"{_PREFIX}[0-9]*"):
             if not psutil.pid_exists(int(left.name.removeprefix(_PREFIX))):
                 _remove(left)
@@ -204,11 +207,11 @@ def _write_cap(folder: Path, version: int, limit_bytes: int) -> None:
         (folder / swap).write_text(text, encoding="ascii")
 
 
-def _places() -> Iterator[tuple[int, Path]]:
-    """(version, group) of the own group that caps memory, then of those around it, outwards.
+def _parents() -> Iterator[tuple[int, Path]]:
+    """(version, group) of this process's group that caps memory, then of those around it.
 
     In version 2 a group that holds processes cannot have capped groups below it, so there the
-    place is usually one of those around.
+    parent is usually one of those around.
     """
     paths: dict[str, str] = {}
     for line in (read_text(PROC / "cgroup") or "").splitlines():
@@ -223,8 +226,8 @@ def _places() -> Iterator[tuple[int, Path]]:
             continue
         inside = paths[kind].removeprefix(root if root != "/" else "").lstrip("/")
         top = Path(mount)
-        own = top / inside if (top / inside).is_dir() else top
-        for group in [own, *own.parents]:
+        innermost = top / inside if (top / inside).is_dir() else top
+        for group in [innermost, *innermost.parents]:
             yield (1 if kind == "cgroup" else 2), group
             if group == top:
                 break

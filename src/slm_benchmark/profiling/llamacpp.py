@@ -6,7 +6,6 @@ import ctypes
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import llama_cpp
@@ -18,6 +17,7 @@ from slm_benchmark.engines import llama_binding as binding
 from slm_benchmark.profiling.job import Job, Point
 from slm_benchmark.profiling.memory import release_mappings
 from slm_benchmark.profiling.traffic import gguf_traffic
+from slm_benchmark.profiling.types import RawTraffic, RunnerEngine
 
 BATCH = 2048
 """Most tokens in one call of llama_decode."""
@@ -77,7 +77,7 @@ class LlamaCppRunner:
         self._prompt = _Batch(BATCH)
         self._step = _Batch(point.sequences)
         self._step.sequences[:] = range(point.sequences)
-        self._step.wanted[:] = 1
+        self._step.outputs[:] = 1
         self._address = 0
         self.reset()
 
@@ -117,7 +117,7 @@ class LlamaCppRunner:
                 f"{self._dtype()}"
             )
 
-    def engine(self) -> dict[str, Any]:
+    def engine(self) -> RunnerEngine:
         """Build, format and layout, as llama.cpp reports them; ``kernel_detail`` in parts."""
         features = _features(api.llama_print_system_info().decode())
         layouts, buffers = _layouts(self._log), _buffers_bytes(self._log)
@@ -146,9 +146,9 @@ class LlamaCppRunner:
             ),
         }
 
-    def traffic(self) -> dict[str, Any]:
+    def traffic(self) -> RawTraffic:
         """See `Runner.traffic`."""
-        return asdict(gguf_traffic(self._file))
+        return gguf_traffic(self._file).as_json()
 
     def device_memory(self) -> None:
         """Nothing is taken from an accelerator."""
@@ -158,8 +158,8 @@ class LlamaCppRunner:
         batch, part = self._prompt, tokens[start : start + BATCH]
         batch.tokens[: len(part)] = part
         batch.positions[: len(part)] = range(start, start + len(part))
-        batch.wanted[: len(part)] = 0
-        batch.wanted[len(part) - 1] = start + len(part) == len(tokens)
+        batch.outputs[: len(part)] = 0
+        batch.outputs[len(part) - 1] = start + len(part) == len(tokens)
         self._decode(batch, len(part))
 
     def _decode(self, batch: _Batch, count: int) -> None:
@@ -199,17 +199,17 @@ class _Batch:
         self.tokens = np.zeros(size, np.int32)
         self.positions = np.zeros(size, np.int32)
         self.sequences = np.zeros(size, np.int32)
-        self.wanted = np.zeros(size, np.int8)
+        self.outputs = np.zeros(size, np.int8)
         self._counts = np.ones(size, np.int32)
         # Each token's list of sequences is the one number of `sequences` in its place.
-        places = np.arange(size, dtype=np.uintp) * self.sequences.itemsize
-        self._lists = places + self.sequences.ctypes.data
+        offsets = np.arange(size, dtype=np.uintp) * self.sequences.itemsize
+        self._lists = offsets + self.sequences.ctypes.data
         arrays: dict[str, NDArray[Any]] = {
             "token": self.tokens,
             "pos": self.positions,
             "n_seq_id": self._counts,
             "seq_id": self._lists,
-            "logits": self.wanted,
+            "logits": self.outputs,
         }
         kinds = dict(api.llama_batch._fields_)
         self.handle = api.llama_batch(
@@ -232,5 +232,5 @@ def _layouts(log: str) -> dict[str, int]:
 
 def _buffers_bytes(log: str) -> dict[str, int]:
     """Bytes of weights in each kind of buffer, such as ``CPU_Mapped``: the whole mapped file."""
-    found = re.findall(r"(\S+) model buffer size = +([\d.]+) MiB", log)
-    return {name: round(float(size_mib) * 2**20) for name, size_mib in found}
+    buffers = re.findall(r"(\S+) model buffer size = +([\d.]+) MiB", log)
+    return {name: round(float(size_mib) * 2**20) for name, size_mib in buffers}

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from slm_benchmark.profiling.types import ProcessMemory
 
 _PROCESS = Path("/proc/self")
 _DONT_NEED = 4  # MADV_DONTNEED of sys/mman.h; the module mmap advises on its own maps only
@@ -31,7 +32,7 @@ class PeakMemory:
     """Peak resident memory, minus the level at the time of making.
 
     Make it before the weights are loaded, and call `loaded` after: the two peaks, while loading and
-    in use, are then told apart. The kernel's own high-water mark is read, so no peak is missed
+    in use, are then separate. The kernel's own high-water mark is read, so no peak is missed
     between samples; where the kernel does not let it be reset, as outside Linux, `details` says so.
     """
 
@@ -50,7 +51,7 @@ class PeakMemory:
         """Peak in use minus the baseline."""
         return max(0, _mark_bytes() - self._baseline_bytes)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> ProcessMemory:
         """The numbers, all in bytes.
 
         Returns:
@@ -84,11 +85,11 @@ def release_mappings(files: Sequence[Path]) -> int:
     """
     if not (_PROCESS / "smaps").exists():
         return 0
-    wanted = {os.path.realpath(file) for file in files}
+    paths = {os.path.realpath(file) for file in files}
     libc = ctypes.CDLL(None, use_errno=True)
     released = 0
     for mapping in list(_mappings()):
-        if mapping.path not in wanted or mapping.changed:
+        if mapping.path not in paths or mapping.changed:
             continue
         start, size = ctypes.c_void_p(mapping.start), ctypes.c_size_t(mapping.size_bytes)
         # A mapping that is locked in memory refuses: then its pages are in use, and count.
@@ -110,17 +111,17 @@ class _Mapping:
 def _mappings() -> Iterator[_Mapping]:
     """Mappings of files, in the order of their addresses."""
     header = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ *(.*)")
-    found: _Mapping | None = None
+    mapping: _Mapping | None = None
     for line in (_PROCESS / "smaps").read_text(encoding="utf-8", errors="replace").splitlines():
         if match := header.fullmatch(line):
-            if found:
-                yield found
+            if mapping:
+                yield mapping
             start, end = int(match[1], 16), int(match[2], 16)
-            found = _Mapping(start, end - start, match[3]) if match[3] else None
-        elif found and line.startswith("Anonymous:"):
-            found.changed = int(line.split()[1]) > 0
-    if found:
-        yield found
+            mapping = _Mapping(start, end - start, match[3]) if match[3] else None
+        elif mapping and line.startswith("Anonymous:"):
+            mapping.changed = int(line.split()[1]) > 0
+    if mapping:
+        yield mapping
 
 
 def _field_bytes(file: str, field: str) -> int | None:

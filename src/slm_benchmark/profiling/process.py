@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slm_benchmark.common.files import digest
 from slm_benchmark.profiling.energy import Meter, Span, describe_meter
@@ -19,12 +19,13 @@ from slm_benchmark.profiling.job import Job, Point
 from slm_benchmark.profiling.memory import PeakMemory
 from slm_benchmark.profiling.prompts import Prompt, make_prompt
 from slm_benchmark.profiling.runner import Runner
+from slm_benchmark.profiling.types import Measured, RawMemory, RawPoint, RawRepetition
 
 SETTLED = 5
 """So many warm-up repetitions in a row have to agree."""
 
 DIGITS = 7
-"""Decimals of kept times in seconds: a tenth of a microsecond, about the clock's own step."""
+"""Decimals of recorded times in seconds: a tenth of a microsecond, about the clock's own step."""
 
 _OVERHEAD_TOKENS = 2000
 
@@ -68,7 +69,7 @@ class Repetition:
         return math.fsum(self.latencies_s)
 
 
-def measure(job: Job, runner: Runner, meter: Meter | str) -> dict[str, Any]:
+def measure(job: Job, runner: Runner, meter: Meter | str) -> Measured:
     """Measure one variant in this process.
 
     Args:
@@ -99,13 +100,14 @@ def measure(job: Job, runner: Runner, meter: Meter | str) -> dict[str, Any]:
     load_s = time.perf_counter() - started
     runner.release_files()
     memory.loaded()
-    points = []
-    used: dict[str, Any] = {}
+    points: list[RawPoint] = []
+    used: RawMemory | None = None
     with collecting_by_hand():
         for point in job.points:
             points.append(_measure_point(job, runner, point, prompts[point.prompt_tokens], meter))
-            if not used:  # memory is that of the reference point, which is the first
+            if used is None:  # memory is that of the reference point, which is the first
                 used = {**memory.details(), "device": runner.device_memory()}
+    assert used is not None
     return {
         "engine": {**runner.engine(), "threads": job.threads},
         "load_s": round(load_s, DIGITS),
@@ -120,7 +122,7 @@ def measure(job: Job, runner: Runner, meter: Meter | str) -> dict[str, Any]:
 
 @contextmanager
 def collecting_by_hand() -> Iterator[None]:
-    """Let Python collect its garbage only when it is told to, and then fast.
+    """Let Python collect its garbage only when it is called, and then fast.
 
     A collection inside a repetition would look like a slow token. One before it must be short: to
     look through all objects that the libraries made takes tenths of a second on one CPU, after
@@ -142,7 +144,7 @@ def repeat(runner: Runner, prompt: Prompt, point: Point, meter: Meter | str) -> 
     gc.collect()
     alone = point.sequences == 1
     started_unix_s = time.time()
-    asked = time.perf_counter()
+    requested = time.perf_counter()
     ids = prompt.encode(prompt.text) if alone else prompt.ids
     encoded = time.perf_counter()
     with _span(meter) as prompt_span:
@@ -156,7 +158,7 @@ def repeat(runner: Runner, prompt: Prompt, point: Point, meter: Meter | str) -> 
         prompt.decode(tokens[0])
     shown = time.perf_counter()
     # Without the reading of the meter, which no client waits for.
-    client_s = (encoded - asked) + (first - started) + (shown - got)
+    client_s = (encoded - requested) + (first - started) + (shown - got)
     with _span(meter) as generation_span:
         generation_started_unix_s = time.time()
         stamps = generate(runner, tokens, point.output_tokens)
@@ -213,7 +215,7 @@ def overhead_us_per_token() -> float:
 
 
 class _Idle:
-    """As much of a `Runner` as `generate` asks for."""
+    """As much of a `Runner` as `generate` uses."""
 
     def decode(self, tokens: Sequence[int]) -> None:
         """Nothing."""
@@ -224,13 +226,13 @@ class _Idle:
 
 
 def _span(meter: Meter | str) -> AbstractContextManager[Span | None]:
-    """A block whose energy is wanted, where there is a meter."""
+    """A block whose energy is measured, where there is a meter."""
     return meter.span() if isinstance(meter, Meter) else nullcontext()
 
 
 def _measure_point(
     job: Job, runner: Runner, point: Point, prompt: Prompt, meter: Meter | str
-) -> dict[str, Any]:
+) -> RawPoint:
     runner.prepare(point)
     runner.prefill(prompt.ids)
     runner.check_finite()
@@ -249,11 +251,17 @@ def _measure_point(
         f"{last.prefill_s:.3f} s for the prompt, {last.generation_s:.3f} s for the answer",
     )
     return {
-        **asdict(point),
-        "warmups": [asdict(warmup) for warmup in warmups],
+        "prompt_tokens": point.prompt_tokens,
+        "output_tokens": point.output_tokens,
+        "sequences": point.sequences,
+        "warmups": _raw(warmups),
         "settled": settled(warmups, job.warmup_bound),
-        "repetitions": [asdict(repetition) for repetition in repetitions],
+        "repetitions": _raw(repetitions),
     }
+
+
+def _raw(repetitions: Sequence[Repetition]) -> list[RawRepetition]:
+    return [cast(RawRepetition, asdict(repetition)) for repetition in repetitions]
 
 
 def _read_through(file: Path) -> None:

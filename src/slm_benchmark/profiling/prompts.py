@@ -40,7 +40,7 @@ where it stood. Nobody has ever counted the bags, but the cabinet has been made 
 """About 400 words without names, dates or anything that a model might refuse to go on with."""
 
 _NEAR = 64
-"""Characters on either side of the likeliest cut that are tried."""
+"""Characters on either side of the estimated cut that are tested."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def make_prompt(base: Path, tokens: int, *, trust_remote_code: bool = False) -> 
         trust_remote_code: Whether the tokenizer's own code may run.
 
     Returns:
-        The prompt. Its tokens are fewer than asked for where no cut of the passage has exactly so
+        The prompt. Its tokens are fewer than ``tokens`` where no cut of the passage has exactly so
         many.
 
     Raises:
@@ -96,9 +96,9 @@ def make_prompt(base: Path, tokens: int, *, trust_remote_code: bool = False) -> 
         else:
             high = middle
     cuts = range(max(1, low - _NEAR), min(len(text), low + _NEAR) + 1)
-    tried = [(text[:cut], _encode(tokenizer, text[:cut])) for cut in cuts]
-    fitting = [pair for pair in tried if 0 < len(pair[1]) <= tokens]
-    best, ids = max(fitting or tried[:1], key=lambda pair: len(pair[1]))
+    candidates = [(text[:cut], _encode(tokenizer, text[:cut])) for cut in cuts]
+    fitting = [pair for pair in candidates if 0 < len(pair[1]) <= tokens]
+    best, ids = max(fitting or candidates[:1], key=lambda pair: len(pair[1]))
     return Prompt(best, ids, tokenizer)
 
 

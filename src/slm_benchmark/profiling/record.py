@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.catalog.types import Hardware, ProfilingPlan
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest
 from slm_benchmark.common.schemas import read_record, write_record
@@ -15,25 +15,26 @@ from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import unknown_engine
 from slm_benchmark.profiling.energy.carbon import emissions, grid_factor
 from slm_benchmark.profiling.job import Job
-from slm_benchmark.profiling.roofline import own_cpus
+from slm_benchmark.profiling.roofline import usable_cpus
 from slm_benchmark.profiling.session import points_of, profile
-from slm_benchmark.profiling.summary import summarise
+from slm_benchmark.profiling.summary import summarize
+from slm_benchmark.profiling.types import HostState, IdleBaseline, SessionProcess
+from slm_benchmark.records.envelope import Envelope, write_sealed
 from slm_benchmark.records.hardware import FILE
-from slm_benchmark.records.hardware import identity as hardware_identity
 from slm_benchmark.records.provenance import (
-    RECORDED_PACKAGES,
     command_for,
-    environment_identity,
     model_block,
-    now,
     protocol_block,
-    result_digest,
     variant_block,
-    workflow_identity,
 )
-
-_CARRIED = ("model", "protocol", "environment", "hardware", "workflow", "started")
-"""Blocks that a variant's record has from its session unchanged."""
+from slm_benchmark.records.types import (
+    Freeform,
+    GridCarbon,
+    PerformanceEngine,
+    PerformanceRecord,
+    SessionRecord,
+    SessionVariant,
+)
 
 
 def write_session(
@@ -57,15 +58,16 @@ def write_session(
         base: Folder of the base model.
         output: File of the record.
 
+    The parameters are the wildcards, inputs and output of one rule, so each stands alone.
+
     Raises:
         UserError: for bad input, such as a machine that is not ``hardware_id``.
         RunEnvironmentError: when the machine is too busy, memory ran out or a process was killed.
     """
-    began, started = time.monotonic(), now()
     model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]
-    protocol, plan = catalogue.protocols[protocol_id], catalogue.profiling_plan(protocol_id)
-    chosen = catalogue.profiling[protocol["performance"]]
-    machine = hardware_identity(hardware_id, hardware)
+    envelope = Envelope(hardware_id, hardware, model.file)
+    protocol = catalogue.protocols[protocol_id]
+    plan = catalogue.profiling[protocol["performance"]]
     for folder in weights.values():
         verify_files(folder)
     verify_files(base, shallow=True)
@@ -82,39 +84,45 @@ def write_session(
             dtype=protocol["dtype"],
             trust_remote_code=model.trust_remote_code,
             points=points,
-            repetitions=chosen["repetitions"],
-            min_duration_s=chosen["min_duration_s"],
-            max_warmups=chosen["max_warmups"],
-            warmup_bound=chosen["warmup_bound"],
+            repetitions=plan["repetitions"],
+            min_duration_s=plan["min_duration_s"],
+            max_warmups=plan["max_warmups"],
+            warmup_bound=plan["warmup_bound"],
             memory_limit_bytes=hardware.get("memory_limit_bytes"),
             energy=hardware.get("energy"),
         )
         for variant, folder in weights.items()
     ]
     session = profile(jobs, plan)
-    for variant, folder in weights.items():
-        session["variants"][variant]["variant"] = variant_block(read_manifest(folder))
-    record = {
+    variants = {
+        variant: cast(
+            SessionVariant,
+            {**session["variants"][variant], "variant": variant_block(read_manifest(folder))},
+        )
+        for variant, folder in weights.items()
+    }
+    record: SessionRecord = {
         "schema_version": 1,
         "kind": "session",
         "model": model_block(model, read_manifest(base)),
         "protocol": protocol_block(
             protocol_id, protocol["version"], catalogue.profiling_choices(protocol_id)
         ),
-        "plan": plan,
+        "plan": catalogue.profiling_plan(protocol_id),
         "threads": _threads(hardware),
-        "grid": grid,
-        "environment": environment_identity(RECORDED_PACKAGES),
-        "hardware": machine,
-        "workflow": workflow_identity(model.file),
-        **session,
-        "started": started,
-        "duration_s": round(time.monotonic() - began, 3),
+        "grid": cast(Freeform, grid),
+        **envelope.provenance(),
+        "order": session["order"],
+        "host": cast(Freeform, session["host"]),
+        "idle": session["idle"],
+        "roofline": session["roofline"],
+        "variants": variants,
+        **envelope.times(),
     }
     write_record(output, record, "session")
 
 
-def write_performance(session_file: Path, variant: str, output: Path) -> dict[str, Any]:
+def write_performance(session_file: Path, variant: str, output: Path) -> PerformanceRecord:
     """Write the record of one variant of a session. Measures nothing.
 
     Args:
@@ -128,7 +136,7 @@ def write_performance(session_file: Path, variant: str, output: Path) -> dict[st
     Raises:
         UserError: when the session did not measure this variant.
     """
-    session = read_record(session_file, "session")
+    session: SessionRecord = read_record(session_file, "session")
     if variant not in session["variants"]:
         raise UserError(
             f"the session measured no {variant}",
@@ -137,56 +145,63 @@ def write_performance(session_file: Path, variant: str, output: Path) -> dict[st
             value=sorted(session["variants"]),
             fix="name it among the variants: --config 'variants=[…]'",
         )
-    found = session["variants"][variant]
-    device, processes = found["device"], found["processes"]
+    result = session["variants"][variant]
+    device, processes = result["device"], cast(list[SessionProcess], result["processes"])
+    idle: list[IdleBaseline] = session["idle"][device]
+    host = cast(HostState, session["host"])
+    plan = cast(ProfilingPlan, session["plan"])
     protocol_id, hardware_id = session["protocol"]["id"], session["hardware"]["id"]
     ran = list(session["variants"])
-    record: dict[str, Any] = {
+    summary = summarize(
+        points_of(plan), processes, session["roofline"][device], idle, result["error"]
+    )
+    if session["grid"]:
+        grid = cast(GridCarbon, session["grid"])
+        summary["energy"]["grid"] = emissions(grid, summary["metrics"])
+    record: PerformanceRecord = {
         "schema_version": 2,
         "kind": "performance",
-        "state": "failed" if found["error"] else "ok",
-        "error": found["error"],
-        **{block: session[block] for block in _CARRIED},
-        "variant": found["variant"],
+        "state": "failed" if result["error"] else "ok",
+        "error": result["error"],
+        "model": session["model"],
+        "protocol": session["protocol"],
+        "environment": session["environment"],
+        "hardware": session["hardware"],
+        "workflow": session["workflow"],
+        "started": session["started"],
+        "variant": result["variant"],
         "engine": _engine(session, variant),
-        "limits": processes[-1]["limits"] if processes else {},
+        "limits": cast(Freeform, processes[-1]["limits"]) if processes else {},
         "session": {
             "id": digest([session["started"], session["hardware"]["fingerprint"], ran]),
             "variants": ran,
             "order": session["order"],
-            "processes": session["plan"]["processes"],
+            "processes": plan["processes"],
         },
         "host": {
             "before": session["host"],
-            "processes": [process["host"] for process in processes],
-            "warnings": _warnings(session["host"], processes),
+            "processes": [cast(Freeform, process["host"]) for process in processes],
+            "warnings": _warnings(host, processes),
         },
         "roofline": session["roofline"][device],
-        **summarise(
-            session["plan"],
-            processes,
-            session["roofline"][device],
-            session["idle"][device],
-            found["error"],
-        ),
+        "metrics": summary["metrics"],
+        "grid": summary["grid"],
+        "latency_distribution_ms": summary["latency_distribution_ms"],
+        "energy": summary["energy"],
         "raw": {"processes": [_raw(process) for process in processes]},
         "result_sha256": "",
         "duration_s": round(sum(process["duration_s"] for process in processes), 3),
         "command": command_for([session_file, output], protocol_id, hardware_id, variants=ran),
     }
-    if session["grid"]:
-        record["energy"]["grid"] = emissions(session["grid"], record["metrics"])
-    record["result_sha256"] = result_digest(record)
-    write_record(output, record, "performance")
-    return record
+    return write_sealed(output, record, "performance")
 
 
-def _engine(session: Mapping[str, Any], variant: str) -> dict[str, Any]:
+def _engine(session: SessionRecord, variant: str) -> PerformanceEngine:
     """The engine of the last process, with the work it did in words."""
-    processes = session["variants"][variant]["processes"]
+    processes = cast(list[SessionProcess], session["variants"][variant]["processes"])
     if not processes:
-        return unknown_engine(variant, session["threads"])
-    engine: dict[str, Any] = dict(processes[-1]["engine"])
+        return cast(PerformanceEngine, unknown_engine(variant, session["threads"]))
+    engine = processes[-1]["engine"].copy()
     reference = processes[-1]["points"][0]
     engine["schedule"] += (
         f"; prompts of {reference['prompt_tokens']} tokens of English text, "
@@ -196,7 +211,7 @@ def _engine(session: Mapping[str, Any], variant: str) -> dict[str, Any]:
     return engine
 
 
-def _warnings(before: Mapping[str, Any], processes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _warnings(before: HostState, processes: Sequence[SessionProcess]) -> list[str]:
     """Each thing that may have disturbed a variant, with the processes it was seen in."""
     seen: dict[str, list[str]] = {}
     for number, process in enumerate(processes, start=1):
@@ -207,19 +222,19 @@ def _warnings(before: Mapping[str, Any], processes: Sequence[Mapping[str, Any]])
     ]
 
 
-def _raw(process: Mapping[str, Any]) -> dict[str, Any]:
-    """What a process found, without what the record says in a block of its own."""
+def _raw(process: SessionProcess) -> dict[str, object]:
+    """What a process measured, without what the record says in a block of its own."""
     return {key: value for key, value in process.items() if key not in ("host", "limits")}
 
 
-def _threads(hardware: Mapping[str, Any]) -> int:
+def _threads(hardware: Hardware) -> int:
     """Threads of the matrix products.
 
     Raises:
-        UserError: when the entry asks for more than this process may use CPUs.
+        UserError: when the entry has more than this process may use CPUs.
     """
-    cores = len(own_cpus())
-    threads: int = hardware["threads"] or cores
+    cores = len(usable_cpus())
+    threads = hardware["threads"] or cores
     if threads > cores:
         raise UserError(
             f"more threads than this process may use CPUs ({cores})",

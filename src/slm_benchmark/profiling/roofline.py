@@ -3,7 +3,7 @@
 Bandwidth is measured as STREAM does (McCalpin 1995): arrays far larger than the last-level cache,
 several trials, and the best of them counts, as a disturbance can only slow a trial down. Unlike
 STREAM's kernels these only read, because generating a token reads weights and writes next to
-nothing. A ceiling must not depend on one loop being fast, so several operations are tried and the
+nothing. A ceiling must not depend on one loop being fast, so several operations are timed and the
 fastest counts.
 """
 
@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 
 from slm_benchmark.common.errors import RunEnvironmentError
+from slm_benchmark.profiling.types import Bandwidth, DeviceRates, MatrixRates, RooflinePass
 from slm_benchmark.records.provenance import now
 
 TRIALS = 10
@@ -91,7 +92,7 @@ class Fastest:
         return f"{self.name}; best of {len(self.trials[self.name])} trials of {TRIAL_S} s"
 
 
-def measure_roofline(device: str, threads: int, dtype: str) -> dict[str, Any]:
+def measure_roofline(device: str, threads: int, dtype: str) -> RooflinePass:
     """Measure memory bandwidth and matrix rate. Wants a fresh process on a quiet machine.
 
     Args:
@@ -117,11 +118,11 @@ def measure_roofline(device: str, threads: int, dtype: str) -> dict[str, Any]:
         RunEnvironmentError: when there is too little free memory to get out of the caches.
     """
     started, began = now(), time.monotonic()
-    found = _measure_cuda(dtype) if device == "cuda" else _measure_cpu(threads, dtype)
+    rates = _measure_cuda(dtype) if device == "cuda" else _measure_cpu(threads, dtype)
     return {
         "device": device,
         "threads": threads,
-        **found,
+        **rates,
         "reason": None,
         "started": started,
         "duration_s": round(time.monotonic() - began, 3),
@@ -138,7 +139,7 @@ def compute_dtype(device: str, dtype: str) -> str:
 def last_level_cache_bytes(folder: Path = CPUS) -> int | None:
     """Size of all last-level caches that this process's CPUs share, or None where unknown."""
     sizes: dict[tuple[int, str], int] = {}
-    for cpu in own_cpus():
+    for cpu in usable_cpus():
         for index in (folder / f"cpu{cpu}" / "cache").glob("index*"):
             try:
                 level, size, shared = (
@@ -185,30 +186,30 @@ def _fastest(operations: Iterable[Operation], count: int = TRIALS) -> Fastest:
     return Fastest(max(measured, key=lambda name: max(measured[name])), measured)
 
 
-def _bandwidth(streams: Iterable[Operation]) -> dict[str, Any]:
+def _bandwidth(streams: Iterable[Operation]) -> Bandwidth:
     """What the result says of bandwidth."""
-    found = _fastest(streams)
+    fastest = _fastest(streams)
     return {
-        "bandwidth_bytes_per_s": found.rate,
-        "bandwidth_median_bytes_per_s": statistics.median(found.trials[found.name]),
-        "bandwidth_method": found.method,
-        "bandwidth_trials": found.trials,
+        "bandwidth_bytes_per_s": fastest.rate,
+        "bandwidth_median_bytes_per_s": statistics.median(fastest.trials[fastest.name]),
+        "bandwidth_method": fastest.method,
+        "bandwidth_trials": fastest.trials,
     }
 
 
-def _matrix_rates(products: Mapping[str, Iterable[Operation]], wanted: str) -> dict[str, Any]:
+def _matrix_rates(products: Mapping[str, Iterable[Operation]], chosen: str) -> MatrixRates:
     """What the result says of matrix products.
 
     Args:
         products: Matrix products by number format.
-        wanted: The format that models compute in.
+        chosen: The format that models compute in.
     """
-    found = {dtype: _fastest(operations, MATRIX_TRIALS) for dtype, operations in products.items()}
+    fastest = {dtype: _fastest(operations, MATRIX_TRIALS) for dtype, operations in products.items()}
     return {
-        "matrix_flops_per_s": found[wanted].rate,
-        "matrix_dtype": wanted,
-        "matrix_flops_per_s_by_dtype": {dtype: fastest.rate for dtype, fastest in found.items()},
-        "matrix_method": {dtype: fastest.method for dtype, fastest in found.items()},
+        "matrix_flops_per_s": fastest[chosen].rate,
+        "matrix_dtype": chosen,
+        "matrix_flops_per_s_by_dtype": {name: one.rate for name, one in fastest.items()},
+        "matrix_method": {name: one.method for name, one in fastest.items()},
     }
 
 
@@ -220,21 +221,21 @@ def _product(size: int) -> int:
 # CPU
 
 
-def _measure_cpu(threads: int, dtype: str) -> dict[str, Any]:
+def _measure_cpu(threads: int, dtype: str) -> DeviceRates:
     cache_bytes = last_level_cache_bytes()
     size_bytes = working_set_bytes(cache_bytes, psutil.virtual_memory().available) // threads
     bandwidth = _bandwidth(_cpu_streams(threads, size_bytes))
     in_cache = _fastest(_cpu_streams(1, IN_CACHE_BYTES))
     has_torch = importlib.util.find_spec("torch") is not None
     # Without torch nothing but llama.cpp computes here, and float32 is what it is compared with.
-    wanted = compute_dtype("cpu", dtype) if has_torch else "float32"
+    model_dtype = compute_dtype("cpu", dtype) if has_torch else "float32"
     products = {"float32": _cpu_products(threads, has_torch)}
-    if wanted != "float32":
-        products[wanted] = _torch_products("cpu", wanted, CPU_SIZES, _wall_seconds)
+    if model_dtype != "float32":
+        products[model_dtype] = _torch_products("cpu", model_dtype, CPU_SIZES, _wall_seconds)
     return {
         **bandwidth,
         "bandwidth_in_cache_bytes_per_s": in_cache.rate,
-        **_matrix_rates(products, wanted),
+        **_matrix_rates(products, model_dtype),
         "working_set_bytes": size_bytes * threads,
         "cache_bytes": cache_bytes,
     }
@@ -310,7 +311,7 @@ def _wall_seconds(run: Callable[[], object], passes: int) -> float:
     return time.perf_counter() - started
 
 
-def own_cpus() -> list[int]:
+def usable_cpus() -> list[int]:
     """The CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
@@ -320,20 +321,20 @@ def own_cpus() -> list[int]:
 # CUDA
 
 
-def _measure_cuda(dtype: str) -> dict[str, Any]:
+def _measure_cuda(dtype: str) -> DeviceRates:
     import torch
 
-    wanted = compute_dtype("cuda", dtype)
+    model_dtype = compute_dtype("cuda", dtype)
     cache_bytes = int(torch.cuda.get_device_properties(0).L2_cache_size)
     size_bytes = working_set_bytes(cache_bytes, torch.cuda.mem_get_info()[0])
     products = {
         name: _torch_products("cuda", name, CUDA_SIZES, _cuda_seconds)
-        for name in dict.fromkeys(("float32", "float16", wanted))
+        for name in dict.fromkeys(("float32", "float16", model_dtype))
     }
     return {
         **_bandwidth(_cuda_streams(size_bytes)),
         "bandwidth_in_cache_bytes_per_s": None,
-        **_matrix_rates(products, wanted),
+        **_matrix_rates(products, model_dtype),
         "working_set_bytes": size_bytes,
         "cache_bytes": cache_bytes,
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from slm_benchmark.profiling.job import Job, Point
+from slm_benchmark.profiling.types import DeviceMemory, RawTraffic, RunnerEngine
 
 
 class Runner(Protocol):
@@ -30,7 +31,7 @@ class Runner(Protocol):
         """Process one more token of each sequence."""
 
     def greedy(self) -> list[int]:
-        """The likeliest next token of each sequence."""
+        """The top-1 next token of each sequence."""
 
     def check_finite(self) -> None:
         """Look at the last logits.
@@ -39,17 +40,17 @@ class Runner(Protocol):
             ArithmeticError: when one is not finite: the number format overflowed.
         """
 
-    def engine(self) -> dict[str, Any]:
+    def engine(self) -> RunnerEngine:
         """``name``, ``version``, ``kernel``, ``dtype`` and ``schedule`` of the record.
 
         ``kernel`` says what multiplied the matrices: layer classes for Transformers; for llama.cpp
         the SIMD features and whether weights were repacked.
         """
 
-    def traffic(self) -> dict[str, Any]:
-        """See `traffic.Traffic`; it may run a token, so it is asked after measuring."""
+    def traffic(self) -> RawTraffic:
+        """See `traffic.Traffic`; it may run a token, so it is called after measuring."""
 
-    def device_memory(self) -> dict[str, int] | None:
+    def device_memory(self) -> DeviceMemory | None:
         """Memory of an accelerator since `prepare`; None on a CPU.
 
         ``device_peak_bytes``, what the device gave above its ``device_baseline_bytes``;

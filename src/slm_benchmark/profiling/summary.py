@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 
 from slm_benchmark.profiling.energy import energy_metrics, idle_drift, resting_power_w
+from slm_benchmark.profiling.energy.metrics import EnergyMetrics
 from slm_benchmark.profiling.job import Point
-from slm_benchmark.profiling.session import points_of
 from slm_benchmark.profiling.traffic import Traffic, mbu, mfu
+from slm_benchmark.profiling.types import IdleBaseline, Measured, RawPoint, RawRepetition
+from slm_benchmark.records.types import (
+    EnergyBlock,
+    ErrorBlock,
+    Freeform,
+    PerformanceMetrics,
+    PerformancePoint,
+    PointMetrics,
+    Quantity,
+    Roofline,
+)
 from slm_benchmark.statistics.processes import SESSION_SD, quantity
-
-Process = Mapping[str, Any]
-"""What one process wrote, see `process.measure`."""
-
-Quantities = dict[str, dict[str, Any]]
-"""By name: ``value``, ``ci95``, ``pi95``, ``n`` and ``reason``."""
 
 QUANTILE: Literal["inverted_cdf"] = "inverted_cdf"
 """The estimator of a share q of n latencies: the ⌈q·n⌉-th smallest, so always a time that was
@@ -31,45 +36,101 @@ _RATIO_SD = math.sqrt(2) * SESSION_SD
 """From session to session, both what a variant reaches and what the machine can do move."""
 
 
-def summarise(
-    plan: Mapping[str, Any],
-    processes: Sequence[Process],
-    roofline: Mapping[str, Any],
-    idle: Sequence[Mapping[str, Any]],
-    error: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+class TimedMetrics(TypedDict):
+    """Quantities of a point that follow from its times."""
+
+    prompt_throughput_tokens_per_s: Quantity
+    generation_throughput_tokens_per_s: Quantity
+    ttft_ms: Quantity
+    client_ttft_ms: Quantity
+    inter_token_latency_ms: Quantity
+    inter_token_latency_p90_ms: Quantity
+    inter_token_latency_p99_ms: Quantity
+
+
+class Utilization(TypedDict):
+    """Shares of what the machine can do."""
+
+    mbu: Quantity
+    mfu: Quantity
+
+
+class _PointQuantities(TimedMetrics, EnergyMetrics, Utilization):
+    """All quantities of a point."""
+
+
+class BatchMetrics(TypedDict):
+    """Generation of several sequences at once."""
+
+    batch_generation_throughput_tokens_per_s: Quantity
+
+
+class OnceMetrics(TypedDict):
+    """What each process has once."""
+
+    peak_memory_bytes: Quantity
+    device_peak_memory_bytes: Quantity
+    allocator_peak_memory_bytes: Quantity
+    load_time_s: Quantity
+    size_bytes: Quantity
+
+
+class LatencyDistribution(TypedDict):
+    """Quantiles of the times between tokens, see `latency_distribution`."""
+
+    estimator: str
+    tokens: list[int]
+    percent: list[float]
+    latency_ms: list[float]
+
+
+class Summary(TypedDict):
+    """Blocks of a performance record that follow from the processes."""
+
+    metrics: PerformanceMetrics
+    grid: list[PerformancePoint]
+    latency_distribution_ms: Freeform | None
+    energy: EnergyBlock
+
+
+def summarize(
+    points: Sequence[Point],
+    processes: Sequence[Measured],
+    roofline: Roofline,
+    idle: Sequence[IdleBaseline],
+    error: ErrorBlock | None,
+) -> Summary:
     """The quantities of one variant.
 
     A process that something may have disturbed counts like any other: to leave it out would make
     the machine look quieter than it is.
 
     Args:
-        plan: The profiling plan.
+        points: The points of the profiling plan, the reference point first.
         processes: What each process wrote; none where one of them broke.
         roofline: What the machine can do, as `roofline.measure_roofline` gives it.
         idle: Idle baselines, in order, as `energy.measure_idle` gives them.
-        error: What broke, with ``type`` and ``message``; None = nothing.
+        error: What broke; None = nothing.
 
     Returns:
         The record's ``metrics`` at the reference point, its ``grid`` with all other points,
         ``latency_distribution_ms`` (None without processes) and ``energy``.
     """
     lost = f"{error['type']}: {error['message']}" if error else "no process measured it"
-    meter = processes[-1]["energy"] if processes else idle[-1]
+    meter: Freeform = cast(Freeform, processes[-1]["energy"] if processes else idle[-1])
     idle_w = resting_power_w(idle, meter["source"])
     drift = idle_drift(idle[0]["power_w"], idle[-1]["power_w"])
     no_energy = lost if error else meter["reason"] or "; ".join(meter["faults"]) or None
-    points = points_of(plan)
 
-    def at(place: int) -> Quantities:
-        measured = [process["points"][place] for process in processes]
+    def at(index: int) -> _PointQuantities:
+        measured = [process["points"][index] for process in processes]
         return {
-            **timed_metrics(processes, place, lost),
+            **timed_metrics(processes, index, lost),
             **energy_metrics(measured, idle_w, no_energy),
-            **utilisation(processes, place, points[place], roofline, lost),
+            **utilization(processes, index, points[index], roofline, lost),
         }
 
-    metrics, *others = (at(place) for place in range(len(points)))
+    metrics, *others = (at(index) for index in range(len(points)))
     return {
         "metrics": {**metrics, **_batch(points, others), **once_metrics(processes, lost)},
         "grid": [
@@ -77,22 +138,27 @@ def summarise(
                 "prompt_tokens": point.prompt_tokens,
                 "output_tokens": point.output_tokens,
                 "sequences": point.sequences,
-                "metrics": found,
+                "metrics": cast(PointMetrics, quantities),
             }
-            for point, found in zip(points[1:], others, strict=True)
+            for point, quantities in zip(points[1:], others, strict=True)
         ],
-        "latency_distribution_ms": latency_distribution(processes) if processes else None,
-        "energy": {
-            **meter,
-            "idle": list(idle),
-            "idle_before_w": idle[0]["power_w"],
-            "idle_after_w": idle[-1]["power_w"],
-            "warnings": [drift] if drift else [],
-        },
+        "latency_distribution_ms": (
+            cast(Freeform, latency_distribution(processes)) if processes else None
+        ),
+        "energy": cast(
+            EnergyBlock,
+            {
+                **meter,
+                "idle": list(idle),
+                "idle_before_w": idle[0]["power_w"],
+                "idle_after_w": idle[-1]["power_w"],
+                "warnings": [drift] if drift else [],
+            },
+        ),
     }
 
 
-def timed_metrics(processes: Sequence[Process], place: int, lost: str) -> Quantities:
+def timed_metrics(processes: Sequence[Measured], index: int, lost: str) -> TimedMetrics:
     """Throughputs and latencies at one point.
 
     Throughputs count the tokens of all sequences. A quantile of the latency is taken over all
@@ -100,16 +166,16 @@ def timed_metrics(processes: Sequence[Process], place: int, lost: str) -> Quanti
 
     Args:
         processes: What each process wrote.
-        place: Which of their points.
+        index: Which of their points.
         lost: Why there is no value, where there is no process.
     """
-    points = [process["points"][place] for process in processes]
+    points = [process["points"][index] for process in processes]
     sequences = points[0]["sequences"] if points else 1
 
-    def each(value: Callable[[Mapping[str, Any]], float]) -> dict[str, Any]:
+    def each(value: Callable[[RawRepetition], float]) -> Quantity:
         return quantity([[value(r) for r in point["repetitions"]] for point in points], lost)
 
-    def latency(percent: float) -> dict[str, Any]:
+    def latency(percent: float) -> Quantity:
         return quantity([latency_quantiles_ms([point], [percent]) for point in points], lost)
 
     return {
@@ -118,7 +184,7 @@ def timed_metrics(processes: Sequence[Process], place: int, lost: str) -> Quanti
         ),
         "generation_throughput_tokens_per_s": each(lambda r: _tokens_per_s(r, sequences)),
         "ttft_ms": each(lambda r: 1000 * r["first_token_s"]),
-        "client_ttft_ms": each(lambda r: 1000 * r["client_first_token_s"])
+        "client_ttft_ms": each(lambda r: 1000 * cast(float, r["client_first_token_s"]))
         if sequences == 1
         else quantity([], "a client asks for one sequence, and here several start together"),
         "inter_token_latency_ms": latency(50),
@@ -127,30 +193,30 @@ def timed_metrics(processes: Sequence[Process], place: int, lost: str) -> Quanti
     }
 
 
-def utilisation(
-    processes: Sequence[Process],
-    place: int,
+def utilization(
+    processes: Sequence[Measured],
+    index: int,
     point: Point,
-    roofline: Mapping[str, Any],
+    roofline: Roofline,
     lost: str,
-) -> Quantities:
+) -> Utilization:
     """MBU of generation and MFU of prompt processing at one point, as shares of one.
 
     Args:
         processes: What each process wrote.
-        place: Which of their points.
+        index: Which of their points.
         point: The same point, as planned.
         roofline: What the machine can do.
         lost: Why there is no value, where there is no process.
     """
     bandwidth, rate = roofline["bandwidth_bytes_per_s"], roofline["matrix_flops_per_s"]
-    unknown = roofline["reason"] if processes else lost
+    unknown = (roofline["reason"] or "the machine was not measured") if processes else lost
 
-    def each(value: Callable[[Traffic, Mapping[str, Any]], float]) -> dict[str, Any]:
+    def each(value: Callable[[Traffic, RawRepetition], float]) -> Quantity:
         values = [
             [
                 value(Traffic(**process["traffic"]), r)
-                for r in process["points"][place]["repetitions"]
+                for r in process["points"][index]["repetitions"]
             ]
             for process in processes
         ]
@@ -173,20 +239,21 @@ def utilisation(
     }
 
 
-def once_metrics(processes: Sequence[Process], lost: str) -> Quantities:
+def once_metrics(processes: Sequence[Measured], lost: str) -> OnceMetrics:
     """What each process has once: memory, time to load, size."""
 
-    def device(key: str) -> dict[str, Any]:
-        found = [process["memory"]["device"] for process in processes]
-        on_device = [[memory[key]] for memory in found if memory]
-        return quantity(on_device, "it runs on the CPU" if processes else lost)
-
+    on_device = [memory for process in processes if (memory := process["memory"]["device"])]
+    no_device = "it runs on the CPU" if processes else lost
     return {
         "peak_memory_bytes": quantity(
             [[process["memory"]["peak_memory_bytes"]] for process in processes], lost
         ),
-        "device_peak_memory_bytes": device("device_peak_bytes"),
-        "allocator_peak_memory_bytes": device("allocator_peak_bytes"),
+        "device_peak_memory_bytes": quantity(
+            [[memory["device_peak_bytes"]] for memory in on_device], no_device
+        ),
+        "allocator_peak_memory_bytes": quantity(
+            [[memory["allocator_peak_bytes"]] for memory in on_device], no_device
+        ),
         "load_time_s": quantity([[process["load_s"]] for process in processes], lost),
         "size_bytes": quantity(
             [[process["size_bytes"]] for process in processes], lost, session_sd=0
@@ -194,7 +261,7 @@ def once_metrics(processes: Sequence[Process], lost: str) -> Quantities:
     }
 
 
-def latency_distribution(processes: Sequence[Process]) -> dict[str, Any]:
+def latency_distribution(processes: Sequence[Measured]) -> LatencyDistribution:
     """How the times between tokens are distributed at the reference point.
 
     Returns:
@@ -211,24 +278,23 @@ def latency_distribution(processes: Sequence[Process]) -> dict[str, Any]:
     }
 
 
-def latency_quantiles_ms(
-    points: Sequence[Mapping[str, Any]], percent: Sequence[float]
-) -> list[float]:
+def latency_quantiles_ms(points: Sequence[RawPoint], percent: Sequence[float]) -> list[float]:
     """Quantiles of the times between tokens, over all tokens of all repetitions of ``points``."""
     latencies_s = np.concatenate([r["latencies_s"] for p in points for r in p["repetitions"]])
     quantiles_s = np.quantile(latencies_s, np.divide(percent, 100), method=QUANTILE)
     return [round(1000 * float(value), 6) for value in quantiles_s]
 
 
-def _batch(points: Sequence[Point], others: Sequence[Quantities]) -> Quantities:
+def _batch(points: Sequence[Point], others: Sequence[TimedMetrics]) -> BatchMetrics:
     """Generation at the throughput point, which is the last where the plan has one."""
-    name = "generation_throughput_tokens_per_s"
     if points[-1].sequences == 1:
-        return {f"batch_{name}": quantity([], "the plan has no point with several sequences")}
-    return {f"batch_{name}": others[-1][name]}
+        throughput = quantity([], "the plan has no point with several sequences")
+    else:
+        throughput = others[-1]["generation_throughput_tokens_per_s"]
+    return {"batch_generation_throughput_tokens_per_s": throughput}
 
 
-def _tokens_per_s(repetition: Mapping[str, Any], sequences: int) -> float:
+def _tokens_per_s(repetition: RawRepetition, sequences: int) -> float:
     """Tokens after the first of all sequences ÷ their time."""
     latencies_s = repetition["latencies_s"]
     return sequences * len(latencies_s) / math.fsum(latencies_s)

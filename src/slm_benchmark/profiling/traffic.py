@@ -1,20 +1,22 @@
 """What one token costs: the bytes it must read and the arithmetic it must do, and their shares.
 
-MBU, model bandwidth utilisation, is the term of Databricks ("LLM Inference Performance
+MBU, model bandwidth utilization, is the term of Databricks ("LLM Inference Performance
 Engineering: Best Practices", M. Agarwal et al., 2023): bytes of weights and key-value cache per
-token × tokens/s ÷ memory bandwidth. MFU, model FLOPs utilisation, is that of PaLM (A. Chowdhery
+token × tokens/s ÷ memory bandwidth. MFU, model FLOPs utilization, is that of PaLM (A. Chowdhery
 et al., 2022): arithmetic that the model needs × tokens/s ÷ matrix rate, whatever the engine did
 instead. Both divide by a data sheet's peak; here the divisor is what `roofline` measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_benchmark.profiling.job import Point
+from slm_benchmark.profiling.types import RawTraffic
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +58,18 @@ class Traffic:
     flops_per_token: int
     head_flops_per_token: int
     attention_flops_per_token_and_position: int
-    notes: tuple[str, ...] = ()
+    notes: Sequence[str] = ()
+
+    def as_json(self) -> RawTraffic:
+        """The figures as a record has them."""
+        return {
+            "weight_bytes_per_token": self.weight_bytes_per_token,
+            "kv_bytes_per_position": self.kv_bytes_per_position,
+            "flops_per_token": self.flops_per_token,
+            "head_flops_per_token": self.head_flops_per_token,
+            "attention_flops_per_token_and_position": self.attention_flops_per_token_and_position,
+            "notes": list(self.notes),
+        }
 
 
 def decode_bytes(
@@ -144,8 +157,8 @@ def transformers_traffic(model: Any) -> Traffic:
     head = model.get_output_embeddings()
     weight_bytes, flops, head_flops = Fraction(0), Fraction(0), 0
     for name, module in model.named_modules():
-        own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        tensors = [tensor for tensor in own if id(tensor) in saved]
+        held = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        tensors = [tensor for tensor in held if id(tensor) in saved]
         if isinstance(module, torch.nn.Embedding):
             if id(module.weight) not in shared:  # tied, it counts where it is multiplied
                 weight_bytes += module.weight[0].nbytes
@@ -235,7 +248,7 @@ def _multiplied(module: torch.nn.Module, tensors: list[torch.Tensor]) -> int:
 def _active_experts(model: torch.nn.Module, config: Any) -> tuple[Fraction, list[str]]:
     """Share of the routed experts that one token is sent through, and what to note."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
-    count = next((found for name in names if (found := getattr(config, name, None))), None)
+    count = next((n for name in names if (n := getattr(config, name, None))), None)
     if count is None:
         return Fraction(1), []
     used = getattr(config, "num_experts_per_tok", None)

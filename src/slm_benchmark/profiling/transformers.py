@@ -6,7 +6,6 @@ import gc
 import inspect
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from slm_benchmark.profiling.job import Job, Point
 from slm_benchmark.profiling.memory import release_mappings
 from slm_benchmark.profiling.roofline import compute_dtype
 from slm_benchmark.profiling.traffic import transformers_traffic
+from slm_benchmark.profiling.types import DeviceMemory, RawTraffic, RunnerEngine
 
 _CACHES = ("past_key_values", "cache_params")
 """What models call the cache that they make for themselves."""
@@ -27,7 +27,7 @@ class TransformersRunner:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._on_gpu = job.runs_on == "cuda"
-        _import_modelling(job)
+        _import_modeling(job)
         # Like the libraries in main memory, the driver's context is no part of what a model takes.
         self._device_baseline_bytes = _device_used_bytes() if self._on_gpu else 0
 
@@ -45,7 +45,7 @@ class TransformersRunner:
         # Full logits of a long prompt cost more than the layers of a small model.
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
         self._cache_name = next(name for name in _CACHES if name in parameters)
-        self._synchronise()
+        self._synchronize()
 
     def release_files(self) -> None:
         """Let go of the files' pages; those of weights that are used in place come back."""
@@ -75,8 +75,8 @@ class TransformersRunner:
 
     def greedy(self) -> list[int]:
         """Argmax over the last logits of each sequence."""
-        found: list[int] = self._logits.argmax(-1).tolist()
-        return found
+        tokens: list[int] = self._logits.argmax(-1).tolist()
+        return tokens
 
     def check_finite(self) -> None:
         """See `Runner.check_finite`."""
@@ -86,7 +86,7 @@ class TransformersRunner:
                 "and float32 reach further"
             )
 
-    def engine(self) -> dict[str, Any]:
+    def engine(self) -> RunnerEngine:
         """Versions, and what does the matrix products; ``kernel_detail`` in parts."""
         layers = _linear_layers(self.model)
         library = _library(self._job.runs_on)
@@ -106,11 +106,11 @@ class TransformersRunner:
             ),
         }
 
-    def traffic(self) -> dict[str, Any]:
+    def traffic(self) -> RawTraffic:
         """See `Runner.traffic`."""
-        return asdict(transformers_traffic(self.model))
+        return transformers_traffic(self.model).as_json()
 
-    def device_memory(self) -> dict[str, int] | None:
+    def device_memory(self) -> DeviceMemory | None:
         """See `Runner.device_memory`; ``reserved_peak_bytes`` is what torch took for its blocks.
 
         torch keeps what it took from the device until `prepare` gives it back. So what is taken now
@@ -134,9 +134,9 @@ class TransformersRunner:
                 **self._options,
             )
         self._cache, self._logits = getattr(output, self._cache_name), output.logits[:, -1]
-        self._synchronise()
+        self._synchronize()
 
-    def _synchronise(self) -> None:
+    def _synchronize(self) -> None:
         """Wait for the device: its work only begins when a call returns."""
         if self._on_gpu:
             torch.cuda.synchronize()
@@ -175,7 +175,7 @@ def _device_used_bytes() -> int:
     return int(total_bytes - free_bytes)
 
 
-def _import_modelling(job: Job) -> None:
+def _import_modeling(job: Job) -> None:
     """Import now what `from_pretrained` would: code is no part of a model's load time or memory."""
     if job.variant != "base":
         import gptqmodel  # noqa: F401

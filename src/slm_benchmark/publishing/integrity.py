@@ -15,7 +15,7 @@ from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.paths import RESULTS, relative
 from slm_benchmark.common.schemas import problems
 from slm_benchmark.publishing.consistency import contradictions
-from slm_benchmark.publishing.publish import summarise_results
+from slm_benchmark.publishing.publish import summarize_results
 from slm_benchmark.records.provenance import result_digest
 from slm_benchmark.records.release import (
     INDEX,
@@ -35,14 +35,13 @@ from slm_benchmark.records.store import (
     documents_file,
     is_record,
 )
-
-Record = dict[str, Any]
+from slm_benchmark.records.types import DocumentRow, MeasuredRecord, ScoreRecord
 
 RESTORE = "restore the file from the repository, or delete it and measure the cell again"
 REGENERATE = "`slm-benchmark publish` without records writes it again"
 PUBLISH = "publish the record again with `slm-benchmark publish`, or delete the file"
 
-KEPT = ("LICENSE", "README.md")
+WRITTEN_BY_HAND = ("LICENSE", "README.md")
 """Files of the folder that a person wrote."""
 
 _BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError)
@@ -65,9 +64,9 @@ class Report:
     records: int = 0
     documents: int = 0
 
-    def add(self, file: Path, place: str | None, what: str, fix: str) -> None:
+    def add(self, file: Path, where: str | None, what: str, fix: str) -> None:
         """Add a finding."""
-        self.findings.append(UserError(what, file=relative(file), field=place, fix=fix))
+        self.findings.append(UserError(what, file=relative(file), field=where, fix=fix))
 
 
 def check_integrity(
@@ -76,12 +75,12 @@ def check_integrity(
     """Check all published records, the manifest, and the files that are generated from them.
 
     Every record is checked alone, so the time grows with their number; of each a few values are
-    kept for what can only be seen across records.
+    stored for what can only be seen across records.
 
     Args:
         catalogue: The catalogue of the checkout.
         results: The folder of published records.
-        archived: A manifest that was kept elsewhere, such as with a release.
+        archived: A manifest that was archived elsewhere, such as with a release.
 
     Raises:
         UserError: when there is no such folder, or no such archived manifest.
@@ -94,8 +93,8 @@ def check_integrity(
     seen = _Seen()
     for path in paths:
         _check_record(path, results, catalogue, seen, report)
-    for path, place, what in seen.findings():
-        report.add(path, place, what, RESTORE)
+    for path, where, what in seen.findings():
+        report.add(path, where, what, RESTORE)
     _check_manifests(results, earlier, report)
     generated = _check_generated(catalogue, results, report)
     _check_places(results, paths, generated, report)
@@ -109,8 +108,8 @@ def describe_report(report: Report) -> str:
     lines += [f"note: {note}" for note in report.notes]
     files = {finding.file for finding in report.findings}
     counted = f"{report.records} records and {report.documents} files of documents"
-    found = f"{len(lines) - len(report.notes)} findings in {len(files)} files"
-    return "\n".join([*lines, f"{counted}: {found if files else 'no findings'}"])
+    count = f"{len(lines) - len(report.notes)} findings in {len(files)} files"
+    return "\n".join([*lines, f"{counted}: {count if files else 'no findings'}"])
 
 
 # --- one record ----------------------------------------------------------------------------------
@@ -120,36 +119,37 @@ def _check_record(
     path: Path, results: Path, catalogue: Catalogue, seen: _Seen, report: Report
 ) -> None:
     report.records += 1
-    record = _read(path, report)
-    kind = record.get("kind") if isinstance(record, dict) else None
+    content = _read(path, report)
+    kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in tuple(RECORD_SCHEMAS):
-        if record is not None:
+        if content is not None:
             report.add(path, "kind", "no record of a known kind", RESTORE)
         return
     documents = _read_documents(path, report) if kind == "score" else None
     try:
-        intact = result_digest(record) == record.get("result_sha256")
+        intact = result_digest(content) == content.get("result_sha256")
     except _BROKEN:
         intact = False
     if not intact:
         report.add(path, "result_sha256", "not the digest of the result: it was edited", RESTORE)
-    broken = list(problems(record, RECORD_SCHEMAS[kind], relative(path)))
+    broken = list(problems(content, RECORD_SCHEMAS[kind], relative(path)))
     report.findings += broken
     if broken:
         return
-    for place, what in _misplaced(path, record, results):
-        report.add(path, place, what, RESTORE)
+    record: MeasuredRecord = content
+    for where, what in _misplaced(path, record, results):
+        report.add(path, where, what, RESTORE)
     try:
-        for place, what in contradictions(record, documents, catalogue):
-            beside = place.partition(".")[0] == "documents"
-            report.add(documents_file(path) if beside else path, place, what, RESTORE)
+        for where, what in contradictions(record, documents, catalogue):
+            beside = where.partition(".")[0] == "documents"
+            report.add(documents_file(path) if beside else path, where, what, RESTORE)
     except _BROKEN as error:
         what = f"data of another shape ({type(error).__name__}: {error})"
         report.add(path, "raw" if kind == "performance" else None, what, RESTORE)
     seen.add(path, record, documents or [])
 
 
-def _read_documents(path: Path, report: Report) -> list[Any]:
+def _read_documents(path: Path, report: Report) -> list[DocumentRow]:
     file = documents_file(path)
     if not file.exists():
         report.add(file, None, "the documents of a record are missing", RESTORE)
@@ -166,11 +166,11 @@ def _read_documents(path: Path, report: Report) -> list[Any]:
 def _read(path: Path, report: Report) -> Any:
     """The value of a JSON file that has one spelling: no key twice, no NaN; else None."""
 
-    def once(pairs: list[tuple[str, Any]]) -> Record:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
             raise ValueError("a key is there twice")
-        return found
+        return value
 
     def number(text: str) -> float:
         value = float(text)
@@ -192,11 +192,13 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no number")
 
 
-def _misplaced(path: Path, record: Record, results: Path) -> Iterator[tuple[str | None, str]]:
+def _misplaced(
+    path: Path, record: MeasuredRecord, results: Path
+) -> Iterator[tuple[str | None, str]]:
     folder, expected = cell_folder(record, results), destination(record, results)
     if path.parent != folder:
-        parts = (("model", "id"), ("variant", "id"), ("hardware", "id"))
-        ids = "/".join(record[block][key] for block, key in parts if block in record)
+        variant = [] if record["kind"] == "equivalence" else [record["variant"]["id"]]
+        ids = "/".join([record["model"]["id"], *variant, record["hardware"]["id"]])
         yield "(place)", f"its model, variant, machine, protocol and task belong elsewhere: {ids}"
     if path.name != expected.name:
         yield "(name)", f"its time and its digest make the name {expected.name}"
@@ -206,62 +208,72 @@ def _misplaced(path: Path, record: Record, results: Path) -> Iterator[tuple[str 
 
 
 class _Seen:
-    """What is kept of each record, to compare it with the others."""
+    """A few values of each record, to compare it with the others."""
 
     def __init__(self) -> None:
-        self._results: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
-        self._times: dict[tuple[Any, ...], list[Path]] = defaultdict(list)
-        self._weights: dict[str, dict[tuple[Any, ...], list[Path]]] = {}
+        self._results: dict[tuple[object, ...], list[Path]] = defaultdict(list)
+        self._times: dict[tuple[object, ...], list[Path]] = defaultdict(list)
+        self._weights: dict[str, dict[tuple[object, ...], list[Path]]] = {}
         self._rows: dict[tuple[str, str], dict[tuple[str, int], tuple[str, Path]]] = {}
         self._differing: list[tuple[Path, str, str]] = []
 
-    def add(self, path: Path, record: Record, documents: Sequence[Any]) -> None:
-        """Keep what is needed of a record that fits its schema."""
+    def add(self, path: Path, record: MeasuredRecord, documents: Sequence[DocumentRow]) -> None:
+        """Store what is needed of a record that fits its schema."""
         # An honest repeat may give the same result, but not as the same evaluation; and never the
         # same times.
-        once = (record.get("sequence"), record["duration_s"])
-        measured = () if record["kind"] == "performance" else once
+        measured: tuple[object, ...] = ()
+        if record["kind"] != "performance":
+            measured = (record["sequence"], record["duration_s"])
         if record["state"] == "ok":
             self._results[record["kind"], record["result_sha256"], *measured].append(path)
         cell = cell_key(record)
-        # Kept answers may be scored again: then only the time of scoring differs.
-        self._times[*cell, record["started"], record.get("scored", {}).get("started")].append(path)
-        variants = [record["variant"]] if "variant" in record else record["variants"].values()
+        # Stored generations may be scored again: then only the time of scoring differs.
+        scored = None
+        if record["kind"] == "score" and "scored" in record:
+            scored = record["scored"]["started"]
+        self._times[*cell, record["started"], scored].append(path)
+        variants = (
+            list(record["variants"].values())
+            if record["kind"] == "equivalence"
+            else [record["variant"]]
+        )
         for variant in variants:
             facts = (variant["id"], variant["size_bytes"], record["model"]["sha256"])
-            told = self._weights.setdefault(variant["sha256"], {})
-            told.setdefault(facts, []).append(path)
+            by_facts = self._weights.setdefault(variant["sha256"], {})
+            by_facts.setdefault(facts, []).append(path)
         if record["kind"] == "score":
             self._add_documents(path, record, documents)
 
-    def _add_documents(self, path: Path, record: Record, documents: Sequence[Any]) -> None:
+    def _add_documents(
+        self, path: Path, record: ScoreRecord, documents: Sequence[DocumentRow]
+    ) -> None:
         group = record["dataset"]["sha256"], record["task"]["config_sha256"]
         rows = self._rows.setdefault(group, {})
-        for place, row in enumerate(documents):
+        for index, row in enumerate(documents):
             try:
                 key, document = (row.get("part", ""), row["index"]), row["document"]
                 known, first = rows.setdefault(key, (document, path))
             except (KeyError, TypeError, AttributeError):
-                continue  # already told as malformed
+                continue  # already reported as malformed
             if known != document:
                 what = f"the same row is {known} in {relative(first)}"
-                self._differing.append((documents_file(path), f"documents.{place}.document", what))
+                self._differing.append((documents_file(path), f"documents.{index}.document", what))
 
     def findings(self) -> Iterator[tuple[Path, str, str]]:
         """File, field and what is wrong with it."""
         yield from self._differing
-        for told in self._weights.values():
-            usual, *others = sorted(told.values(), key=len, reverse=True)
+        for by_facts in self._weights.values():
+            usual, *others = sorted(by_facts.values(), key=len, reverse=True)
             for paths in others:
                 what = f"other facts of the same weights than in {relative(usual[0])}"
                 yield from ((path, "variant", what) for path in paths)
-        for kept, place, what in (
+        for groups, field_name, what in (
             (self._results, "result_sha256", "the same measurement as"),
             (self._times, "started", "begun at the same time as"),
         ):
-            for paths in kept.values():
+            for paths in groups.values():
                 for path in paths[1:]:
-                    yield path, place, f"{what} {relative(paths[0])}"
+                    yield path, field_name, f"{what} {relative(paths[0])}"
 
 
 # --- manifests -----------------------------------------------------------------------------------
@@ -280,10 +292,10 @@ def _check_manifests(results: Path, earlier: Sequence[tuple[str, Entries]], repo
         except UserError as error:
             report.findings.append(error)
         _check_listed(results, files, entries, report)
-    for place, kept in [*committed, *earlier]:
-        for name, what in changes(entries, kept):
-            told = f"its entry of {place} {what}: a published file never changes"
-            report.add(path, f"files.{name}", told, RESTORE)
+    for where, earlier_entries in [*committed, *earlier]:
+        for name, what in changes(entries, earlier_entries):
+            what_changed = f"its entry of {where} {what}: a published file never changes"
+            report.add(path, f"files.{name}", what_changed, RESTORE)
 
 
 def _check_listed(results: Path, files: Iterable[Path], entries: Entries, report: Report) -> None:
@@ -305,7 +317,7 @@ def _check_generated(catalogue: Catalogue, results: Path, report: Report) -> set
     """Compare the generated files with what the records give now; returns which they are."""
     with tempfile.TemporaryDirectory() as work:
         try:
-            summarise_results(catalogue, results, Path(work))
+            summarize_results(catalogue, results, Path(work))
         except (UserError, *_BROKEN) as error:
             report.notes.append(f"generated files were not compared: {error}")
             return set(_files(results)) - set(evidence(results))
@@ -328,7 +340,7 @@ def _check_places(
     documents = {documents_file(path) for path in records}
     known = {*records, *documents, *generated, results / MANIFEST, results / INDEX}
     for path in _files(results):
-        if path in known or path.relative_to(results).as_posix() in KEPT:
+        if path in known or path.relative_to(results).as_posix() in WRITTEN_BY_HAND:
             continue
         if path.name.endswith(".documents.json"):
             report.add(path, None, "documents without a record", PUBLISH)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.catalog.types import Dataset
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_bytes, digest, read_json
 from slm_benchmark.common.paths import RESULTS, relative
 from slm_benchmark.common.schemas import write_record
 from slm_benchmark.download.datasets import hub_revision, is_pinned
 from slm_benchmark.engines.identity import engine_name
-from slm_benchmark.leaderboard.aggregate import build_leaderboard, write_tables
+from slm_benchmark.leaderboard.aggregate import build_leaderboard
 from slm_benchmark.leaderboard.quantization_report import write_reports
+from slm_benchmark.leaderboard.report import write_tables
+from slm_benchmark.profiling.types import RawPoint, RawProcess
 from slm_benchmark.publishing.consistency import irreproducible
 from slm_benchmark.records.release import destination, extend_manifest, write_index
 from slm_benchmark.records.store import (
@@ -29,10 +32,20 @@ from slm_benchmark.records.store import (
     headline,
     is_record,
     published_records,
+    read_documents,
     read_run,
 )
-
-Record = dict[str, Any]
+from slm_benchmark.records.types import (
+    DatasetBlock,
+    EquivalenceDataset,
+    EquivalenceRecord,
+    MeasuredRecord,
+    PerformancePoint,
+    PerformanceRecord,
+    Quantity,
+    ScoreRecord,
+    TextSource,
+)
 
 ALWAYS_MEASURED = (
     "prompt_throughput_tokens_per_s",
@@ -46,13 +59,24 @@ ALWAYS_MEASURED = (
     "load_time_s",
     "size_bytes",
 )
-"""Quantities that need neither a meter nor an accelerator; without them a profile is incomplete."""
+"""Quantities that need neither a meter nor an accelerator; without them a performance record is
+incomplete."""
 
-_CLEAN = {
+_REMEDIES = {
     "locked": "run `. ./activate`, then measure again",
     "dirty": "commit workflow/, src/, config/, envs/ and the card, then measure again",
 }
-"""What makes surroundings that can be made again, by the field that says whether they are."""
+"""How to make an environment reproducible, by the field that says whether it is."""
+
+
+_Dataset = DatasetBlock | EquivalenceDataset | TextSource
+
+
+class Refuse(Protocol):
+    """Makes the error that a record may not be published."""
+
+    def __call__(self, message: str, field: str, value: object, fix: str) -> UserError:
+        """The error of a field of the record."""
 
 
 def publish(
@@ -83,7 +107,9 @@ def publish(
     # of them does.
     now = digest(catalogue.comparison_choices())
     gate = [r for _, r in checked if r["kind"] == "equivalence" and r["bounds"]["sha256"] == now]
-    earlier = [read_run(path) for path in results.glob("*/equivalence/*.json")]
+    earlier = [
+        cast(EquivalenceRecord, read_run(path)) for path in results.glob("*/equivalence/*.json")
+    ]
     version = catalogue.equivalence["version"]
     gate += [record for record in earlier if record["bounds"]["version"] == version]
     for path, record in checked:
@@ -107,13 +133,13 @@ def publish(
     return lines
 
 
-def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Record:
+def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> MeasuredRecord:
     """Read a record that may be published.
 
     Raises:
         UserError: naming what forbids it.
     """
-    record = read_run(path)
+    record = cast(MeasuredRecord, read_run(path))
     file = relative(path)
 
     def refuse(message: str, field: str, value: object, fix: str) -> UserError:
@@ -130,25 +156,27 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Re
             model.revision,
             f"slm-benchmark pin {model.file}, then measure again",
         )
-    if "protocol" in record:
+    if record["kind"] != "equivalence" and record["kind"] != "fidelity":
         _check_protocol(catalogue, record["protocol"]["id"], label, refuse)
     for field, what in irreproducible(record):
-        value = reduce(getitem, field.split("."), record)
-        raise refuse(what, field, value, _CLEAN[field.rpartition(".")[2]])
-    if "dataset" in record:
-        _check_dataset(catalogue, record["dataset"], "dataset", refuse)
-    for task, dataset in record.get("datasets", {}).items():
-        _check_dataset(catalogue, dataset, f"datasets.{task}", refuse)
-    if record["kind"] == "fidelity":
-        _check_dataset(catalogue, record["text"]["dataset"], "text.dataset", refuse)
+        value: Any = reduce(getitem, field.split("."), cast(Any, record))
+        raise refuse(what, field, value, _REMEDIES[field.rpartition(".")[2]])
+    for field, dataset in _datasets(record):
+        if not _is_pinned(dataset, catalogue.datasets.get(dataset["id"])):
+            raise refuse(
+                "the dataset is not pinned",
+                f"{field}.revision",
+                dataset["revision"],
+                "slm-benchmark pin config/datasets.yaml, then measure again",
+            )
     if record["kind"] == "score":
-        _check_documents(path, record, refuse)
+        read_documents(path, record)
     elif record["kind"] == "performance":
         _check_performance(record, refuse)
     return record
 
 
-def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
+def check_gate(path: Path, record: MeasuredRecord, gate: Sequence[EquivalenceRecord]) -> None:
     """Let numbers of a GGUF file pass only where the model's F16 file was shown to equal its base.
 
     A record without numbers, such as a failed one, passes.
@@ -210,18 +238,18 @@ def check_gate(path: Path, record: Record, gate: Sequence[Record]) -> None:
         )
 
 
-def _is_version_of(check: Record, version: str) -> bool:
-    """Whether a check ran with llama.cpp's ``version``; a profile names the library's alone."""
-    checked_version: str = check["engines"]["gguf-f16"]["version"]
+def _is_version_of(check: EquivalenceRecord, version: str) -> bool:
+    """Whether a check ran with llama.cpp's ``version``; performance records name the library's."""
+    checked_version = check["engines"]["gguf-f16"]["version"]
     return version in (checked_version, checked_version.split(" (")[0])
 
 
-def _was_pinned(source: Record) -> bool:
+def _was_pinned(source: Mapping[str, object]) -> bool:
     """Whether the base model that a record names came from a package or a stated commit."""
     return source["type"] == "package" or source.get("requested_revision") is not None
 
 
-def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refuse: Any) -> None:
+def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refuse: Refuse) -> None:
     if protocol not in catalogue.protocols:
         again = "correct it, commit, and measure again"
         raise refuse("unknown protocol", "protocol.id", protocol, again)
@@ -235,38 +263,30 @@ def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refu
         )
 
 
-def _check_dataset(catalogue: Catalogue, dataset: Record, field: str, refuse: Any) -> None:
-    entry: Mapping[str, Any] = catalogue.datasets.get(dataset["id"]) or {"source": "local"}
-    kind = dataset["source"]
-    pinned = kind == "package" or (
-        kind == entry["source"]
-        and is_pinned(entry)
-        and (kind != "hub" or hub_revision(entry) == dataset["revision"])
-        and (kind != "generated" or entry["sha256"] == dataset["sha256"])
-    )
-    if not pinned:
-        raise refuse(
-            "the dataset is not pinned",
-            f"{field}.revision",
-            dataset["revision"],
-            "slm-benchmark pin config/datasets.yaml, then measure again",
-        )
+def _datasets(record: MeasuredRecord) -> Iterator[tuple[str, _Dataset]]:
+    """The datasets that a record was measured on, each with its field."""
+    if record["kind"] == "equivalence":
+        for task, dataset in record["datasets"].items():
+            yield f"datasets.{task}", dataset
+    elif record["kind"] == "fidelity":
+        yield "text.dataset", record["text"]["dataset"]
+    elif record["kind"] != "performance":
+        yield "dataset", record["dataset"]
 
 
-def _check_documents(path: Path, record: Record, refuse: Any) -> None:
-    documents = read_json(documents_file(path))
-    sha256 = digest(documents) if documents else None
-    if sha256 != record["documents_sha256"]:
-        raise refuse(
-            f"{documents_file(path).name} does not match the record",
-            "documents_sha256",
-            record["documents_sha256"],
-            "measure again",
-        )
+def _is_pinned(dataset: _Dataset, entry: Dataset | None) -> bool:
+    """Whether a record's dataset is one that config/datasets.yaml pins, or comes with a package."""
+    if dataset["source"] == "package":
+        return True
+    if entry is None or entry["source"] != dataset["source"] or not is_pinned(entry):
+        return False
+    if entry["source"] == "hub":
+        return hub_revision(entry) == dataset["revision"]
+    return entry["source"] != "generated" or entry["sha256"] == dataset["sha256"]
 
 
-def _check_performance(record: Record, refuse: Any) -> None:
-    """Refuse a profile that lacks a process, a point or a quantity that every machine can measure.
+def _check_performance(record: PerformanceRecord, refuse: Refuse) -> None:
+    """Refuse a performance record that lacks a process, a point or a quantity of every machine.
 
     A failed one has no numbers and passes.
     """
@@ -275,7 +295,8 @@ def _check_performance(record: Record, refuse: Any) -> None:
         raise refuse("measured by the first version of the method", "schema_version", 1, again)
     if record["state"] != "ok":
         return
-    processes, planned = record["raw"]["processes"], record["session"]["processes"]
+    processes: list[RawProcess] = record["raw"]["processes"]
+    planned = record["session"]["processes"]
     if len(processes) != planned:
         raise refuse(f"not the {planned} planned processes", "raw.processes", len(processes), again)
     points = [_points(process["points"]) for process in processes]
@@ -283,17 +304,18 @@ def _check_performance(record: Record, refuse: Any) -> None:
         raise refuse("the processes measured unlike points", "raw.processes", points, again)
     if sorted(_points(record["grid"])) != sorted(points[0][1:]):
         raise refuse("not the points of the processes", "grid", _points(record["grid"]), again)
+    metrics = cast(Mapping[str, Quantity], record["metrics"])
     for name in ALWAYS_MEASURED:
-        if record["metrics"][name]["value"] is None:
+        if metrics[name]["value"] is None:
             raise refuse(
                 "a quantity that every machine can measure is missing",
                 f"metrics.{name}",
-                record["metrics"][name]["reason"],
+                metrics[name]["reason"],
                 again,
             )
 
 
-def _points(blocks: Sequence[Record]) -> list[tuple[int, int, int]]:
+def _points(blocks: Sequence[PerformancePoint | RawPoint]) -> list[tuple[int, int, int]]:
     return [(b["prompt_tokens"], b["output_tokens"], b["sequences"]) for b in blocks]
 
 
@@ -317,7 +339,7 @@ def summarize_results(
     write_index(current, results, folder)
 
 
-def compare_with_published(record: Record, results: Path = RESULTS) -> str:
+def compare_with_published(record: ScoreRecord, results: Path = RESULTS) -> str:
     """A sentence about how a new score compares with the published one of its cell."""
     cell = f"{record['model']['id']} {record['variant']['id']} {record['task']['id']}"
     folder = cell_folder(record, results)
@@ -336,11 +358,11 @@ def compare_with_published(record: Record, results: Path = RESULTS) -> str:
         if published.get(name) != record.get(name)
     ]
     because = f" (differs in {', '.join(differing)})" if differing else ""
-    flips = _flips(published, path, record)
+    flips = _flips(path, record)
     return f"{cell}: {headline(record)}; published {headline(published)} in {where}{because}{flips}"
 
 
-def _flips(published: Record, path: Path, record: Record) -> str:
+def _flips(path: Path, record: ScoreRecord) -> str:
     """How many documents changed sides, where the values of both are at hand."""
     ours = Path(
         "runs",

@@ -8,15 +8,14 @@ score; `STATISTICS` has them. How sure a score is follows from the name of its i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
+from slm_benchmark.records.types import DocumentRow, Score, ScoreRecord
 from slm_benchmark.statistics.bootstrap import Statistic
 from slm_benchmark.statistics.estimates import Estimate, by_method, sample_of
 from slm_benchmark.statistics.groups import GAP_METHOD, group_gap
 from slm_benchmark.tasks.corpus_metrics import bleu, chrf
-
-Record = dict[str, Any]
 
 
 def share_of_all(values: Sequence[Sequence[float]]) -> float:
@@ -50,7 +49,7 @@ class CannotRecompute(ValueError):
     """The documents do not say what a score follows from."""
 
 
-def recompute(record: Record, documents: Sequence[Mapping[str, Any]]) -> list[Record]:
+def recompute(record: ScoreRecord, documents: Sequence[DocumentRow]) -> list[Score]:
     """The record's score rows as they follow from the documents.
 
     On the machine that wrote a record they are equal to it bit for bit. Other versions of numpy and
@@ -70,32 +69,30 @@ def recompute(record: Record, documents: Sequence[Mapping[str, Any]]) -> list[Re
             have no known statistic, or an interval has a name that is not known or does not fit.
     """
     rows = [_recomputed(row, record, documents) for row in record["scores"]]
-    told = {(row["metric"], row["filter"], row.get("part")) for row in rows}
+    recorded = {(row["metric"], row["filter"], row.get("part")) for row in rows}
     return rows + [
         _recomputed(row, record, documents)
         for row in _expected(documents)
-        if (row["metric"], row["filter"], row.get("part")) not in told
+        if (row["metric"], row["filter"], row.get("part")) not in recorded
     ]
 
 
-def _expected(documents: Sequence[Mapping[str, Any]]) -> Iterator[Record]:
-    """The rows that every record of these documents has."""
-    found = dict.fromkeys(
+def _expected(documents: Sequence[DocumentRow]) -> Iterator[Score]:
+    """The rows that every record of these documents has, with their names alone."""
+    columns = dict.fromkeys(
         (metric, document["filter"], part)
         for document in documents
         for metric in document["values"]
         for part in dict.fromkeys((None, document.get("part")))
     )
-    for metric, filter_name, part in found:
-        named = {"metric": metric, "filter": filter_name}
-        yield {**named, **({} if part is None else {"part": part}), "ci_method": None}
+    for metric, filter_name, part in columns:
+        names = {"metric": metric, "filter": filter_name, "ci_method": None}
+        yield cast(Score, names if part is None else {**names, "part": part})
 
 
-def _recomputed(
-    row: Record, record: Record, documents: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _recomputed(row: Score, record: ScoreRecord, documents: Sequence[DocumentRow]) -> Score:
     if row["ci_method"] == GAP_METHOD:
-        return {**row, **_gap(row, record, documents)}
+        return _gap(row, record, documents)
     metric = row["metric"]
     chosen = [
         document
@@ -111,22 +108,31 @@ def _recomputed(
     if not chosen and row["value"] is None:
         # No document has the metric: all of them are missing.
         missing = len(documents)
-    kept = {key: value for key, value in row.items() if key not in ("missing", "clusters")}
-    asked = {document.get("part", "") for document in chosen}
-    computed: dict[str, Any] = dict.fromkeys(("value", "stderr", "ci95"))
-    if known and {part for part, _, _ in known} == asked:
-        computed = _estimated(row, record, known)
-    return {
-        **kept,
-        **computed,
+    parts = {document.get("part", "") for document in chosen}
+    estimate = None
+    if known and {part for part, _, _ in known} == parts:
+        estimate = _estimated(row, record, known)
+    interval = None if estimate is None else estimate.ci95
+    again: Score = {
+        **row,
+        "value": None if estimate is None else estimate.value,
+        "stderr": None if estimate is None else estimate.stderr,
+        "ci95": None if interval is None else list(interval),
         "n": len(known),
-        **({"missing": missing} if missing else {}),
     }
+    again.pop("missing", None)
+    if missing:
+        again["missing"] = missing
+    if row["ci_method"] is not None or estimate is None:
+        again.pop("clusters", None)
+    if row["ci_method"] is not None and estimate is not None and estimate.clusters is not None:
+        again["clusters"] = estimate.clusters
+    return again
 
 
 def _estimated(
-    row: Record, record: Record, known: Sequence[tuple[str, Any, str | None]]
-) -> dict[str, Any]:
+    row: Score, record: ScoreRecord, known: Sequence[tuple[str, Any, str | None]]
+) -> Estimate:
     """The row's numbers, by the interval that it names."""
     method = row["ci_method"]
     over_parts = row.get("combine") == "parts" or method == "normal over parts"
@@ -134,32 +140,25 @@ def _estimated(
     share = record["task"].get("unit", "share") == "share"
     sample = sample_of(known, share, statistic, over_parts=over_parts)
     try:
-        found: Estimate = by_method(sample, method)
+        return by_method(sample, method)
     except ValueError as error:
         raise CannotRecompute(f"{row['metric']}: {error}") from error
-    clusters = row.get("clusters") if method is None else found.clusters
-    return {
-        "value": found.value,
-        "stderr": found.stderr,
-        "ci95": None if found.ci95 is None else list(found.ci95),
-        **({} if clusters is None else {"clusters": clusters}),
-    }
 
 
 def _of_part(
-    part: str | None, record: Record, documents: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
+    part: str | None, record: ScoreRecord, documents: Sequence[DocumentRow]
+) -> list[DocumentRow]:
     """The documents of a part or of a named group; all of them for the whole column."""
     if part is None:
         return list(documents)
-    own = [document for document in documents if document.get("part") == part]
-    if own:
-        return own
-    wanted = part.split("/")
-    return [d for d in documents if _groups(d, record)[: len(wanted)] == wanted]
+    of_part = [document for document in documents if document.get("part") == part]
+    if of_part:
+        return of_part
+    names = part.split("/")
+    return [d for d in documents if _groups(d, record)[: len(names)] == names]
 
 
-def _groups(document: Mapping[str, Any], record: Record) -> list[str]:
+def _groups(document: DocumentRow, record: ScoreRecord) -> list[str]:
     """The names of a document's groups, from the widest to the narrowest."""
     if "group" in document:
         return list(document["group"])
@@ -170,7 +169,7 @@ def _groups(document: Mapping[str, Any], record: Record) -> list[str]:
     raise CannotRecompute("the documents do not say which group they are of")
 
 
-def _gap(row: Record, record: Record, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _gap(row: Score, record: ScoreRecord, documents: Sequence[DocumentRow]) -> Score:
     """The gap between the groups of a domain, as `group_gap` gives it."""
     metric = row["metric"].removesuffix("_gap")
     grouped: dict[str, list[float]] = {}
@@ -183,6 +182,7 @@ def _gap(row: Record, record: Record, documents: Sequence[Mapping[str, Any]]) ->
     if gap is None:
         raise CannotRecompute(f"{row['metric']}: fewer than two groups can be compared")
     return {
+        **row,
         "value": gap.value,
         "stderr": gap.stderr,
         "ci95": list(gap.ci95),

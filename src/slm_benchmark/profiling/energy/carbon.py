@@ -5,18 +5,25 @@ Nothing else of codecarbon is used, and it is not imported: energy is measured h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_json
+from slm_benchmark.records.types import GridCarbon, PerformanceMetrics
 
 TABLE = "codecarbon/data/private_infra/global_energy_mix.json"
 
 
-def grid_factor(country: str) -> dict[str, Any]:
+class GridFactor(TypedDict):
+    """Carbon intensity of a grid, and where the figure is from."""
+
+    g_co2e_per_kwh: float
+    source: str
+
+
+def grid_factor(country: str) -> GridFactor:
     """Yearly mean of a country's grid.
 
     Args:
@@ -43,22 +50,22 @@ def grid_factor(country: str) -> dict[str, Any]:
             value=country,
             fix="write an ISO 3166 code of three letters, such as DEU, or leave it out",
         )
-    found = table[country]
+    entry = table[country]
     return {
-        "g_co2e_per_kwh": found["carbon_intensity"],
-        "source": f"codecarbon {package.version}: {found['country_name']}, {found['year']}",
+        "g_co2e_per_kwh": entry["carbon_intensity"],
+        "source": f"codecarbon {package.version}: {entry['country_name']}, {entry['year']}",
     }
 
 
-def emissions(grid: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+def emissions(grid: GridCarbon, metrics: PerformanceMetrics) -> GridCarbon:
     """A grid's factor, with ``co2e_ug_per_token`` where a record's energy is known.
 
     Args:
-        grid: What `grid_factor` gave, and the country.
+        grid: The country with what `grid_factor` gave.
         metrics: The record's.
     """
     energy_mwh = metrics["energy_mwh_per_token"]["value"]
     if energy_mwh is None:
-        return dict(grid)
+        return grid.copy()
     # mWh × g/kWh are µg.
     return {**grid, "co2e_ug_per_token": energy_mwh * grid["g_co2e_per_kwh"]}

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from typing import Any
 
+from slm_benchmark.catalog.types import EnergySettings
 from slm_benchmark.profiling.energy.meter import CounterMeter, Domain, Meter
 from slm_benchmark.profiling.energy.nvml import nvml
 from slm_benchmark.profiling.energy.rapl import rapl
 from slm_benchmark.profiling.energy.sensors import battery, hwmon, pmic
+from slm_benchmark.profiling.types import MeterBlock
 
 STANDSTILL_S = 1.0
 """A counter that has not moved for so long does not count, as in some virtual machines."""
 
 
-def find_meter(device: str, settings: Mapping[str, Any] | None = None) -> Meter | str:
+def find_meter(device: str, settings: EnergySettings | None = None) -> Meter | str:
     """The best meter for ``device``, or the reasons why there is none.
 
     Args:
@@ -26,14 +26,14 @@ def find_meter(device: str, settings: Mapping[str, Any] | None = None) -> Meter 
     """
     reasons = []
     for find in (nvml,) if device == "cuda" else (rapl, pmic, battery, hwmon):
-        found = find()
-        if isinstance(found, CounterMeter) and not _counts(found):
-            found.close()
-            found = f"the counter stands still: {found.source}"
-        if isinstance(found, Meter):
-            return found
-        reasons.append(found)
-    model = (settings or {}).get("estimate_w")
+        meter = find()
+        if isinstance(meter, CounterMeter) and not _counts(meter):
+            meter.close()
+            meter = f"the counter stands still: {meter.source}"
+        if isinstance(meter, Meter):
+            return meter
+        reasons.append(meter)
+    model = settings.get("estimate_w") if settings else None
     if model and device == "cpu":
         return estimate(model["idle_w"], model["full_w"])
     return "; ".join(reasons)
@@ -56,7 +56,7 @@ def estimate(idle_w: float, full_w: float) -> Meter:
     return CounterMeter("estimated", source, [Domain("model", energy_uj)])
 
 
-def describe_meter(meter: Meter | str) -> dict[str, Any]:
+def describe_meter(meter: Meter | str) -> MeterBlock:
     """A record's account of a meter.
 
     Returns:

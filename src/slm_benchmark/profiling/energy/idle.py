@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
+from slm_benchmark.catalog.types import EnergySettings
 from slm_benchmark.profiling.energy.find import describe_meter, find_meter
 from slm_benchmark.profiling.energy.meter import Meter
+from slm_benchmark.profiling.types import IdleBaseline
 
 DRIFT_SHARE = 0.1
 """Baselines before and after that differ by a larger share of their mean are flagged."""
@@ -23,14 +23,14 @@ def idle_power_w(meter: Meter, seconds: float) -> float | None:
     return None if joules is None else joules / slept_s
 
 
-def measure_idle(device: str, settings: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
+def measure_idle(device: str, settings: EnergySettings | None, seconds: float) -> IdleBaseline:
     """One idle baseline, taken by this process, which should do nothing else.
 
     The machine rests for ``seconds`` without a meter too: a wall meter's readings may cover them.
 
     Returns:
         ``started_unix_s`` and ``ended_unix_s``, ``power_w`` (null without a meter) and the meter
-        as `describe_meter` tells it.
+        as `describe_meter` gives it.
     """
     meter = find_meter(device, settings)
     started_unix_s = time.time()

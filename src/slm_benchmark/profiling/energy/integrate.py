@@ -40,8 +40,8 @@ def integrate(
         return f"the last sample is {end_s - samples[-1].time_s:.1f} s early"
     first = bisect.bisect_right(samples, start_s, key=lambda sample: sample.time_s) - 1
     total_j = 0.0
-    for place in range(first, len(samples) - 1):
-        before, after = samples[place], samples[place + 1]
+    for index in range(first, len(samples) - 1):
+        before, after = samples[index], samples[index + 1]
         if before.time_s >= end_s:
             break
         gap_s = after.time_s - before.time_s

@@ -26,7 +26,7 @@ class Mark(NamedTuple):
 
     Attributes:
         value: Joules so far of a counter; seconds of a sampler's clock.
-        breaks: How often the counter had lost its place by then.
+        breaks: How often the counter had lost its index by then.
     """
 
     value: float
@@ -142,24 +142,24 @@ class CounterMeter(Meter):
         return self._advance()
 
     def joules(self, start: Mark, end: Mark) -> float | None:
-        """The difference, unless a counter lost its place in between."""
+        """The difference, unless a counter lost its position in between."""
         return end.value - start.value if start.breaks == end.breaks else None
 
     def _advance(self) -> Mark:
         with self._lock:
-            for place, domain in enumerate(self._domains):
-                self._total_uj += self._step_uj(place, domain)
+            for index, domain in enumerate(self._domains):
+                self._total_uj += self._step_uj(index, domain)
             return Mark(self._total_uj / 1e6, self._breaks)
 
-    def _step_uj(self, place: int, domain: Domain) -> int:
+    def _step_uj(self, index: int, domain: Domain) -> int:
         """What the counter counted since it was read last; 0 and a break where it cannot tell."""
-        before = self._last_uj[place]
+        before = self._last_uj[index]
         try:
             now = domain.read_uj()
         except (OSError, ValueError) as error:
-            self._last_uj[place] = None
+            self._last_uj[index] = None
             return self._break(f"the counter {domain.name} cannot be read: {error}")
-        self._last_uj[place] = now
+        self._last_uj[index] = now
         if before is None:
             return self._break(f"the counter {domain.name} can be read again")
         step, range_uj = now - before, domain.range_uj
@@ -210,11 +210,11 @@ class SamplingMeter(Meter):
         """The samples' integral. Takes one more sample where none was taken since ``end``."""
         if not self._samples or self._samples[-1].time_s < end.value:
             self._take()
-        found = integrate(self._samples, start.value, end.value, self._max_gap_s)
-        if isinstance(found, str):
-            self._fault(found)
+        joules = integrate(self._samples, start.value, end.value, self._max_gap_s)
+        if isinstance(joules, str):
+            self._fault(joules)
             return None
-        return found
+        return joules
 
     def _take(self) -> None:
         with self._lock:  # samples stay in the order of their times

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import TypedDict
 
 from slm_benchmark.profiling.energy.idle import net_joules
+from slm_benchmark.profiling.types import IdleBaseline, RawPoint, RawRepetition
+from slm_benchmark.records.types import Quantity
 from slm_benchmark.statistics.processes import quantity
 
 MWH_PER_JOULE = 1 / 3.6
 
-Repetition = Mapping[str, Any]
+
+class EnergyMetrics(TypedDict):
+    """Quantities that need a meter of energy."""
+
+    power_w: Quantity
+    energy_mwh_per_token: Quantity
+    energy_net_mwh_per_token: Quantity
 
 
 def energy_metrics(
-    points: Sequence[Mapping[str, Any]],
+    points: Sequence[RawPoint],
     idle_w: float | None,
     reason: str | None,
     *,
-    joules_of: Callable[[Repetition], float | None] = itemgetter("generation_energy_j"),
-) -> dict[str, dict[str, Any]]:
+    joules_of: Callable[[RawRepetition], float | None] = itemgetter("generation_energy_j"),
+) -> EnergyMetrics:
     """Power and energy while tokens are generated, at one point of the grid.
 
     Generation is the time after the first token; energy is divided by the tokens after the first,
@@ -41,18 +49,18 @@ def energy_metrics(
     gross_mwh: list[list[float]] = []
     net_mwh: list[list[float]] = []
     for point in points:
-        kept = [
+        metered = [
             (joules, math.fsum(repetition["latencies_s"]), _later_tokens(point, repetition))
             for repetition in point["repetitions"]
             if (joules := joules_of(repetition)) is not None and repetition["latencies_s"]
         ]
-        power_w.append([j / duration_s for j, duration_s, _ in kept])
-        gross_mwh.append([j * MWH_PER_JOULE / tokens for j, _, tokens in kept])
+        power_w.append([j / duration_s for j, duration_s, _ in metered])
+        gross_mwh.append([j * MWH_PER_JOULE / tokens for j, _, tokens in metered])
         if idle_w is not None:
             net_mwh.append(
                 [
                     net_joules(j, idle_w, duration_s) * MWH_PER_JOULE / tokens
-                    for j, duration_s, tokens in kept
+                    for j, duration_s, tokens in metered
                 ]
             )
     lost = reason or "the energy of every repetition was lost"
@@ -64,7 +72,7 @@ def energy_metrics(
     }
 
 
-def resting_power_w(idle: Sequence[Mapping[str, Any]], source: str | None) -> float | None:
+def resting_power_w(idle: Sequence[IdleBaseline], source: str | None) -> float | None:
     """Mean of the idle baselines that ``source`` gave; None where it gave none.
 
     A meter can change between a baseline and the work, such as when a laptop is plugged in.
@@ -77,5 +85,5 @@ def resting_power_w(idle: Sequence[Mapping[str, Any]], source: str | None) -> fl
     return math.fsum(known) / len(known) if known else None
 
 
-def _later_tokens(point: Mapping[str, Any], repetition: Repetition) -> int:
-    return len(repetition["latencies_s"]) * int(point["sequences"])
+def _later_tokens(point: RawPoint, repetition: RawRepetition) -> int:
+    return len(repetition["latencies_s"]) * point["sequences"]

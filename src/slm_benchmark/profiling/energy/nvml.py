@@ -51,9 +51,9 @@ def visible_gpu(uuids: Sequence[str], environment: Mapping[str, str]) -> int:
     """
     chosen = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if chosen.startswith("GPU-"):
-        found = [place for place, uuid in enumerate(uuids) if uuid.startswith(chosen)]
-        if len(found) == 1:
-            return found[0]
+        matches = [i for i, uuid in enumerate(uuids) if uuid.startswith(chosen)]
+        if len(matches) == 1:
+            return matches[0]
     same_order = len(uuids) == 1 or environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if same_order and chosen.isdecimal() and int(chosen) < len(uuids):
         return int(chosen)
@@ -73,9 +73,9 @@ def _meter(library: ctypes.CDLL) -> Meter:
     _check(library.nvmlDeviceGetCount_v2(ctypes.byref(count)))
     devices = [ctypes.c_void_p() for _ in range(count.value)]
     uuids = []
-    for place, device in enumerate(devices):
+    for number, device in enumerate(devices):
         text = ctypes.create_string_buffer(_UUID_BYTES)
-        index = ctypes.c_uint(place)
+        index = ctypes.c_uint(number)
         _check(library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)))
         _check(library.nvmlDeviceGetUUID(device, text, ctypes.c_uint(_UUID_BYTES)))
         uuids.append(text.value.decode())

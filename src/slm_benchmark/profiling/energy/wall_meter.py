@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import sha256_bytes
@@ -18,7 +18,15 @@ from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.profiling.energy import energy_metrics, idle_drift, resting_power_w
 from slm_benchmark.profiling.energy.carbon import emissions
 from slm_benchmark.profiling.energy.integrate import Sample, integrate
+from slm_benchmark.profiling.energy.metrics import EnergyMetrics
+from slm_benchmark.profiling.types import IdleBaseline, RawProcess, RawRepetition
 from slm_benchmark.records.provenance import result_digest
+from slm_benchmark.records.types import (
+    Freeform,
+    PerformanceMetrics,
+    PerformanceRecord,
+    PointMetrics,
+)
 
 MAX_GAP_S = 10.0
 """Longest time between two readings, however long the window is."""
@@ -55,17 +63,17 @@ def import_power(readings: Path, record_file: Path, name: str) -> str:
             file=record_file,
             fix="import into the record under runs/, then publish that one",
         )
-    record = read_record(record_file, "performance")
-    for field, fits in (
-        ("state", record["state"] == "ok"),
-        ("schema_version", record["schema_version"] >= 2),
+    record: PerformanceRecord = read_record(record_file, "performance")
+    for field, value, fits in (
+        ("state", record["state"], record["state"] == "ok"),
+        ("schema_version", record["schema_version"], record["schema_version"] >= 2),
     ):
         if not fits:
             raise UserError(
                 "this record has no times at which tokens were generated",
                 file=record_file,
                 field=field,
-                value=record[field],
+                value=value,
                 fix="profile the variant again",
             )
     if not readings.is_file():
@@ -74,18 +82,18 @@ def import_power(readings: Path, record_file: Path, name: str) -> str:
     samples = read_samples(data, readings)
     filled = with_wall_meter(record, samples, readings, name, sha256_bytes(data))
     write_record(record_file, filled, "performance")
-    found = {key: quantity["value"] for key, quantity in filled["metrics"].items()}
+    power_w = filled["metrics"]["power_w"]["value"]
+    energy_mwh = filled["metrics"]["energy_mwh_per_token"]["value"]
     replaced = record["energy"]["source"]
     return (
-        f"{record_file}: {found['power_w']:.3g} W, "
-        f"{found['energy_mwh_per_token']:.3g} mWh/token from {len(samples)} readings"
+        f"{record_file}: {power_w:.3g} W, {energy_mwh:.3g} mWh/token from {len(samples)} readings"
         + (f"; in place of {replaced}" if replaced else "")
     )
 
 
 def with_wall_meter(
-    record: Mapping[str, Any], samples: Sequence[Sample], file: Path, name: str, sha256: str
-) -> dict[str, Any]:
+    record: PerformanceRecord, samples: Sequence[Sample], file: Path, name: str, sha256: str
+) -> PerformanceRecord:
     """A performance record with a wall meter's energy in place of what it had.
 
     The reference point must be covered. Another point, whose answers may be too short for the
@@ -101,45 +109,47 @@ def with_wall_meter(
     Raises:
         UserError: when the readings do not cover the reference point, or are too sparse.
     """
-    processes = record["raw"]["processes"]
+    processes: list[RawProcess] = record["raw"]["processes"]
     for process in processes:
         for repetition in process["points"][0]["repetitions"]:
             _check_covered(repetition, samples, file)
     source = f"wall meter: {name}"
-    idle = [_baseline(kept, samples, source) for kept in record["energy"].get("idle", [])]
+    baselines = cast(list[IdleBaseline], record["energy"].get("idle", []))
+    idle = [_baseline(baseline, samples, source) for baseline in baselines]
     powers_w = [baseline["power_w"] for baseline in idle]
     idle_w = None if None in powers_w else resting_power_w(idle, source)
     before_w, after_w = (powers_w[0], powers_w[-1]) if len(powers_w) > 1 else (None, None)
     drift = idle_drift(before_w, after_w)
 
-    def joules_of(repetition: Mapping[str, Any]) -> float | None:
-        found = _generation_j(repetition, samples)
-        return None if isinstance(found, str) else found
+    def joules_of(repetition: RawRepetition) -> float | None:
+        joules = _generation_j(repetition, samples)
+        return None if isinstance(joules, str) else joules
 
-    def metrics_at(place: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        points = [process["points"][place] for process in processes]
-        return {**metrics, **energy_metrics(points, idle_w, _NOT_COVERED, joules_of=joules_of)}
+    def energy_at(index: int) -> EnergyMetrics:
+        points = [process["points"][index] for process in processes]
+        return energy_metrics(points, idle_w, _NOT_COVERED, joules_of=joules_of)
 
-    filled: dict[str, Any] = {
+    metrics: PerformanceMetrics = {**record["metrics"], **energy_at(0)}
+    filled: PerformanceRecord = {
         **record,
-        "metrics": metrics_at(0, record["metrics"]),
+        "metrics": metrics,
         "grid": [
-            {**other, "metrics": metrics_at(place, other["metrics"])}
-            for place, other in enumerate(record["grid"], start=1)
+            {**point, "metrics": cast(PointMetrics, point["metrics"] | energy_at(index))}
+            for index, point in enumerate(record["grid"], start=1)
         ],
         "energy": {
             "label": "sampled",
             "source": source,
             "reason": None,
             "readings_sha256": sha256,
-            "idle": idle,
+            "idle": cast(list[Freeform], idle),
             "idle_before_w": before_w,
             "idle_after_w": after_w,
             "warnings": [drift] if drift else [],
         },
     }
     if grid := record["energy"].get("grid"):
-        filled["energy"]["grid"] = emissions(grid, filled["metrics"])
+        filled["energy"]["grid"] = emissions(grid, metrics)
     return {**filled, "result_sha256": result_digest(filled)}
 
 
@@ -221,29 +231,29 @@ def _power(row: Mapping[str, str | None], file: Path, line: int) -> float:
     return power_w
 
 
-def _window(repetition: Mapping[str, Any]) -> tuple[float, float]:
+def _window(repetition: RawRepetition) -> tuple[float, float]:
     return repetition["generation_started_unix_s"], repetition["generation_ended_unix_s"]
 
 
-def _check_covered(repetition: Mapping[str, Any], samples: Sequence[Sample], file: Path) -> None:
+def _check_covered(repetition: RawRepetition, samples: Sequence[Sample], file: Path) -> None:
     """Make sure that the readings tell the energy of a generation.
 
     Raises:
         UserError: when they do not.
     """
-    found = _generation_j(repetition, samples)
-    if isinstance(found, str):
+    joules = _generation_j(repetition, samples)
+    if isinstance(joules, str):
         start_s, end_s = _window(repetition)
         moment = datetime.datetime.fromtimestamp(start_s, datetime.UTC).isoformat(" ", "seconds")
         raise UserError(
             "the readings do not tell the energy of an answer that was generated in "
-            f"{end_s - start_s:.1f} s from {moment}: {found}",
+            f"{end_s - start_s:.1f} s from {moment}: {joules}",
             file=file,
             fix=f"log the whole session, at least every {_max_gap_s(end_s - start_s):.1f} s",
         )
 
 
-def _generation_j(repetition: Mapping[str, Any], samples: Sequence[Sample]) -> float | str:
+def _generation_j(repetition: RawRepetition, samples: Sequence[Sample]) -> float | str:
     """Energy of one generation, or why the readings do not tell it."""
     start_s, end_s = _window(repetition)
     window_s, length_s = end_s - start_s, math.fsum(repetition["latencies_s"])
@@ -256,13 +266,16 @@ def _max_gap_s(window_s: float) -> float:
     return min(MAX_GAP_S, window_s / READINGS_PER_WINDOW)
 
 
-def _baseline(kept: Mapping[str, Any], samples: Sequence[Sample], source: str) -> dict[str, Any]:
+def _baseline(baseline: IdleBaseline, samples: Sequence[Sample], source: str) -> IdleBaseline:
     """An idle baseline with the readings' power in place of what it had."""
-    start_s, end_s = kept["started_unix_s"], kept["ended_unix_s"]
-    found = integrate(samples, start_s, end_s, MAX_GAP_S)
-    if isinstance(found, str):
-        told = {"label": "unavailable", "source": None, "power_w": None, "reason": found}
-    else:
-        power_w = found / (end_s - start_s)
-        told = {"label": "sampled", "source": source, "power_w": power_w, "reason": None}
-    return {"started_unix_s": start_s, "ended_unix_s": end_s, **told}
+    start_s, end_s = baseline["started_unix_s"], baseline["ended_unix_s"]
+    joules = integrate(samples, start_s, end_s, MAX_GAP_S)
+    covered = not isinstance(joules, str)
+    return {
+        "started_unix_s": start_s,
+        "ended_unix_s": end_s,
+        "label": "sampled" if covered else "unavailable",
+        "source": source if covered else None,
+        "power_w": None if isinstance(joules, str) else joules / (end_s - start_s),
+        "reason": joules if isinstance(joules, str) else None,
+    }

@@ -8,14 +8,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_json
 from slm_benchmark.common.paths import relative
-from slm_benchmark.publishing.verify.verdict import EXIT_CODES
+from slm_benchmark.publishing.verify.verdict import EXIT_CODES, Outcome
 from slm_benchmark.records.store import current_records, is_record, read_run
 
 
@@ -27,7 +26,7 @@ class Row:
         path: Its file.
         verdict: A key of `EXIT_CODES`.
         reason: A sentence.
-        asked: Documents that were asked again.
+        rerun: Documents that were run again.
         total: Documents of the record.
         duration_s: How long it took, loading of libraries and the model included.
     """
@@ -35,13 +34,20 @@ class Row:
     path: Path
     verdict: str
     reason: str
-    asked: int
+    rerun: int
     total: int
     duration_s: float
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The row as JSON values."""
-        return {**asdict(self), "path": relative(self.path)}
+        return {
+            "path": relative(self.path),
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "asked": self.rerun,
+            "total": self.total,
+            "duration_s": self.duration_s,
+        }
 
 
 def find_cells(folder: Path) -> list[Path]:
@@ -55,11 +61,11 @@ def find_cells(folder: Path) -> list[Path]:
     readable, broken = [], []
     for path in sorted(filter(is_record, folder.rglob("*.json"))):
         try:
-            found = read_json(path)
+            content = read_json(path)
         except UserError:
             broken.append(path)
             continue
-        if not isinstance(found, dict) or found.get("kind") != "score":
+        if not isinstance(content, dict) or content.get("kind") != "score":
             continue
         try:
             read_run(path)
@@ -87,28 +93,27 @@ def verify_all(cells: Sequence[Path], options: Sequence[str]) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(prefix="slm-verify-") as name:
         for path in cells:
             began = time.monotonic()
-            report = Path(name, "report.json")
-            report.unlink(missing_ok=True)
+            file = Path(name, "report.json")
+            file.unlink(missing_ok=True)
             command = [sys.executable, "-m", "slm_benchmark.cli", "verify", str(path)]
             done = subprocess.run(
-                [*command, "--report", str(report), *options],
+                [*command, "--report", str(file), *options],
                 env={**os.environ, "TMPDIR": name},
                 check=False,
             )
-            found = _report(report, done.returncode)
+            outcome = _outcome(file, done.returncode)
             duration_s = round(time.monotonic() - began, 1)
-            yield Row(
-                path, found["verdict"], found["reason"], found["asked"], found["total"], duration_s
-            )
+            verdict, reason = outcome.verdict, outcome.reason
+            yield Row(path, verdict, reason, outcome.rerun, outcome.total, duration_s)
 
 
-def _report(path: Path, code: int) -> dict[str, Any]:
-    """What a process reported; one that ended without a report has verified nothing."""
-    if path.exists():
-        found: dict[str, Any] = read_json(path)
-        return found
-    reason = f"its process ended with code {code} before it came to a verdict"
-    return {"verdict": "not verified", "reason": reason, "asked": 0, "total": 0}
+def _outcome(file: Path, code: int) -> Outcome:
+    """The outcome that a process reported; one that ended without a report verified nothing."""
+    if not file.exists():
+        reason = f"its process ended with code {code} before it came to a verdict"
+        return Outcome("not verified", reason)
+    report = read_json(file)
+    return Outcome(report["verdict"], report["reason"], report["asked"], report["total"])
 
 
 def worst(rows: Sequence[Row]) -> int:
@@ -121,8 +126,8 @@ def render_table(rows: Sequence[Row]) -> str:
     lines = ["| Record | Verdict | Documents | Seconds | Why |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         why = row.reason.replace("|", "\\|")
-        asked = f"{row.asked} of {row.total}" if row.total else "–"
-        cells = (relative(row.path), row.verdict, asked, f"{row.duration_s:.0f}", why)
+        share = f"{row.rerun} of {row.total}" if row.total else "–"
+        cells = (relative(row.path), row.verdict, share, f"{row.duration_s:.0f}", why)
         lines.append(f"| {' | '.join(cells)} |")
     verdicts = [row.verdict for row in rows]
     counts = ", ".join(f"{verdicts.count(v)} {v}" for v in EXIT_CODES if v in verdicts)

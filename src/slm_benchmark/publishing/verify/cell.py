@@ -1,4 +1,4 @@
-"""Verifying one published cell: its inputs by hash, then the same questions to the same model."""
+"""Verifying one published cell: its inputs by hash, then the same prompts to the same model."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import NotRun, UserError
 from slm_benchmark.common.files import atomic_write_json, read_json
 from slm_benchmark.common.paths import RESULTS, ROOT, relative
-from slm_benchmark.evaluation.generation import Outputs as Kept
-from slm_benchmark.evaluation.generation import ask_and_keep
-from slm_benchmark.evaluation.loglikelihood import Outputs, ask_and_score
+from slm_benchmark.evaluation.generation import Outputs as StoredFiles
+from slm_benchmark.evaluation.generation import run_and_store
+from slm_benchmark.evaluation.loglikelihood import Outputs, run_and_score
 from slm_benchmark.evaluation.runner import (
-    CellRun,
     CellRunner,
+    LoadedTasks,
     engine_environment,
-    narrow,
-    recording,
+    status_of,
 )
 from slm_benchmark.publishing.verify.inputs import (
     ChangedInput,
@@ -35,15 +33,14 @@ from slm_benchmark.publishing.verify.inputs import (
     machine_differences,
     make_inputs,
     missing_inputs,
+    notes,
     read_published,
-    remarks,
 )
 from slm_benchmark.publishing.verify.verdict import Difference, Outcome, Repeat, decide, documents
-
-Record = dict[str, Any]
+from slm_benchmark.records.types import DocumentRow, Freeform, ScoreRecord
 
 REPORT = "verification.json"
-"""Name of the kept outcome, beside the files of the new record."""
+"""Name of the stored outcome, beside the files of the new record."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,10 @@ class VerifyOptions:
     """How a user wants a cell to be verified.
 
     Attributes:
-        documents: Documents to ask again; None, or more than there are, means all.
+        documents: Documents to run again; None, or more than there are, means all.
         seed: Seed of their choice.
         threads: CPU threads; None = those of the record.
-        keep: Folder for the new records; None = they are thrown away.
+        keep: Folder for the new records; None = they are discarded.
     """
 
     documents: int | None = None
@@ -71,7 +68,7 @@ def verify(path: Path, catalogue: Catalogue, verify_options: VerifyOptions) -> O
     Args:
         path: File of the record.
         catalogue: The catalogue of the checkout.
-        wishes: What to ask and what to keep.
+        verify_options: What to run and what to store.
 
     Raises:
         UserError: when the file is no score, or an input cannot be made.
@@ -82,7 +79,7 @@ def verify(path: Path, catalogue: Catalogue, verify_options: VerifyOptions) -> O
     try:
         published = read_published(path, catalogue)
         if published.record["state"] in ("not_run", "not_applicable"):
-            return _nothing(published)
+            return _nothing_to_repeat(published)
         threads = threads or published.record["engine"]["threads"]
         # The libraries read these variables when they are imported.
         with engine_environment(threads):
@@ -91,7 +88,7 @@ def verify(path: Path, catalogue: Catalogue, verify_options: VerifyOptions) -> O
                 progress.say(f"{relative(path)}: making {', '.join(missing)}")
                 make_inputs(published, missing)
                 check_files(published)
-            for line in remarks(published):
+            for line in notes(published):
                 progress.say(f"note: {line}")
             with _folder(published, verify_options.keep) as folder:
                 outcome = _repeat(published, folder, replace(verify_options, threads=threads))
@@ -122,7 +119,7 @@ def _check_options(verify_options: VerifyOptions) -> None:
                 )
 
 
-def _nothing(published: Published) -> Outcome:
+def _nothing_to_repeat(published: Published) -> Outcome:
     record = published.record
     return Outcome(
         "not verified",
@@ -146,7 +143,7 @@ def _folder(published: Published, keep: Path | None) -> Iterator[Path]:
 
 
 def _repeat(published: Published, folder: Path, verify_options: VerifyOptions) -> Outcome:
-    """Ask again and compare; every input was checked but the task and what scores its answers."""
+    """Run again and compare; every input was checked but the task and what scores its texts."""
     record, cell = published.record, published.cell
     assert verify_options.threads is not None
     differences = machine_differences(published, verify_options.threads)
@@ -156,30 +153,33 @@ def _repeat(published: Published, folder: Path, verify_options: VerifyOptions) -
         folder / f"{cell.task}.samples.parquet",
     )
     generated = published.entry["kind"] == "generate"
-    target = folder / f"{published.asked}.answers.json" if generated else outputs.record
+    target = folder / f"{published.answers_task}.answers.json" if generated else outputs.record
     with changed_inputs():
-        asking = CellRunner(
-            replace(cell, task=published.asked),
+        runner = CellRunner(
+            replace(cell, task=published.answers_task),
             published.catalogue,
             published.folders,
             target,
             verify_options.threads,
             counter=folder / ".sequence",
         )
-    cell_run = CellRun()
     if record["state"] == "failed":
-        here = _ask(published, asking, cell_run, outputs, verify_options.threads)
+        here = _run(published, runner, None, outputs, verify_options.threads)
         return _compare_failures(record, here, differences)
-    with recording(cell_run):
-        asking.load(cell_run)
-    if cell_run.error:
-        return Outcome("not verified", f"the task does not load here: {cell_run.error['message']}")
-    _check_task(published, cell_run, verify_options.threads)
-    if unlike := _unlike_choice(published, cell_run):
+    try:
+        tasks = runner.load()
+    except Exception as raised:
+        status = status_of(raised)
+        why = status.error["message"] if status.error else status.reason
+        return Outcome("not verified", f"the task does not load here: {why}")
+    _check_task(published, tasks, verify_options.threads)
+    if unlike := _unlike_choice(published, tasks):
         return Outcome("disagrees", unlike, 0, record["dataset"]["documents"], differences)
-    wanted = choose_documents(published.documents, verify_options.documents, verify_options.seed)
-    narrow(cell_run, wanted)
-    here = _ask(published, asking, cell_run, outputs, verify_options.threads)
+    chosen_rows = choose_documents(
+        published.documents, verify_options.documents, verify_options.seed
+    )
+    narrowed = tasks.narrowed(chosen_rows)
+    here = _run(published, runner, narrowed, outputs, verify_options.threads)
     if here["state"] != "ok":
         error = here["error"]
         why = f"{error['type']}: {error['message']}" if error else here["reason"]
@@ -190,15 +190,15 @@ def _repeat(published: Published, folder: Path, verify_options: VerifyOptions) -
     judged = record.get("scoring", {}).get("judge", {}).get("kind") == "endpoint"
     if judged:
         differences.append(Difference("scoring.judge", "an endpoint of then", "the endpoint now"))
-    chosen = {(part, index) for part, indices in wanted.items() for index in indices}
+    chosen = {(part, index) for part, indices in chosen_rows.items() for index in indices}
     return decide(
         Repeat(
             entry=published.entry,
             published=record,
             here=here,
             documents=published.documents,
-            asked=[r for r in published.documents if (r.get("part", ""), r["index"]) in chosen],
-            found=read_json(outputs.documents),
+            rerun=[r for r in published.documents if (r.get("part", ""), r["index"]) in chosen],
+            new_documents=read_json(outputs.documents),
             samples=_read_samples(outputs.samples),
             differences=differences + engine_differences(record, here),
         )
@@ -206,9 +206,9 @@ def _repeat(published: Published, folder: Path, verify_options: VerifyOptions) -
 
 
 def choose_documents(
-    published: Sequence[Record], wanted: int | None, seed: int
+    published: Sequence[DocumentRow], number: int | None, seed: int
 ) -> dict[str, list[int]]:
-    """Part → rows of the documents to ask again, ascending: all, or a random part of them.
+    """Part → rows of the documents to run again, ascending: all, or a random part of them.
 
     Args:
         published: The record's per-document values.
@@ -216,28 +216,28 @@ def choose_documents(
         seed: Seed of the draw.
     """
     every = documents(published)
-    count = len(every) if wanted is None else min(wanted, len(every))
+    count = len(every) if number is None else min(number, len(every))
     chosen: dict[str, list[int]] = defaultdict(list)
     for part, index in sorted(random.Random(seed).sample(every, count)):
         chosen[part].append(index)
     return dict(chosen)
 
 
-def _check_task(published: Published, cell_run: CellRun, threads: int) -> None:
+def _check_task(published: Published, tasks: LoadedTasks, threads: int) -> None:
     """Compare what defines prompts and scores, before the model is loaded.
 
     Raises:
-        ChangedInput: when the task, or what scores its answers, is not that of the record.
+        ChangedInput: when the task, or what scores its texts, is not that of the record.
         NotRun: when this machine lacks what scoring needs.
     """
     from slm_benchmark.evaluation.requirements import scoring_tools
     from slm_benchmark.tasks.loader import parts_digest
 
     record, cell = published.record, published.cell
-    if published.asked == cell.task:
-        # Of other tasks' answers the definition shows when they are scored.
-        found = parts_digest(cell_run.parts)
-        _check_definition(published, found)
+    if published.answers_task == cell.task:
+        # The definition of other tasks shows when their generations are scored.
+        definition = parts_digest(tasks.parts)
+        _check_definition(published, definition)
     if "scoring" not in record:
         return
     with tempfile.TemporaryDirectory() as name:
@@ -252,21 +252,21 @@ def _check_task(published: Published, cell_run: CellRun, threads: int) -> None:
         published.same(f"scoring.{key}", then, now, published.checkout)
 
 
-def _check_definition(published: Published, found: str) -> None:
+def _check_definition(published: Published, definition: str) -> None:
     expected = published.record["task"]["config_sha256"]
-    published.same("task.config_sha256", expected, found, published.checkout)
+    published.same("task.config_sha256", expected, definition, published.checkout)
 
 
-def _stable(block: Any) -> Any:
+def _stable(block: object) -> object:
     """A block of what scores, without what an endpoint says while it answers."""
     if isinstance(block, dict):
         return {key: value for key, value in block.items() if key != "served"}
     return block
 
 
-def _unlike_choice(published: Published, cell_run: CellRun) -> str | None:
+def _unlike_choice(published: Published, tasks: LoadedTasks) -> str | None:
     """A sentence where the record has other documents than its protocol chooses."""
-    chosen = {(part, index) for part, indices in cell_run.chosen.items() for index in indices}
+    chosen = {(part, index) for part, indices in tasks.chosen.items() for index in indices}
     recorded = set(documents(published.documents))
     lacking, more = len(chosen - recorded), len(recorded - chosen)
     if not (lacking or more):
@@ -277,42 +277,48 @@ def _unlike_choice(published: Published, cell_run: CellRun) -> str | None:
     )
 
 
-def _ask(
-    published: Published, asking: CellRunner, cell_run: CellRun, outputs: Outputs, threads: int
-) -> Record:
-    """The new record of the cell, or of answers that could not be given."""
+def _run(
+    published: Published,
+    runner: CellRunner,
+    tasks: LoadedTasks | None,
+    outputs: Outputs,
+    threads: int,
+) -> ScoreRecord:
+    """The new record of the cell, or of generations that could not be made."""
     if published.entry["kind"] == "loglikelihood":
-        return ask_and_score(asking, cell_run, outputs)
+        return run_and_score(runner, outputs, tasks)
     from slm_benchmark.evaluation.rescoring import score
 
-    kept = Kept(asking.target, asking.target.with_suffix(".parquet"))
-    ask_and_keep(asking, cell_run, kept)
+    stored = StoredFiles(runner.target, runner.target.with_suffix(".parquet"))
+    run_and_store(runner, stored, tasks)
     here = score(
         published.cell.task,
         published.catalogue,
-        kept.record,
+        stored.record,
         published.folders.dataset,
         outputs,
         published.judge,
         threads,
     )
-    if here["state"] == "ok" and published.asked != published.cell.task:
+    if here["state"] == "ok" and published.answers_task != published.cell.task:
         _check_definition(published, here["task"]["config_sha256"])
     return here
 
 
-def _read_samples(path: Path) -> list[Record]:
+def _read_samples(path: Path) -> list[Freeform]:
     from slm_benchmark.evaluation.scores import read_table
 
     return read_table(path)
 
 
-def _compare_failures(record: Record, here: Record, differences: Sequence[Difference]) -> Outcome:
+def _compare_failures(
+    record: ScoreRecord, here: ScoreRecord, differences: Sequence[Difference]
+) -> Outcome:
     """The verdict on a cell that was published as failed."""
-    then = record["error"]["type"]
-    if here["state"] == "failed" and here["error"]["type"] == then:
-        return Outcome("identical", f"it fails here too, with {then}", differences=differences)
+    then = record["error"]["type"] if record["error"] else "no error"
     now = here["error"]["type"] if here["error"] else f"the state {here['state']}"
+    if here["state"] == "failed" and now == then:
+        return Outcome("identical", f"it fails here too, with {then}", differences=differences)
     verdict = "underpowered" if differences else "disagrees"
     return Outcome(
         verdict, f"the record failed with {then}, here it ended with {now}", differences=differences

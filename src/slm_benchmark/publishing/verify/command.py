@@ -71,12 +71,12 @@ def verify_release(options: argparse.Namespace) -> int:
     folder: Path = RESULTS if options.path is None else options.path
     cells = find_cells(folder)
     rows: list[Row] = []
-    given = [f"--seed={options.seed}"]
+    arguments = [f"--seed={options.seed}"]
     for name in ("documents", "threads", "keep"):
         if (value := getattr(options, name)) is not None:
-            given.append(f"--{name}={value}")
+            arguments.append(f"--{name}={value}")
     try:
-        rows.extend(verify_all(cells, given))
+        rows.extend(verify_all(cells, arguments))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED

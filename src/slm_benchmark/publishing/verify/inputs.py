@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
@@ -29,9 +29,8 @@ from slm_benchmark.publishing.verify.verdict import Difference
 from slm_benchmark.records.hardware import check as check_machine
 from slm_benchmark.records.hardware import describe, fingerprint
 from slm_benchmark.records.provenance import LOCK, RECORDED_PACKAGES, environment_identity
-from slm_benchmark.records.store import RECORD_SCHEMAS, documents_file, read_run
-
-Record = dict[str, Any]
+from slm_benchmark.records.store import RECORD_SCHEMAS, read_documents, read_run
+from slm_benchmark.records.types import DatasetManifest, DocumentRow, ScoreRecord
 
 ENGINE_PACKAGES = {
     "llama.cpp": "llama-cpp-python",
@@ -64,15 +63,15 @@ class Published:
         path: File of the record.
         record: The record.
         documents: Its per-document values.
-        cell: The cell to ask again: that of the record, on this machine.
+        cell: The cell to run again: that of the record, on this machine.
         folders: The inputs on disk; they need not exist yet.
-        asked: The task whose answers are scored: the record's, in most cases.
+        answers_task: The task whose generations are scored: the record's, in most cases.
         catalogue: The catalogue of the checkout.
     """
 
     path: Path
-    record: Record
-    documents: list[Record]
+    record: ScoreRecord
+    documents: list[DocumentRow]
     cell: Cell
     folders: Folders
     answers_task: str
@@ -90,7 +89,7 @@ class Published:
         return None if judge is None else str(judge["id"])
 
     def same(
-        self, field: str, expected: Any, here: Any, fix: str, file: str | None = None
+        self, field: str, expected: object, here: object, fix: str, file: str | None = None
     ) -> None:
         """Make sure that a field of the record still tells the truth.
 
@@ -114,7 +113,7 @@ class Published:
 
 @contextmanager
 def changed_inputs() -> Iterator[None]:
-    """Call what a check of inputs refuses a changed input.
+    """Turn the errors of checks of inputs into changed inputs.
 
     Raises:
         ChangedInput: for bad input.
@@ -141,9 +140,10 @@ def read_published(path: Path, catalogue: Catalogue) -> Published:
         UserError: when the file is no score.
     """
     record = _read_record(path)
-    documents = _read_documents(path, record)
+    with changed_inputs():
+        documents = read_documents(path, record)
     task, protocol = record["task"]["id"], record["protocol"]["id"]
-    _known(path, record, catalogue)
+    _check_known(path, record, catalogue)
     answers_task = catalogue.answers_of(task)
     cell = Cell(
         record["model"]["id"],
@@ -166,7 +166,7 @@ def read_published(path: Path, catalogue: Catalogue) -> Published:
     return published
 
 
-def _read_record(path: Path) -> Record:
+def _read_record(path: Path) -> ScoreRecord:
     record = read_json(path)
     kind = record.get("kind") if isinstance(record, dict) else None
     if kind not in tuple(RECORD_SCHEMAS):
@@ -186,39 +186,23 @@ def _read_record(path: Path) -> Record:
             fix=OTHER_COMMANDS[kind],
         )
     with changed_inputs():
-        return read_run(path)
+        return cast(ScoreRecord, read_run(path))
 
 
-def _read_documents(path: Path, record: Record) -> list[Record]:
-    """The per-document values, which are to have the record's digest."""
-    file, expected = documents_file(path), record["documents_sha256"]
-    with changed_inputs():
-        found: list[Record] = read_json(file)
-    sha256 = digest(found) if found else None
-    if sha256 != expected:
-        raise ChangedInput(
-            f"the documents were edited: the record has {expected}, they have {sha256}",
-            file=relative(file),
-            field="documents_sha256",
-            fix="restore both files from the repository",
-        )
-    return found
-
-
-def _known(path: Path, record: Record, catalogue: Catalogue) -> None:
+def _check_known(path: Path, record: ScoreRecord, catalogue: Catalogue) -> None:
     """Refuse a record of something that this checkout has no entry of."""
-    for block, known, where in (
-        ("model", catalogue.models, "models/"),
-        ("task", catalogue.tasks, "config/tasks.yaml"),
-        ("protocol", catalogue.protocols, "config/protocols.yaml"),
-        ("dataset", catalogue.datasets, "config/datasets.yaml"),
+    for block, name, known, where in (
+        ("model", record["model"]["id"], catalogue.models.keys(), "models/"),
+        ("task", record["task"]["id"], catalogue.tasks.keys(), "config/tasks.yaml"),
+        ("protocol", record["protocol"]["id"], catalogue.protocols.keys(), "config/protocols.yaml"),
+        ("dataset", record["dataset"]["id"], catalogue.datasets.keys(), "config/datasets.yaml"),
     ):
-        if record[block]["id"] not in known:
+        if name not in known:
             raise ChangedInput(
                 f"there is no such {block} in {where}",
                 file=relative(path),
                 field=f"{block}.id",
-                value=record[block]["id"],
+                value=name,
                 fix="restore its entry as it was when the record was made",
             )
 
@@ -281,7 +265,9 @@ def _check_software(published: Published) -> None:
         for package in packages:
             expected, version_here = block["packages"].get(package), installed.get(package)
             if _release(expected) != _release(version_here):
-                published.same(f"{field}.packages.{package}", expected, version_here, published.checkout)
+                published.same(
+                    f"{field}.packages.{package}", expected, version_here, published.checkout
+                )
 
 
 def _release(version: str | None) -> str | None:
@@ -303,24 +289,28 @@ def machine_differences(published: Published, threads: int) -> list[Difference]:
             if package in recorded and package in installed
         ),
     ]
-    return [Difference(*one) for one in compared if one[1] != one[2]]
+    return [Difference(*values) for values in compared if values[1] != values[2]]
 
 
-def engine_differences(published: Record, here: Record) -> list[Difference]:
+def engine_differences(published: ScoreRecord, here: ScoreRecord) -> list[Difference]:
     """What an engine that came up says otherwise than the record: kernel, number format, plan."""
-    return [
-        Difference(f"engine.{key}", published["engine"][key], here["engine"][key])
-        for key in ("kernel", "dtype", "schedule")
-        if published["engine"][key] != here["engine"][key]
-    ]
+    then, now = published["engine"], here["engine"]
+    compared = (
+        ("engine.kernel", then["kernel"], now["kernel"]),
+        ("engine.dtype", then["dtype"], now["dtype"]),
+        ("engine.schedule", then["schedule"], now["schedule"]),
+    )
+    return [Difference(*values) for values in compared if values[1] != values[2]]
 
 
 def notes(published: Published) -> list[str]:
-    """What differs and decides no number: the decisive versions are compared one by one."""
+    """Differences that decide no number: the decisive versions are compared one by one."""
     record, lines = published.record, []
     now = environment_identity(RECORDED_PACKAGES)
     if record["environment"]["lock_sha256"] != now["lock_sha256"]:
-        lines.append(f"{LOCK.name} is another one; the versions that decide numbers are the same")
+        lines.append(
+            f"{LOCK.name} is not that of the record; the versions that decide numbers are the same"
+        )
     if not now["locked"]:
         lines.append(f"other versions are installed than {LOCK.name} pins")
     if published.cell.hardware != record["hardware"]["id"]:
@@ -382,7 +372,7 @@ def _check_dataset(published: Published) -> None:
 
     folder = published.folders.dataset
     with changed_inputs():
-        manifest = read_json(folder / "manifest.json")
+        manifest: DatasetManifest = read_json(folder / "manifest.json")
         divided = is_divided(folder)
         parts = published.catalogue.parts(published.cell.task, published.cell.model)
         for part in parts if divided else [""]:

@@ -1,8 +1,9 @@
 """What a repeated measurement says of a published one; pure functions of the two.
 
-The engines give a document the same bits in any company, so on the machine of the record nothing
-may differ. Elsewhere sums are rounded otherwise: `TOLERANCES` says how far, and `DISCREPANCY` what
-has to be excluded before silence counts as agreement.
+The engines are batch-invariant: a document's numbers are bitwise identical for any batch
+composition. So on the machine of the record nothing may differ. Elsewhere sums are rounded
+otherwise: `TOLERANCES` says how far, and `DISCREPANCY` what has to be excluded before silence
+counts as agreement.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-Record = dict[str, Any]
+from slm_benchmark.catalog.types import Task
+from slm_benchmark.records.types import DocumentRow, ScoreRecord
+
 Key = tuple[str, int, str]
 """Part, row of the split, and filter of a document's values."""
 
@@ -107,7 +110,7 @@ class Outcome:
     Attributes:
         verdict: A key of `EXIT_CODES`.
         reason: A sentence.
-        asked: Documents that were asked again.
+        rerun: Documents that were run again.
         total: Documents of the record.
         differences: What differs between the machines.
         deviations: Numbers that came out otherwise; none where the verdict is identical.
@@ -115,44 +118,52 @@ class Outcome:
 
     verdict: str
     reason: str
-    asked: int = 0
+    rerun: int = 0
     total: int = 0
     differences: Sequence[Difference] = ()
     deviations: Sequence[Deviation] = ()
 
-    def as_json(self) -> Record:
+    def as_json(self) -> dict[str, object]:
         """The outcome as JSON values."""
-        return {**asdict(self), "exit_code": EXIT_CODES[self.verdict]}
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "asked": self.rerun,
+            "total": self.total,
+            "differences": [asdict(difference) for difference in self.differences],
+            "deviations": [asdict(deviation) for deviation in self.deviations],
+            "exit_code": EXIT_CODES[self.verdict],
+        }
 
 
 @dataclass(frozen=True)
 class Repeat:
-    """A published cell and its repetition, on the documents that were asked again.
+    """A published cell and its repetition, on the documents that were run again.
 
     Attributes:
         entry: The task's entry in config/tasks.yaml.
         published: The record.
         here: The new record.
         documents: The record's per-document values.
-        asked: Of these the ones that were asked again.
-        found: The new per-document values.
+        rerun: Of these the ones that were run again.
+        new_documents: The new per-document values.
         samples: The new samples, with texts.
         differences: What differs between the machines.
     """
 
-    entry: Mapping[str, Any]
-    published: Record
-    here: Record
-    documents: Sequence[Record]
-    asked: Sequence[Record]
-    found: Sequence[Record]
-    samples: Sequence[Record]
+    entry: Task
+    published: ScoreRecord
+    here: ScoreRecord
+    documents: Sequence[DocumentRow]
+    rerun: Sequence[DocumentRow]
+    new_documents: Sequence[DocumentRow]
+    samples: Sequence[Mapping[str, Any]]
     differences: Sequence[Difference]
 
     @property
     def complete(self) -> bool:
-        """Whether all documents were asked again."""
-        return len(self.asked) == len(self.documents)
+        """Whether all documents were run again."""
+        return len(self.rerun) == len(self.documents)
 
 
 def decide(repeat: Repeat) -> Outcome:
@@ -163,15 +174,15 @@ def decide(repeat: Repeat) -> Outcome:
     """
     tolerance = tolerance_of(repeat.published, repeat.here)
     deviations = list(_deviations(repeat, tolerance))
-    asked, total = (len(documents(rows)) for rows in (repeat.asked, repeat.documents))
+    rerun, total = (len(documents(rows)) for rows in (repeat.rerun, repeat.documents))
 
     def outcome(verdict: str, reason: str) -> Outcome:
-        return Outcome(verdict, reason, asked, total, repeat.differences, deviations)
+        return Outcome(verdict, reason, rerun, total, repeat.differences, deviations)
 
     texts = repeat.complete and "answers_sha256" in repeat.published
     other_texts = texts and repeat.published["answers_sha256"] != repeat.here["answers_sha256"]
     if not deviations and not other_texts:
-        return outcome("identical", "all values are the same" + _unseen(asked, total))
+        return outcome("identical", "all values are the same" + _unseen(rerun, total))
     if not repeat.differences:
         what = "the values differ" if deviations else "the texts of the answers differ"
         return outcome(
@@ -179,21 +190,21 @@ def decide(repeat: Repeat) -> Outcome:
         )
     if repeat.entry["kind"] == "generate":
         return outcome(*_by_pairs(repeat, deviations))
-    return outcome(*_by_margins(repeat, deviations, tolerance, asked, total))
+    return outcome(*_by_margins(repeat, deviations, tolerance, rerun, total))
 
 
-def documents(rows: Sequence[Record]) -> list[tuple[str, int]]:
+def documents(rows: Sequence[DocumentRow]) -> list[tuple[str, int]]:
     """Part and index of each document, once; the values of several filters belong to one."""
     return list(dict.fromkeys((row.get("part", ""), row["index"]) for row in rows))
 
 
-def tolerance_of(*records: Record) -> Tolerance:
+def tolerance_of(*records: ScoreRecord) -> Tolerance:
     """The coarsest tolerance of some records: rounding anywhere moves the difference."""
-    found = [TOLERANCES[_rounding(record)] for record in records]
-    return max(found, key=lambda tolerance: tolerance.largest)
+    tolerances = [TOLERANCES[_rounding(record)] for record in records]
+    return max(tolerances, key=lambda tolerance: tolerance.largest)
 
 
-def _rounding(record: Record) -> str:
+def _rounding(record: ScoreRecord) -> str:
     """What rounds the sums of a record's engine, as `TOLERANCES` calls it."""
     if record["engine"]["name"] == "llama.cpp":
         return "float16" if record["variant"]["id"] == "gguf-f16" else "quantized"
@@ -201,46 +212,46 @@ def _rounding(record: Record) -> str:
     return dtype if dtype in TOLERANCES else "quantized"
 
 
-def hidden_share(asked: int, total: int) -> float:
+def hidden_share(drawn: int, total: int) -> float:
     """The largest share of wrong documents that a random part without one may have missed.
 
-    Of ``total`` documents ``asked`` are drawn without replacement; with ``wrong`` wrong ones among
-    them the draw misses all with the probability C(total − wrong, asked) / C(total, asked), the
+    Of ``total`` documents ``drawn`` are chosen without replacement; with ``wrong`` wrong ones among
+    them the draw misses all with the probability C(total − wrong, drawn) / C(total, drawn), the
     hypergeometric one. A share is excluded where that is at most 1 − CONFIDENCE.
 
     Args:
-        asked: Documents that were asked again, at least 1.
+        drawn: Documents that were run again, at least 1.
         total: Documents of the record.
     """
     missed, wrong = 1.0, 0
     while wrong < total:
-        missed *= max(0, total - asked - wrong) / (total - wrong)
+        missed *= max(0, total - drawn - wrong) / (total - wrong)
         if missed <= 1 - CONFIDENCE:
             break
         wrong += 1
     return wrong / total
 
 
-def _unseen(asked: int, total: int) -> str:
+def _unseen(rerun: int, total: int) -> str:
     """What a random part cannot say, for a sentence."""
-    share = hidden_share(asked, total)
+    share = hidden_share(rerun, total)
     if not share:
         return ""
     return (
-        f"; of the {total - asked} documents that were not asked, values of up to "
+        f"; of the {total - rerun} documents that were not run again, values of up to "
         f"{100 * share:.1f} % of all documents could be wrong unseen"
     )
 
 
 def _deviations(repeat: Repeat, tolerance: Tolerance) -> Iterator[Deviation]:
-    found = {_key(row): row for row in repeat.found}
+    new_rows = {_key(row): row for row in repeat.new_documents}
     slack = {_key(row): slack_nats(row, repeat.entry) for row in repeat.samples}
-    for row in repeat.asked:
+    for row in repeat.rerun:
         key = _key(row)
-        here = found.pop(key, None)
+        here = new_rows.pop(key, None)
 
         def deviation(
-            what: str, published: Any, now: Any, explained: bool, row: Record = row
+            what: str, published: Any, now: Any, explained: bool, row: DocumentRow = row
         ) -> Deviation:
             return Deviation(
                 row.get("part", ""),
@@ -267,13 +278,13 @@ def _deviations(repeat: Repeat, tolerance: Tolerance) -> Iterator[Deviation]:
                 tie = _ties(row, slack.get(key), metric, tolerance)
                 explained = tie if _flipped(old, new) else _near(old, new, tolerance)
                 yield deviation(metric, old, new, explained)
-    for key, here in found.items():
+    for key, here in new_rows.items():
         part, index, filter_name = key
         document = here["document"]
         yield Deviation(part, index, "", filter_name, "document", None, document, None, False)
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def _key(row: DocumentRow | Mapping[str, Any]) -> Key:
     return row.get("part", ""), row["index"], row["filter"]
 
 
@@ -292,7 +303,7 @@ def _near(published: Any, here: Any, tolerance: Tolerance) -> bool:
     return abs(published - here) <= tolerance.largest
 
 
-def _ties(row: Record, slack: float | None, metric: str, tolerance: Tolerance) -> bool:
+def _ties(row: DocumentRow, slack: float | None, metric: str, tolerance: Tolerance) -> bool:
     """Whether a document's answer hung on a tie: by its published margin, or by the new numbers.
 
     The published margin is one of log-probabilities as they are, which decide ``acc`` alone.
@@ -302,7 +313,7 @@ def _ties(row: Record, slack: float | None, metric: str, tolerance: Tolerance) -
     return slack is not None and slack <= tolerance.largest
 
 
-def slack_nats(sample: Mapping[str, Any], entry: Mapping[str, Any]) -> float | None:
+def slack_nats(sample: Mapping[str, Any], entry: Task) -> float | None:
     """How far the log-probabilities of a document may move, in nats, before another option wins.
 
     Under ``acc_norm`` options compete by their log-probability per character, so the gap is counted
@@ -334,7 +345,7 @@ def _by_margins(
     repeat: Repeat,
     deviations: Sequence[Deviation],
     tolerance: Tolerance,
-    asked: int,
+    rerun: int,
     total: int,
 ) -> tuple[str, str]:
     """Verdict and reason where the values follow from log-probabilities."""
@@ -347,7 +358,7 @@ def _by_margins(
             f"({tolerance.largest:g} nats)"
         )
     moved = [abs(d.published - d.here) for d in deviations if d.what == "margin"]
-    mean = math.fsum(moved) / asked
+    mean = math.fsum(moved) / rerun
     if mean > tolerance.mean:
         return "disagrees", (
             f"the margins differ by {mean:.3g} nats on average; another machine or kernel explains "
@@ -357,16 +368,16 @@ def _by_margins(
         (d.what, d.filter) == (task["metric"], task["filter"]) and _flipped(d.published, d.here)
         for d in deviations
     )
-    share = flips / asked
+    share = flips / rerun
     if share > MAX_FLIP_SHARE:
         verdict = "disagrees"
-        if binom.sf(flips - 1, asked, MAX_FLIP_SHARE) > 1 - CONFIDENCE:
+        if binom.sf(flips - 1, rerun, MAX_FLIP_SHARE) > 1 - CONFIDENCE:
             verdict = "underpowered"
         return verdict, (
-            f"{flips} of {asked} answers changed sides; where they hang on a tie, up to "
+            f"{flips} of {rerun} answers changed sides; where they hang on a tie, up to "
             f"{100 * MAX_FLIP_SHARE:g} % may"
         )
-    hidden = hidden_share(asked, total)
+    hidden = hidden_share(rerun, total)
     largest = max(moved, default=0.0)
     seen = (
         f"margins differ by up to {largest:.3g} nats (allowed {tolerance.largest:g}), "
@@ -375,7 +386,7 @@ def _by_margins(
     if hidden > DISCREPANCY:
         return "underpowered", (
             f"{seen}; but values of {100 * hidden:.1f} % of all documents could be wrong unseen, "
-            f"and {100 * DISCREPANCY:g} % have to be excluded: ask more documents"
+            f"and {100 * DISCREPANCY:g} % have to be excluded: verify more documents"
         )
     return "agrees", seen
 
@@ -387,37 +398,37 @@ def _by_pairs(repeat: Repeat, deviations: Sequence[Deviation]) -> tuple[str, str
     if any(d.what == "document" for d in deviations):
         return "disagrees", "the record's documents are not those of the dataset"
     task = repeat.published["task"]
-    here = {_key(row): row["values"].get(task["metric"]) for row in repeat.found}
+    here = {_key(row): row["values"].get(task["metric"]) for row in repeat.new_documents}
     pairs = [
         (row["values"].get(task["metric"]), here[_key(row)])
-        for row in repeat.asked
+        for row in repeat.rerun
         if row["filter"] == task["filter"]
     ]
     known = [pair for pair in pairs if None not in pair]
     if not known or any(isinstance(value, list) for pair in known for value in pair):
         return "underpowered", "a corpus metric has no value of single documents to compare"
     best = float(repeat.entry.get("best", 1))
-    found = compare_paired(*zip(*known, strict=True), span=best)
-    if found.ci95 is None or found.p is None:
+    paired = compare_paired(*zip(*known, strict=True), span=best)
+    if paired.ci95 is None or paired.p is None:
         return "underpowered", "a single document has no interval"
     unit = "" if repeat.entry.get("unit") == "points" else " %"
     scale = 100 if unit else 1
-    low, high = (f"{scale * bound:+.1f}" for bound in found.ci95)
+    low, high = (f"{scale * bound:+.1f}" for bound in paired.ci95)
     seen = (
-        f"{found.gained} documents gained and {found.lost} lost of {found.n}; the score differs "
-        f"by {scale * found.difference:+.1f}{unit} [{low}, {high}] "
-        f"(p = {found.p:.2g}, {found.p_method})"
+        f"{paired.gained} documents gained and {paired.lost} lost of {paired.n}; the score differs "
+        f"by {scale * paired.difference:+.1f}{unit} [{low}, {high}] "
+        f"(p = {paired.p:.2g}, {paired.p_method})"
     )
     lost = len(pairs) - len(known)
-    if found.p < 1 - CONFIDENCE:
+    if paired.p < 1 - CONFIDENCE:
         return "disagrees", f"{seen}; chance does not explain it"
     if lost > MAX_FLIP_SHARE * len(pairs):
         return "disagrees", f"{seen}; {lost} documents have a value on one side alone"
     allowed = DISCREPANCY * best
-    if max(map(abs, found.ci95)) > allowed:
+    if max(map(abs, paired.ci95)) > allowed:
         return "underpowered", (
             f"{seen}; a difference of {scale * allowed:g}{unit} could not be excluded: "
-            "ask more documents"
+            "verify more documents"
         )
     return "agrees", seen
 
@@ -430,7 +441,7 @@ def render(outcome: Outcome, file: str) -> str:
     """An outcome in lines: the verdict, what may differ here, and the documents that do."""
     lines = [f"{file}: {outcome.verdict}", f"  {outcome.reason}"]
     if outcome.total:
-        lines.append(f"  asked again: {outcome.asked} of {outcome.total} documents")
+        lines.append(f"  run again: {outcome.rerun} of {outcome.total} documents")
     for difference in outcome.differences:
         lines.append(
             f"  may differ: {difference.name}: {difference.published!r} in the record, "
@@ -443,9 +454,14 @@ def render(outcome: Outcome, file: str) -> str:
     return "\n".join(lines)
 
 
-def _shown(found: Deviation) -> str:
-    names = [f"document {found.index}", found.document[:12], found.part, found.filter]
-    margin = "" if found.margin is None else f", margin {found.margin:+.6f} nats"
-    tie = " (a tie within the tolerance)" if found.explained else ""
+def _shown(deviation: Deviation) -> str:
+    names = [
+        f"document {deviation.index}",
+        deviation.document[:12],
+        deviation.part,
+        deviation.filter,
+    ]
+    margin = "" if deviation.margin is None else f", margin {deviation.margin:+.6f} nats"
+    tie = " (a tie within the tolerance)" if deviation.explained else ""
     where = " ".join(filter(None, names))
-    return f"{where}: {found.what} {found.published} → {found.here}{margin}{tie}"
+    return f"{where}: {deviation.what} {deviation.published} → {deviation.here}{margin}{tie}"
