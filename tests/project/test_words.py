@@ -17,8 +17,8 @@ SOURCES = [
 ]
 
 NO_NAMES = frozenset(
-    ("found", "kept", "own", "told", "place", "given", "asked", "tried", "wishes", "obstacle")
-    + ("surroundings", "company", "chooser", "trunk", "standings", "harmless", "unclean")
+    "found kept own told place given asked tried wishes obstacle surroundings company chooser trunk"
+    " standings harmless unclean".split()
 )
 """Words that say nothing of the value that they would name, or for which the field has another."""
 
