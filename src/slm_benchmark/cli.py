@@ -452,7 +452,7 @@ def _score(options: argparse.Namespace) -> int:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
     from slm_benchmark.catalog.catalog import load_catalogue
-    from slm_benchmark.evaluation.rescoring import score_kept
+    from slm_benchmark.evaluation.rescoring import score_stored
 
     files: list[Path] = []
     for path in options.answers:
@@ -461,7 +461,7 @@ def _score(options: argparse.Namespace) -> int:
         raise UserError("no answers here", file=options.answers[0], fix="generate some first")
     catalogue = load_catalogue()
     for answers in files:
-        for line in score_kept(catalogue, answers, options.judge, options.threads):
+        for line in score_stored(catalogue, answers, options.judge, options.threads):
             print(line, flush=True)
     return 0
 
@@ -559,9 +559,14 @@ def _sample_size(options: argparse.Namespace) -> int:
     and how long that takes on each machine.
     """
     from slm_benchmark.catalog.catalog import load_catalogue
-    from slm_benchmark.leaderboard.sample_size import Question, answer, parse_margin, recorded
+    from slm_benchmark.leaderboard.sample_size import (
+        SampleSizeRequest,
+        parse_margin,
+        recorded_runs,
+        sample_size_report,
+    )
 
-    question = Question(
+    request = SampleSizeRequest(
         task=options.task,
         margin=parse_margin(options.margin),
         power=options.power,
@@ -570,7 +575,7 @@ def _sample_size(options: argparse.Namespace) -> int:
         hardware=options.hardware,
         documents=options.documents,
     )
-    print(answer(question, load_catalogue(), recorded()))
+    print(sample_size_report(request, load_catalogue(), recorded_runs()))
     return 0
 
 

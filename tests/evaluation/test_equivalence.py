@@ -28,7 +28,7 @@ from slm_benchmark.common.paths import CONFIG, ROOT
 from slm_benchmark.common.schemas import read_record
 from slm_benchmark.download.datasets import prepare_dataset
 from slm_benchmark.evaluation.equivalence import Inputs, breaches, check_equivalence
-from slm_benchmark.leaderboard.aggregate import describe_equivalence, failures
+from slm_benchmark.leaderboard.report import describe_equivalence, failures
 from slm_benchmark.publishing.publish import publish
 from slm_benchmark.records.store import current_records, published_records, read_run
 from slm_benchmark.workflow.rule_inputs import RuleInputs
@@ -47,7 +47,7 @@ from tests.leaderboard.test_aggregate import (
 )
 from tests.support.models import add_manifest
 
-Record = dict[str, Any]
+Record = Any
 Check = Callable[..., Record]
 
 N = 10
@@ -73,7 +73,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ):
         file = folder / f"{task}.jsonl"
         file.write_text("".join(json.dumps(row(i)) + "\n" for i in range(N)))
-        entry = {"source": "local", "files": {split: str(file)}, "license": "CC0-1.0"}
+        entry: Any = {"source": "local", "files": {split: str(file)}, "license": "CC0-1.0"}
         prepared[task] = folder / task
         prepare_dataset(task, entry, prepared[task])
     return prepared
@@ -102,9 +102,7 @@ def check(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Check:
     """Compares the tiny base with a GGUF file, and returns the record as read back."""
-    monkeypatch.setattr(
-        "slm_benchmark.evaluation.equivalence.SEQUENCE_COUNTER", tmp_path / ".sequence"
-    )
+    monkeypatch.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
     def run(gguf: Path) -> Record:
         folder = tmp_path / f"f16-{gguf.stem}"
@@ -213,7 +211,7 @@ def test_each_bound_counts() -> None:
         "mean_delta_nats_per_token": 0.01,
         "min_decision_agreement": 0.95,
     }
-    good = {"id": "t", **bounds, "decision_agreement": 0.95}
+    good: Record = {"id": "t", **bounds, "decision_agreement": 0.95}
     assert breaches([good], bounds) == []
     for change in (
         {"max_delta_nats": 0.51},

@@ -13,13 +13,15 @@ from scipy.stats import binomtest
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.common.files import atomic_write_json, digest
 from slm_benchmark.common.schemas import validate
-from slm_benchmark.leaderboard.quantization_report import (
+from slm_benchmark.leaderboard.comparison import (
     Difference,
-    Found,
-    _within,
-    conclude,
+    ScoreRun,
     incomparable_reason,
     outcomes,
+)
+from slm_benchmark.leaderboard.quantization_report import (
+    _within,
+    conclude,
     quantization_report,
     render_quantization,
 )
@@ -62,7 +64,7 @@ def score(
     parts: Sequence[str] | None = None,
     clusters: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> Found:
+) -> ScoreRun:
     """A score of some documents, as its file and record; ``changes`` replace keys of blocks."""
     metric = TASKS[task]["metric"]
     record: dict[str, Any] = {
@@ -103,7 +105,7 @@ def flipped(both: int, lost: int, gained: int, neither: int) -> tuple[list[float
     return first, second
 
 
-def report_of(*records: Found, noise: Sequence[Found] = ()) -> dict[str, Any]:
+def report_of(*records: ScoreRun, noise: Sequence[ScoreRun] = ()) -> dict[str, Any]:
     report = quantization_report(records, [], noise, TASKS)
     validate(report, "quantization", "report")
     return report
@@ -116,7 +118,7 @@ def only_row(report: Mapping[str, Any], task: int = 0) -> dict[str, Any]:
 
 def pair(
     folder: Path, lost: int, gained: int, *, task: str = "quiz", n: int = 200, right: int = 100
-) -> tuple[Found, Found]:
+) -> tuple[ScoreRun, ScoreRun]:
     first, second = flipped(right - lost, lost, gained, n - right - gained)
     return (
         score(folder, first, task=task),
@@ -325,6 +327,7 @@ def test_tasks_that_differ_are_said_to_differ(tmp_path: Path) -> None:
     assert "the tasks differ among each other" in pooled["statement"]
 
 
+@pytest.mark.model
 def test_the_pooled_interval_covers_where_tasks_differ() -> None:
     """Tasks with their own losses: the interval is of their mean over documents."""
     random = np.random.default_rng(5)
@@ -349,10 +352,28 @@ def test_the_pooled_interval_covers_where_tasks_differ() -> None:
         (5, 30, 200, "gains", "gains 12.5 points ["),
         (5, 0, 200, "may_lose", "may lose 2.5 points ["),
         (0, 5, 200, "may_gain", "may gain 2.5 points ["),
-        (8, 6, 200, "no_measurable_loss", "no measurable loss at n = 200; a loss under "),
-        (0, 0, 200, "no_measurable_loss", "no measurable loss at n = 200; a loss under 3.9"),
-        (0, 0, 4, "too_few_documents", "too few documents: at n = 4 no loss would be seen"),
-        (1, 0, 20, "too_few_documents", "too few documents: at n = 20 a loss would be seen from"),
+        (
+            8,
+            6,
+            200,
+            "no_measurable_loss",
+            "no measurable loss at n = 200; smallest detectable loss ",
+        ),
+        (
+            0,
+            0,
+            200,
+            "no_measurable_loss",
+            "no measurable loss at n = 200; smallest detectable loss 3.9",
+        ),
+        (0, 0, 4, "too_few_documents", "too few documents: at n = 4 no loss is detectable"),
+        (
+            1,
+            0,
+            20,
+            "too_few_documents",
+            "too few documents: at n = 20 the smallest detectable loss is",
+        ),
     ],
 )
 def test_each_statement_is_made_where_it_is_true(
@@ -368,10 +389,10 @@ def test_a_loss_that_several_tasks_may_show_by_chance_is_said_to(tmp_path: Path)
     records = [*pair(tmp_path, 6, 0), *pair(tmp_path, 4, 4, task="riddles")]
     row = only_row(report_of(*records))
     assert row["p"] == pytest.approx(2 / 64)
-    assert "it may be chance (Holm's p = 0.062)" in row["statement"]
+    assert "not significant after Holm's correction over the tasks (p = 0.062)" in row["statement"]
 
 
-def noise_record(variant: str, floor: float | None, task: str = "quiz") -> Found:
+def noise_record(variant: str, floor: float | None, task: str = "quiz") -> ScoreRun:
     blocks = {"variant": variant, "hardware": "local", "protocol": "demo", "task": task}
     record: dict[str, Any] = {name: {"id": value} for name, value in blocks.items()}
     return Path("noise.json"), {
@@ -401,6 +422,7 @@ def test_the_larger_floor_of_the_two_counts_and_none_is_none(tmp_path: Path) -> 
         assert row["noise_floor"] is row["below_noise_floor"] is None
 
 
+@pytest.mark.model
 def test_the_loss_that_could_not_be_seen_is_seen_in_eight_cases_of_ten() -> None:
     """From observed flips alone: without a loss the statement is made, and its bound holds."""
     random = np.random.default_rng(7)
@@ -433,7 +455,7 @@ def test_without_a_floor_or_a_test_nothing_is_claimed() -> None:
 # ── beside ──
 
 
-def fidelity_record(sha256: str, state: str = "ok") -> Found:
+def fidelity_record(sha256: str, state: str = "ok") -> ScoreRun:
     names = ("kl_mean_nats", "kl_median_nats", "kl_p99_nats", "kl_max_nats", "top_token_agreement")
     return Path("fidelity.json"), {
         "state": state,
@@ -447,7 +469,7 @@ def fidelity_record(sha256: str, state: str = "ok") -> Found:
 def test_fidelity_stands_beside_or_its_absence_is_explained(tmp_path: Path) -> None:
     records = pair(tmp_path, 3, 1)
 
-    def fidelity(*found: Found) -> Any:
+    def fidelity(*found: ScoreRun) -> Any:
         report = quantization_report(records, found, [], TASKS)
         validate(report, "quantization", "report")
         assert "| gguf-q8_0 |" in render_quantization(report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
+from slm_benchmark.catalog.types import Protocol
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_text
+from slm_benchmark.common.paths import CONFIG
+from slm_benchmark.leaderboard.board import COSTS
 from slm_benchmark.leaderboard.ranking import (
-    COSTS,
     Basis,
     Rules,
     SharedDocuments,
@@ -27,7 +30,7 @@ from slm_benchmark.leaderboard.ranking import (
     basis,
     fronts_of,
     groups_of,
-    normalised,
+    normalized,
     not_comparable,
 )
 from slm_benchmark.records.store import documents_file
@@ -41,7 +44,7 @@ from slm_benchmark.statistics.proportion import (
 )
 from slm_benchmark.statistics.ties import critical_value, tied_groups
 
-Record = dict[str, Any]
+Record = Any
 Floats = NDArray[np.float64]
 
 STRICT = Rules(category_coverage=1.0, overall_coverage=1.0)
@@ -63,7 +66,7 @@ TWO = Basis(counted={"one": ["a", "b"], "two": ["c"]}, left_out={})
 BESTS = dict.fromkeys("abc", 1.0)
 
 
-# --- normalised scores -----------------------------------------------------------------------
+# --- normalized scores -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ BESTS = dict.fromkeys("abc", 1.0)
 def test_a_score_is_its_share_of_the_way_from_chance_to_the_best(
     score: Record, best: float, expected: float
 ) -> None:
-    found = normalised(score, best)
+    found = normalized(score, best)
     assert found is not None
     share, term = found
     assert term is not None
@@ -94,7 +97,7 @@ def test_a_score_is_its_share_of_the_way_from_chance_to_the_best(
     "score", [NOTHING, cell(1, 2, None), cell(1, 2, 1.0)], ids=["score", "chance", "span"]
 )
 def test_what_has_no_scale_has_no_share(score: Record) -> None:
-    assert normalised(score, 1.0) is None
+    assert normalized(score, 1.0) is None
 
 
 @pytest.mark.parametrize(
@@ -103,7 +106,7 @@ def test_what_has_no_scale_has_no_share(score: Record) -> None:
 def test_a_score_without_width_is_not_certain(value: float, scale: float) -> None:
     """Four documents that agree say little."""
     score = {"value": value, "stderr": 0.0, "ci95": [value, value], "n": 4, "chance": 0.0}
-    found = normalised(score, scale)
+    found = normalized(score, scale)
     assert found is not None
     assert found[1] is not None
     expected = wilson_interval(4 * value / scale, 4)
@@ -164,7 +167,7 @@ def catalogue() -> Catalogue:
 
 def with_tasks(catalogue: Catalogue, *tasks: str) -> Catalogue:
     """The catalogue with other tasks in the demo."""
-    demo = {**catalogue.protocols["demo"], "tasks": list(tasks)}
+    demo: Protocol = {**catalogue.protocols["demo"], "tasks": list(tasks)}
     return dataclasses.replace(catalogue, protocols={**catalogue.protocols, "demo": demo})
 
 
@@ -306,10 +309,11 @@ def test_nothing_that_counts_has_a_reason() -> None:
     ],
 )
 def test_rules_that_make_no_sense_are_refused(tmp_path: Path, text: str, field: str) -> None:
-    file = tmp_path / "standings.yaml"
+    shutil.copytree(CONFIG, tmp_path / "config")
+    file = tmp_path / "config" / "standings.yaml"
     atomic_write_text(file, text)
     with pytest.raises(UserError) as refusal:
-        Rules.read(file)
+        load_catalogue(config=tmp_path / "config")
     assert (refusal.value.field, refusal.value.file) == (field, file)
 
 
@@ -334,6 +338,7 @@ def enough(share: float, wanted: float, boards: int = BOARDS) -> bool:
     return share >= wanted - 3 * math.sqrt(wanted * (1 - wanted) / boards)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("name", TRUTHS)
 def test_the_overall_interval_holds_the_truth_as_often_as_it_says(name: str) -> None:
     """Tasks at the edges included, where a standard error of zero is common."""
@@ -611,6 +616,7 @@ def test_the_mean_of_parts_weighs_documents_by_part(tmp_path: Path) -> None:
     assert found < 1
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("share", "documents", "spread"),
     [(0.5, 100, 0.0), (0.5, 100, 2.0), (0.3, 50, 1.0), (0.03, 50, 1.0), (0.97, 200, 1.0)],

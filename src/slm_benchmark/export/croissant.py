@@ -12,7 +12,8 @@ from typing import Any
 
 from slm_benchmark.common.files import sha256_file
 from slm_benchmark.export.project import RESULTS_LICENSE, Project
-from slm_benchmark.export.tables import TABLES, Kind, Table
+from slm_benchmark.export.tables import TABLES, Table
+from slm_benchmark.leaderboard.board import Kind
 
 FILE = "croissant.json"
 

@@ -10,13 +10,14 @@ import datetime
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from slm_benchmark.common.files import canonical_json
+from slm_benchmark.leaderboard.board import Kind, columns
 from slm_benchmark.records.store import Record, read_documents
 
-Kind = Literal["text", "number", "integer", "flag", "time"]
 Row = dict[str, Any]
+"""Column → cell, of whatever kind."""
 
 UNITS = {
     "_tokens_per_s": "tokens/s",
@@ -65,7 +66,7 @@ class Table:
     kind: str
     about: str
     columns: tuple[Column, ...]
-    rows: Callable[[Path, Record], Iterator[Row]]
+    rows: Callable[[Path, Any], Iterator[Row]]
     as_csv: bool = True
 
 
@@ -92,17 +93,20 @@ RUN = (
     Column("result_sha256", "text", "Digest of all that was measured.", "result_sha256"),
     Column("current", "flag", "Whether it stands for its cell; earlier runs are kept.", "current"),
 )
-CELL = (
-    Column("model", "text", "Model, by its id in models/.", "model.id"),
-    Column("variant", "text", "Weight format.", "variant.id"),
-    Column("hardware", "text", "Machine, by its id in config/hardware.yaml.", "hardware.id"),
-    Column("protocol", "text", "Protocol, by its id in config/protocols.yaml.", "protocol.id"),
-)
+_FIELDS = {field.name: field for column in columns((), ()) for field in column.fields}
+
+
+def _of_board(name: str, source: str) -> Column:
+    """A column that means what the leaderboard's of the same name means."""
+    return Column(name, _FIELDS[name].kind, _FIELDS[name].about, source)
+
+
+CELL = tuple(_of_board(name, f"{name}.id") for name in ("model", "variant", "hardware", "protocol"))
 EVIDENCE = (
     Column("label", "text", "The protocol's name where it is not ranked.", "label"),
     Column("state", "text", "ok, failed, not_run or not_applicable.", "state"),
     Column("reason", "text", "Why there is no result; the type of an error.", "reason"),
-    Column("model_name", "text", "The model's name.", "model.name"),
+    _of_board("model_name", "model.name"),
     Column("model_repo", "text", "The model's repository on the hub.", "model.repo"),
     Column("model_revision", "text", "Commit of the weights, where known.", "model.revision"),
     Column("model_source", "text", "Where the weights came from.", "model.source.type"),
@@ -115,26 +119,16 @@ EVIDENCE = (
     Column("model_sha256", "text", "Digest of the base model's files.", "model.sha256"),
     Column("variant_sha256", "text", "Digest of the variant's files.", "variant.sha256"),
     Column("variant_method", "text", "How the variant was made.", "variant.method"),
-    Column(
-        "effective_bits_per_weight",
-        "number",
-        "Bits of the weight files ÷ weights.",
-        "variant.effective_bits_per_weight",
-    ),
-    Column("size_bytes", "integer", "Bytes of the weight files.", "variant.size_bytes"),
+    _of_board("effective_bits_per_weight", "variant.effective_bits_per_weight"),
+    _of_board("size_bytes", "variant.size_bytes"),
     Column("protocol_version", "integer", "Version of the protocol.", "protocol.version"),
     Column("protocol_sha256", "text", "Digest of its measured choices.", "protocol.sha256"),
-    Column("engine", "text", "What ran the model.", "engine.name"),
+    _of_board("engine", "engine.name"),
     Column("engine_version", "text", "Its version.", "engine.version"),
-    Column("kernel", "text", "What did the matrix products.", "engine.kernel"),
+    _of_board("kernel", "engine.kernel"),
     Column("dtype", "text", "Number format of weights and cache.", "engine.dtype"),
     Column("threads", "integer", "CPU threads.", "engine.threads"),
-    Column(
-        "hardware_fingerprint",
-        "text",
-        "Digest of the machine's stable description.",
-        "hardware.fingerprint",
-    ),
+    _of_board("hardware_fingerprint", "hardware.fingerprint"),
     Column(
         "lock_sha256", "text", "Digest of the locked package versions.", "environment.lock_sha256"
     ),
@@ -384,20 +378,10 @@ TABLES = {
             Column("output_tokens", "integer", "Tokens generated after each prompt."),
             Column("sequences", "integer", "Sequences processed together."),
             Column("warnings", "text", "What may have disturbed the measurement."),
-            Column("energy_label", "text", "How far energy was measured.", "energy.label"),
-            Column("energy_source", "text", "Counter, sensor or model.", "energy.source"),
-            Column(
-                "bandwidth_bytes_per_s",
-                "number",
-                "What the machine reads from memory in a second.",
-                "roofline.bandwidth_bytes_per_s",
-            ),
-            Column(
-                "matrix_flops_per_s",
-                "number",
-                "What the machine multiplies in a second.",
-                "roofline.matrix_flops_per_s",
-            ),
+            _of_board("energy_label", "energy.label"),
+            _of_board("energy_source", "energy.source"),
+            _of_board("bandwidth_bytes_per_s", "roofline.bandwidth_bytes_per_s"),
+            _of_board("matrix_flops_per_s", "roofline.matrix_flops_per_s"),
             *EVIDENCE,
         ),
         _performance_rows,

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from slm_benchmark.export.tables import Kind, Row, Table
+from slm_benchmark.export.tables import Row, Table
+from slm_benchmark.leaderboard.board import Kind
 
 BATCH_ROWS = 50_000
 """Rows of a row group: few enough to hold in memory, many enough to compress."""

@@ -1,4 +1,4 @@
-"""Category and overall scores, the groups of rows that are not told apart, and Pareto fronts."""
+"""The ranking: category and overall scores, tied groups of rows, and Pareto fronts."""
 
 from __future__ import annotations
 
@@ -16,31 +16,30 @@ from numpy.typing import NDArray
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common.files import digest
 from slm_benchmark.common.parallel import parallel_map
-from slm_benchmark.common.paths import CONFIG
-from slm_benchmark.common.schemas import read_config
+from slm_benchmark.leaderboard.board import COSTS
 from slm_benchmark.records.store import documents_file
+from slm_benchmark.records.types import (
+    AggregateScore,
+    LeaderboardScore,
+    MeasuredRow,
+    ParetoFront,
+    Quantity,
+    RankingRules,
+    ScoreRecord,
+)
 from slm_benchmark.statistics.mover import Term, weighted_sum
 from slm_benchmark.statistics.pareto import ON_FRONT, dominators, negated
 from slm_benchmark.statistics.proportion import wilson_interval
 from slm_benchmark.statistics.ties import ERROR_RATE, tied_groups
 
-Record = dict[str, Any]
-Evidence = tuple[Path, Record]
+ScoreRun = tuple[Path, ScoreRecord]
 """A score's record and where it was read."""
 
 Document = tuple[str, str, int]
 """Part, hash and index of a document."""
 
-Outcomes = Callable[[Path, Record], Mapping[Document, float]]
+Outcomes = Callable[[Path, ScoreRecord], Mapping[Document, float]]
 """Reads the value of each document of a score."""
-
-COSTS = {
-    "size_bytes": False,
-    "generation_throughput_tokens_per_s": True,
-    "peak_memory_bytes": False,
-    "energy_mwh_per_token": False,
-}
-"""What the overall score is set against in a Pareto front, and whether more of it is better."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,8 @@ class Rules:
     category_coverage: float
     overall_coverage: float
 
-    @classmethod
-    def read(cls, file: Path = CONFIG / "standings.yaml") -> Rules:
-        """The rules of a checkout.
-
-        Raises:
-            UserError: when the file breaks its schema.
-        """
-        return cls(**read_config(file, "standings"))
-
-    def block(self) -> Record:
-        """As leaderboard.json tells them."""
+    def block(self) -> RankingRules:
+        """The rules as leaderboard.json has them."""
         return {
             "category_coverage": self.category_coverage,
             "overall_coverage": self.overall_coverage,
@@ -120,37 +110,37 @@ def basis(catalogue: Catalogue, protocol: str) -> Basis:
     return Basis(counted, {task: left_out[task] for task in listed if task in left_out})
 
 
-def normalised(cell: Record, best: float) -> tuple[float, Term | None] | None:
-    """A score's share of the way from chance to the best, and the same of its interval.
+def normalized(cell: LeaderboardScore, best: float) -> tuple[float, Term | None] | None:
+    """A score normalized to 0 at chance and 1 at the best, and the same of its interval.
 
-    Shares below 0 stay negative, so that guessing averages to zero. The level of chance is taken
-    as known: where it follows from the documents, it is that of the documents that were scored.
+    Scores below chance stay negative, so that guessing averages to zero. The level of chance is
+    taken as known: where it follows from the documents, it is that of the scored documents.
 
     Args:
         cell: A score of a row.
         best: The score of a perfect answer.
 
     Returns:
-        The share, and its estimate where the score has an interval; None where there is no score or
-        no scale for it.
+        The normalized score, and its estimate where the score has an interval; None where there is
+        no score or no scale for it.
     """
     value, chance = cell["value"], cell["chance"]
     if value is None or chance is None or chance == best:
         return None
 
-    def share(score: float) -> float:
+    def scaled(score: float) -> float:
         return float((score - chance) / (best - chance))
 
     ends = _interval(cell, best)
     if ends is None:
-        return share(value), None
-    # Where less is better, the ends change places.
-    low, high = sorted(share(end) for end in ends)
+        return scaled(value), None
+    # Where less is better, the ends swap.
+    low, high = sorted(scaled(end) for end in ends)
     stderr = (cell["stderr"] or 0.0) / abs(best - chance)
-    return share(value), Term.of(share(value), low, high, stderr)
+    return scaled(value), Term.of(scaled(value), low, high, stderr)
 
 
-def _interval(cell: Record, best: float) -> tuple[float, float] | None:
+def _interval(cell: LeaderboardScore, best: float) -> tuple[float, float] | None:
     """The interval of a score; one without width gets that of a proportion of as many documents.
 
     Documents that all have the same value give a standard error of zero. Taken as it is, it would
@@ -162,15 +152,20 @@ def _interval(cell: Record, best: float) -> tuple[float, float] | None:
     low, high = cell["ci95"]
     if low < high:
         return low, high
-    scale = best or 1.0
-    share = min(max(cell["value"] / scale, 0.0), 1.0)
-    low, high = wilson_interval(share * cell["n"], cell["n"])
+    value, n, scale = cell["value"], cell["n"], best or 1.0
+    assert value is not None
+    assert n is not None
+    share = min(max(value / scale, 0.0), 1.0)
+    low, high = wilson_interval(share * n, n)
     return scale * low, scale * high
 
 
 def aggregate_scores(
-    cells: Mapping[str, Record], bests: Mapping[str, float], basis: Basis, rules: Rules
-) -> tuple[Record, dict[str, Record]]:
+    cells: Mapping[str, LeaderboardScore],
+    bests: Mapping[str, float],
+    basis: Basis,
+    rules: Rules,
+) -> tuple[AggregateScore, dict[str, AggregateScore]]:
     """The overall score of a row and the score of each category.
 
     A category's score is the mean over its tasks; the overall score is the mean over categories, so
@@ -187,8 +182,11 @@ def aggregate_scores(
         The overall score, and the scores by category, each as the schema of the leaderboard
         describes ``aggregate``.
     """
-    found = {task: normalised(cells[task], bests[task]) for task in basis.tasks}
-    known = {task: share for task, share in found.items() if share is not None}
+    known = {
+        task: score
+        for task in basis.tasks
+        if (score := normalized(cells[task], bests[task])) is not None
+    }
     categories = {
         category: _aggregate(known, tasks, dict.fromkeys(tasks, 1.0), rules.category_coverage)
         for category, tasks in basis.counted.items()
@@ -206,11 +204,11 @@ def _aggregate(
     weights: Mapping[str, float],
     coverage: float,
     lacking: Sequence[str] = (),
-) -> Record:
+) -> AggregateScore:
     """The weighted mean over the tasks that have a score, where enough of them have one."""
     present = [task for task in tasks if task in known]
     missing = [task for task in tasks if task not in known]
-    block: Record = {
+    block: AggregateScore = {
         "value": None,
         "ci95": None,
         "tasks": len(present),
@@ -221,14 +219,14 @@ def _aggregate(
     # A share such as 0.29 of 100 is 28.999… in floating point.
     needed = max(1, math.ceil(coverage * len(tasks) - 1e-9))
     if not tasks:
-        return block | {"reason": "no task has a level of chance"}
+        return {**block, "reason": "no task has a level of chance"}
     if len(present) < needed or lacking:
         reason = f"no score for {', '.join(missing)}"
         if len(present) < needed:
             reason += f"; {len(present)} of {len(tasks)} tasks are there, {needed} are needed"
         if lacking:
             reason += f"; no score for the category {', '.join(lacking)}"
-        return block | {"reason": reason}
+        return {**block, "reason": reason}
     total = math.fsum(weights[task] for task in present)
     shares = [weights[task] / total for task in present]
     block["value"] = math.fsum(
@@ -237,12 +235,12 @@ def _aggregate(
     terms = [term for task in present if (term := known[task][1]) is not None]
     if len(terms) < len(present):
         unknown = ", ".join(task for task in present if known[task][1] is None)
-        return block | {"reason": f"no interval for {unknown}"}
+        return {**block, "reason": f"no interval for {unknown}"}
     _, low, high = weighted_sum(terms, shares)
-    return block | {"ci95": [low, high]}
+    return {**block, "ci95": [low, high]}
 
 
-def not_comparable(row: Record, reference: bool) -> str | None:
+def not_comparable(row: MeasuredRow, reference: bool) -> str | None:
     """Why a row is in no group and on no front; None where it can be compared.
 
     Means over unlike sets of tasks mislead, so a row that lacks a task is not compared.
@@ -260,14 +258,14 @@ def not_comparable(row: Record, reference: bool) -> str | None:
 
 
 def groups_of(
-    rows: Sequence[Record],
-    evidence: Sequence[Mapping[str, Evidence]],
+    rows: Sequence[MeasuredRow],
+    evidence: Sequence[Mapping[str, ScoreRun]],
     bests: Mapping[str, float],
     basis: Basis,
     by_part: Iterable[str],
     outcomes: Outcomes,
 ) -> list[int]:
-    """The group of each comparable row of a protocol, counted as ranks are.
+    """The rank of each comparable row's tied group; the rows are of one protocol.
 
     Args:
         rows: All comparable rows of one protocol, on whatever machines.
@@ -288,12 +286,12 @@ def groups_of(
     return [int(group) for group in groups]
 
 
-def _term(cell: Record, best: float, weight: float) -> tuple[float, float]:
+def _term(cell: LeaderboardScore, best: float, weight: float) -> tuple[float, float]:
     """A task's part in the overall score of a comparable row, and its standard error."""
-    found = normalised(cell, best)
-    assert found is not None
-    assert found[1] is not None
-    return weight * found[1].value, weight * found[1].error
+    score = normalized(cell, best)
+    assert score is not None
+    assert score[1] is not None
+    return weight * score[1].value, weight * score[1].error
 
 
 _Score = tuple[int, str]
@@ -324,7 +322,7 @@ class SharedDocuments:
 
     def __init__(
         self,
-        evidence: Sequence[Mapping[str, Evidence]],
+        evidence: Sequence[Mapping[str, ScoreRun]],
         tasks: Sequence[str],
         by_part: Iterable[str],
         outcomes: Outcomes,
@@ -336,7 +334,7 @@ class SharedDocuments:
         self._influences: dict[_Score, _Influence | None] = {}
         self._layouts: dict[tuple[str, ...], int] = {}
         self._examples: list[_Score] = []
-        self._places: dict[int, dict[tuple[Any, ...], int]] = {}
+        self._positions: dict[int, dict[tuple[Any, ...], int]] = {}
         self._common: dict[tuple[int, int], tuple[NDArray[np.intp], NDArray[np.intp]]] = {}
 
     def correlation(
@@ -347,22 +345,22 @@ class SharedDocuments:
         Args:
             leader: A row.
             others: Rows, shape (others,).
-            terms: Places of tasks, shape (terms,).
+            terms: Indices of tasks, shape (terms,).
         """
         rows, tasks = others.tolist(), [self._tasks[term] for term in terms]
         self._read([(leader, task) for task in tasks])
         firsts = {task: self._influences[leader, task] for task in tasks}
         self._read([(row, task) for row in rows for task in tasks if firsts[task]])
-        found = np.zeros((len(rows), len(tasks)))
+        correlations = np.zeros((len(rows), len(tasks)))
         for column, task in enumerate(tasks):
             first = firsts[task]
             if first is None:
                 continue
-            for place, row in enumerate(rows):
+            for index, row in enumerate(rows):
                 second = self._influences[row, task]
                 if second is not None:
-                    found[place, column] = self._correlate(first, second)
-        clipped: NDArray[np.float64] = found.clip(0.0, 1.0)
+                    correlations[index, column] = self._correlate(first, second)
+        clipped: NDArray[np.float64] = correlations.clip(0.0, 1.0)
         return clipped
 
     def _correlate(self, first: _Influence, second: _Influence) -> float:
@@ -380,29 +378,30 @@ class SharedDocuments:
         return float(first.vector[here] @ second.vector[there])
 
     def _documents(self, layout: int) -> Mapping[tuple[Any, ...], int]:
-        """Place of each document of a layout; documents of other bytes or tasks are others."""
-        if layout not in self._places:
+        """Position of each document of a layout; those of other bytes or tasks are others."""
+        if layout not in self._positions:
             path, record = self._evidence_of(self._examples[layout])
             keys = self._outcomes(path, record)
             same = _source(record)
-            self._places[layout] = {(*same, *key): place for place, key in enumerate(keys)}
-        return self._places[layout]
+            self._positions[layout] = {(*same, *key): i for i, key in enumerate(keys)}
+        return self._positions[layout]
 
     def _read(self, scores: Iterable[_Score]) -> None:
         """Read the documents of those scores whose influences are not known yet."""
         unread = [score for score in scores if score not in self._influences]
-        for score, found in zip(unread, parallel_map(self._vector, unread, batch=64), strict=True):
-            if found is None:
+        vectors = parallel_map(self._vector, unread, batch=64)
+        for score, influence in zip(unread, vectors, strict=True):
+            if influence is None:
                 self._influences[score] = None
                 continue
-            documents, vector = found
+            documents, vector = influence
             source = _source(self._evidence_of(score)[1])
             layout = self._layouts.setdefault((*source, documents), len(self._examples))
             if layout == len(self._examples):
                 self._examples.append(score)
             self._influences[score] = _Influence(layout, vector)
 
-    def _evidence_of(self, score: _Score) -> Evidence:
+    def _evidence_of(self, score: _Score) -> ScoreRun:
         row, task = score
         return self._evidence[row][task]
 
@@ -416,7 +415,7 @@ class SharedDocuments:
             return None
         documents = tuple(values)
         _, task = score
-        vector = _centred(documents, list(values.values()), task in self._by_part)
+        vector = _centered(documents, list(values.values()), task in self._by_part)
         length = float(np.linalg.norm(vector))
         if length > 0:
             vector /= length
@@ -431,32 +430,34 @@ def _layout(documents: tuple[Document, ...]) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _parts(documents: tuple[Document, ...]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Of each document the place of its part among all parts, and of each part its size."""
+    """Of each document the index of its part among all parts, and of each part its size."""
     names = [document[0] for document in documents]
     _, part, sizes = np.unique(names, return_inverse=True, return_counts=True)
     return part, sizes
 
 
-def _source(record: Record) -> tuple[str, str]:
+def _source(record: ScoreRecord) -> tuple[str, str]:
     """The bytes that a score's documents come from: its dataset and its task."""
     return record["dataset"]["sha256"], record["task"]["config_sha256"]
 
 
-def _centred(
+def _centered(
     documents: tuple[Document, ...], values: Sequence[float], by_part: bool
 ) -> NDArray[np.float64]:
     """The documents' deviations from the mean; by part, from its own mean and by its weight."""
     array = np.asarray(values, dtype=np.float64)
     if not by_part:
-        centred: NDArray[np.float64] = array - array.mean()
-        return centred
+        centered: NDArray[np.float64] = array - array.mean()
+        return centered
     part, sizes = _parts(documents)
     means = np.bincount(part, weights=array) / sizes
     weighted: NDArray[np.float64] = (array - means[part]) / sizes[part]
     return weighted
 
 
-def fronts_of(rows: Sequence[Record], reasons: Sequence[str | None]) -> list[dict[str, Record]]:
+def fronts_of(
+    rows: Sequence[MeasuredRow], reasons: Sequence[str | None]
+) -> list[dict[str, ParetoFront]]:
     """For each row of one protocol and each cost, whether the row is on the Pareto front.
 
     The size of files is exact and the same on every machine. All other costs compare only between
@@ -466,7 +467,7 @@ def fronts_of(rows: Sequence[Record], reasons: Sequence[str | None]) -> list[dic
         rows: All rows of one protocol.
         reasons: Why a row cannot be compared; None where it can.
     """
-    fronts: list[dict[str, Record]] = [{} for _ in rows]
+    fronts: list[dict[str, ParetoFront]] = [{} for _ in rows]
     for cost, more_is_better in COSTS.items():
         machines: dict[object, list[int]] = defaultdict(list)
         quantities = [_cost(row, cost) for row in rows]
@@ -477,16 +478,17 @@ def fronts_of(rows: Sequence[Record], reasons: Sequence[str | None]) -> list[dic
             if why is None:
                 machine = None if cost == "size_bytes" else (row["hardware"], row["fingerprint"])
                 machines[machine].append(index)
-        for own in machines.values():
-            quality = np.array([_points(rows[i]["overall"]) for i in own])
-            points = np.array([quantities[i][0] for i in own])
-            found = dominators(quality, points if more_is_better else negated(points))
-            for index, other in zip(own, found, strict=True):
-                fronts[index][cost] = _front(None if other == ON_FRONT else rows[own[other]])
+        for members in machines.values():
+            quality = np.array([_points(rows[i]["overall"]) for i in members])
+            points = np.array([quantities[i][0] for i in members])
+            leaders = dominators(quality, points if more_is_better else negated(points))
+            for index, leader in zip(members, leaders, strict=True):
+                dominator = None if leader == ON_FRONT else rows[members[leader]]
+                fronts[index][cost] = _front(dominator)
     return fronts
 
 
-def _cost(row: Record, cost: str) -> tuple[tuple[float, float, float] | None, str | None]:
+def _cost(row: MeasuredRow, cost: str) -> tuple[tuple[float, float, float] | None, str | None]:
     """Lower end, value and upper end of a row's cost, or why it is not known."""
     if cost == "size_bytes":
         size = row["size_bytes"]
@@ -499,12 +501,15 @@ def _cost(row: Record, cost: str) -> tuple[tuple[float, float, float] | None, st
     return _points(quantity), None
 
 
-def _points(quantity: Record) -> tuple[float, float, float]:
-    value, (low, high) = quantity["value"], quantity["ci95"]
+def _points(quantity: AggregateScore | Quantity) -> tuple[float, float, float]:
+    value, interval = quantity["value"], quantity["ci95"]
+    assert value is not None
+    assert interval is not None
+    low, high = interval
     return min(low, value), value, max(high, value)
 
 
-def _front(dominator: Record | None) -> Record:
+def _front(dominator: MeasuredRow | None) -> ParetoFront:
     if dominator is None:
         return {"front": True, "reason": None}
     name = f"{dominator['model']} {dominator['variant']}"

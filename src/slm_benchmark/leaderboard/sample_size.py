@@ -1,4 +1,4 @@
-"""Before measuring: how many documents a margin needs, what they show, and how long they take."""
+"""Sample size before measuring: documents for a margin, detectable losses, and times."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 from slm_benchmark.catalog.catalog import VARIANTS, Catalogue
 from slm_benchmark.common.errors import UserError, suggestion
 from slm_benchmark.common.files import read_json
 from slm_benchmark.common.markdown import table
 from slm_benchmark.common.paths import RESULTS, ROOT, relative
-from slm_benchmark.leaderboard.quantization_report import (
+from slm_benchmark.leaderboard.comparison import (
     CORPUS_METRICS,
-    Found,
+    ScoreRun,
     incomparable_reason,
     shared_documents,
 )
 from slm_benchmark.records.store import current_records, published_records
+from slm_benchmark.records.types import PerformanceRecord, ScoreRecord
 from slm_benchmark.statistics.paired import compare_paired
 from slm_benchmark.statistics.power import (
     ALPHA,
@@ -30,6 +33,9 @@ from slm_benchmark.statistics.power import (
 )
 from slm_benchmark.statistics.proportion import wilson_interval
 
+Run = tuple[Path, ScoreRecord | PerformanceRecord]
+"""A score or a profile, and the file that it was read from."""
+
 FEWEST_PAIRS = 20
 """Recorded pairs of a variant that tell something of how often outcomes change."""
 
@@ -37,13 +43,13 @@ MARGIN = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>pp|%|)")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question about the size of a sample.
+class SampleSizeRequest:
+    """What a sample size is computed for.
 
     Attributes:
         task: Id of the task.
-        margin: Loss to be found, as a share of the score's range: 0.01 is one percentage point.
-        power: Wanted probability of finding it.
+        margin: Loss to be detected, as a share of the score's range: 0.01 is one percentage point.
+        power: Probability of detecting it.
         model: Id of the model; None = any.
         variant: Which weight format is compared with the base; None = any.
         hardware: Id of the machine; None = all.
@@ -60,8 +66,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """What is known, or assumed, of how outcomes change from base to variant.
+class Discordance:
+    """The share of documents that change from base to variant, recorded or assumed.
 
     Attributes:
         model: Of the recorded pairs; None where nothing is recorded.
@@ -80,14 +86,14 @@ class Pairs:
     documents: int
     source: str
 
-    def needed(self, margin: float, power: float) -> int:
+    def documents_needed(self, margin: float, power: float) -> int:
         """Documents for a margin."""
         if self.sd:
             return documents_needed_shift(margin, self.sd, power=power)
         return documents_needed(margin, self.turnover, power=power)
 
-    def detectable(self, n: int, power: float) -> float | None:
-        """Smallest loss that shows on ``n`` documents, as a share of the range."""
+    def detectable_loss(self, n: int, power: float) -> float | None:
+        """Smallest loss that is detected on ``n`` documents, as a share of the range."""
         if self.sd:
             return smallest_detectable_shift(n, self.sd, power=power)
         return smallest_detectable_loss(n, self.turnover, power=power)
@@ -109,8 +115,8 @@ def parse_margin(text: str) -> float:
     Raises:
         UserError: for anything that is no such number above 0 and below 1.
     """
-    found = MARGIN.fullmatch(text.strip())
-    share = float(found["number"]) / (100 if found["unit"] else 1) if found else math.nan
+    match = MARGIN.fullmatch(text.strip())
+    share = float(match["number"]) / (100 if match["unit"] else 1) if match else math.nan
     if not 0 < share < 1:
         raise UserError(
             "not a margin between 0 and 100 percentage points",
@@ -121,12 +127,13 @@ def parse_margin(text: str) -> float:
     return share
 
 
-def recorded() -> list[Found]:
+def recorded_runs() -> list[Run]:
     """The current scores and profiles of results/ and of this checkout's runs/."""
-    return current_records([*published_records(RESULTS), *published_records(ROOT / "runs")])
+    paths = [*published_records(RESULTS), *published_records(ROOT / "runs")]
+    return cast(list[Run], current_records(paths))
 
 
-def check_question(question: Question, catalogue: Catalogue) -> None:
+def check_request(request: SampleSizeRequest, catalogue: Catalogue) -> None:
     """Refuse what cannot be planned.
 
     Raises:
@@ -134,10 +141,10 @@ def check_question(question: Question, catalogue: Catalogue) -> None:
             metric that documents have no values of.
     """
     known: tuple[tuple[str, str | None, Sequence[str]], ...] = (
-        ("task", question.task, list(catalogue.tasks)),
-        ("model", question.model, list(catalogue.models)),
-        ("variant", question.variant, [v for v in VARIANTS if v != "base"]),
-        ("hardware", question.hardware, list(catalogue.hardware)),
+        ("task", request.task, list(catalogue.tasks)),
+        ("model", request.model, list(catalogue.models)),
+        ("variant", request.variant, [v for v in VARIANTS if v != "base"]),
+        ("hardware", request.hardware, list(catalogue.hardware)),
     )
     for name, value, choices in known:
         if value is not None and value not in choices:
@@ -145,23 +152,23 @@ def check_question(question: Question, catalogue: Catalogue) -> None:
             if (name, value) == ("variant", "base"):
                 fix = "name the format that is compared with the base"
             raise UserError(f"unknown {name}", field=f"--{name}", value=value, fix=fix)
-    metric = catalogue.tasks[question.task]["metric"]
+    metric = catalogue.tasks[request.task]["metric"]
     if metric in CORPUS_METRICS:
         raise UserError(
             f"{metric} is a score of whole sets: documents have no values to plan with",
             field="--task",
-            value=question.task,
+            value=request.task,
             fix="plan with a task that scores each document, such as arc_challenge",
         )
-    if not 0.5 <= question.power < 1:
+    if not 0.5 <= request.power < 1:
         raise UserError(
-            "not a power from 0.5 to below 1", field="--power", value=question.power, fix="use 0.8"
+            "not a power from 0.5 to below 1", field="--power", value=request.power, fix="use 0.8"
         )
-    if question.documents is not None and question.documents < 1:
+    if request.documents is not None and request.documents < 1:
         raise UserError(
             "not a number of documents",
             field="--documents",
-            value=question.documents,
+            value=request.documents,
             fix="use 1 or more",
         )
 
@@ -169,7 +176,9 @@ def check_question(question: Question, catalogue: Catalogue) -> None:
 # ── how outcomes change ──
 
 
-def known_pairs(question: Question, catalogue: Catalogue, records: Sequence[Found]) -> Pairs:
+def observed_discordance(
+    request: SampleSizeRequest, catalogue: Catalogue, records: Sequence[Run]
+) -> Discordance:
     """How often outcomes change: from records, else a stated assumption.
 
     Of each model and variant the pairs with the most documents count; then the variant that
@@ -177,19 +186,19 @@ def known_pairs(question: Question, catalogue: Catalogue, records: Sequence[Foun
     """
     fitting = [
         pairs
-        for pairs in _recorded_pairs(question.task, catalogue, records)
-        if question.variant in (None, pairs.variant) and pairs.documents >= FEWEST_PAIRS
+        for pairs in _recorded_discordances(request.task, catalogue, records)
+        if request.variant in (None, pairs.variant) and pairs.documents >= FEWEST_PAIRS
     ]
-    own = [pairs for pairs in fitting if pairs.model == question.model]
-    largest: dict[tuple[str | None, str | None], Pairs] = {}
-    for pairs in own if question.model and own else fitting:
+    same_model = [pairs for pairs in fitting if pairs.model == request.model]
+    largest: dict[tuple[str | None, str | None], Discordance] = {}
+    for pairs in same_model if request.model and same_model else fitting:
         key = (pairs.model, pairs.variant)
         if key not in largest or pairs.documents > largest[key].documents:
             largest[key] = pairs
     if largest:
         return max(largest.values(), key=lambda pairs: pairs.turnover)
-    what = f"{question.variant or 'a variant'} and its base"
-    return Pairs(
+    what = f"{request.variant or 'a variant'} and its base"
+    return Discordance(
         model=None,
         variant=None,
         turnover=WORST_DISCORDANCE,
@@ -201,26 +210,32 @@ def known_pairs(question: Question, catalogue: Catalogue, records: Sequence[Foun
     )
 
 
-def _recorded_pairs(task: str, catalogue: Catalogue, records: Sequence[Found]) -> list[Pairs]:
+def _recorded_discordances(
+    task: str, catalogue: Catalogue, records: Sequence[Run]
+) -> list[Discordance]:
     """Every variant's score of a task paired with its base's, where they can be paired."""
     span = 1.0 if catalogue.tasks[task].get("unit", "share") == "share" else None
     span = span or float(catalogue.tasks[task].get("best", 0)) or 100.0
-    scores = {
-        tuple(record[block]["id"] for block in ("model", "hardware", "protocol", "variant")): found
-        for found in records
-        if (record := found[1])["kind"] == "score" and record["task"]["id"] == task
+    scores: dict[tuple[str, str, str, str], ScoreRun] = {
+        (
+            record["model"]["id"],
+            record["hardware"]["id"],
+            record["protocol"]["id"],
+            record["variant"]["id"],
+        ): (path, record)
+        for path, record in _scores_of(task, records)
     }
     pairs = []
-    for (model, hardware, protocol, variant), found in scores.items():
+    for (model, hardware, protocol, variant), run in scores.items():
         base = scores.get((model, hardware, protocol, "base"))
-        if variant == "base" or base is None or incomparable_reason(base, found):
+        if variant == "base" or base is None or incomparable_reason(base, run):
             continue
-        shared = shared_documents(base, found)
+        shared = shared_documents(base, run)
         if not shared.keys:
             continue
         paired = compare_paired(shared.first, shared.second, span=span)
         pairs.append(
-            Pairs(
+            Discordance(
                 model=model,
                 variant=variant,
                 turnover=paired.turnover / span,
@@ -228,7 +243,7 @@ def _recorded_pairs(task: str, catalogue: Catalogue, records: Sequence[Found]) -
                 documents=paired.n,
                 source=f"{paired.lost + paired.gained} of {paired.n} documents of {model} change "
                 f"from base to {variant}, on {hardware} under {protocol} "
-                f"({relative(base[0])}, {relative(found[0])})",
+                f"({relative(base[0])}, {relative(run[0])})",
             )
         )
     return pairs
@@ -238,7 +253,7 @@ def _recorded_pairs(task: str, catalogue: Catalogue, records: Sequence[Found]) -
 
 
 @dataclass(frozen=True)
-class Size:
+class SampleSize:
     """A number of documents that is worth judging.
 
     Attributes:
@@ -250,26 +265,29 @@ class Size:
     documents: int | None
 
 
-def sizes(question: Question, catalogue: Catalogue, records: Sequence[Found]) -> list[Size]:
-    """The task's datasets in full, what each protocol asks of them, and the number in question."""
-    task = question.task
+def sample_sizes(
+    request: SampleSizeRequest, catalogue: Catalogue, records: Sequence[Run]
+) -> list[SampleSize]:
+    """The task's datasets in full, the documents of each protocol, and the requested number."""
+    task = request.task
     totals = {
         dataset: _dataset_size(task, dataset, catalogue, records)
         for dataset in dict.fromkeys(map(str, catalogue.tasks[task]["datasets"].values()))
     }
-    found = [Size(f"all of {dataset}", total) for dataset, total in totals.items()]
+    sizes = [SampleSize(f"all of {dataset}", total) for dataset, total in totals.items()]
     for protocol in catalogue.protocols:
-        asked = catalogue.documents(task, protocol)
+        limit = catalogue.documents(task, protocol)
         dataset = catalogue.dataset_id(task, protocol)
-        if task in catalogue.protocol_tasks(protocol) and asked is not None and dataset:
-            found.append(Size(f"protocol {protocol}", min(asked, totals[dataset] or asked)))
-    if question.documents is not None:
-        found.append(Size("--documents", question.documents))
-    return found
+        if task in catalogue.protocol_tasks(protocol) and limit is not None and dataset:
+            number = min(limit, totals[dataset] or limit)
+            sizes.append(SampleSize(f"protocol {protocol}", number))
+    if request.documents is not None:
+        sizes.append(SampleSize("--documents", request.documents))
+    return sizes
 
 
 def _dataset_size(
-    task: str, dataset: str, catalogue: Catalogue, records: Sequence[Found]
+    task: str, dataset: str, catalogue: Catalogue, records: Sequence[Run]
 ) -> int | None:
     """Documents of a dataset: as a record tells, else as prepared on this machine."""
     for _, record in _evaluations(task, records):
@@ -280,7 +298,7 @@ def _dataset_size(
     if "parts" in catalogue.tasks[task] or not manifest.exists():
         return None
     splits = read_json(manifest)["splits"]
-    # The split of the documents is named before that of worked examples.
+    # The split of the documents is named before that of few-shot examples.
     entry = catalogue.datasets[dataset]
     first = next(iter(splits if entry["source"] == "local" else entry["splits"]))
     return int(splits[first]["rows"]) if first in splits else None
@@ -309,24 +327,24 @@ class Cost:
 
 
 def costs(
-    question: Question, catalogue: Catalogue, records: Sequence[Found], pairs: Pairs
+    request: SampleSizeRequest, catalogue: Catalogue, records: Sequence[Run], pairs: Discordance
 ) -> list[Cost]:
     """What a document costs on each machine, of the base and of the variant."""
-    machines = [question.hardware] if question.hardware else list(catalogue.hardware)
-    model, variant = question.model or pairs.model, question.variant or pairs.variant
+    machines = [request.hardware] if request.hardware else list(catalogue.hardware)
+    model, variant = request.model or pairs.model, request.variant or pairs.variant
     if model is None:
         measured = [record["model"]["id"] for _, record in records]
         model = measured[0] if measured else None
     variants = ["base", *([variant] if variant else [])]
     return [
-        _cost(question.task, records, machine, model, each)
+        _cost(request.task, records, machine, model, each)
         for machine in machines
         for each in variants
     ]
 
 
 def _cost(
-    task: str, records: Sequence[Found], hardware: str, model: str | None, variant: str
+    task: str, records: Sequence[Run], hardware: str, model: str | None, variant: str
 ) -> Cost:
     here = [
         (path, record)
@@ -337,23 +355,23 @@ def _cost(
     ]
     scored = _evaluations(task, here)
     if scored:
-        path, record = max(scored, key=lambda found: int(found[1]["dataset"]["documents"]))
+        path, record = max(scored, key=lambda run: run[1]["dataset"]["documents"])
         n, duration = record["dataset"]["documents"], record["duration_s"]
         threads = record["engine"]["threads"]
         rate = ""
-        if record.get("tokens"):
-            tokens = record["tokens"]["forwarded_tokens"]
+        if counts := record.get("tokens"):
+            tokens = counts["forwarded_tokens"]
             rate = f", {tokens / n:.0f} tokens a document at {tokens / duration:.0f} tokens/s"
         source = f"{n} documents took {duration:.0f} s, loading included, threads: {threads}{rate}"
         return Cost(hardware, model, variant, duration / n, f"{source} ({relative(path)})")
     profiles = [
-        found
-        for found in here
-        if found[1]["kind"] == "performance"
-        and found[1]["metrics"]["prompt_throughput_tokens_per_s"]["value"]
+        (path, record)
+        for path, record in here
+        if record["kind"] == "performance"
+        and record["metrics"]["prompt_throughput_tokens_per_s"]["value"]
     ]
-    counted = [found for found in _evaluations(task, records) if found[1].get("tokens")]
-    same = [found for found in counted if found[1]["model"]["id"] == model]
+    counted = [run for run in _evaluations(task, records) if run[1].get("tokens")]
+    same = [run for run in counted if run[1]["model"]["id"] == model]
     if not profiles or not counted:
         lacking = "profile of it" if not profiles else "record tells the tokens of a document"
         reason = f"unknown: no record of the task here, and no {lacking}"
@@ -361,27 +379,39 @@ def _cost(
     return _from_profile(hardware, model, variant, profiles[-1], (same or counted)[0])
 
 
-def _evaluations(task: str, records: Sequence[Found]) -> list[Found]:
-    """Scores of a task that say what their documents cost."""
+def _scores_of(task: str, records: Sequence[Run]) -> list[ScoreRun]:
+    """The scores of a task."""
     return [
         (path, record)
         for path, record in records
-        if record["kind"] == "score"
-        and record["task"]["id"] == task
-        and record["state"] == "ok"
-        and record["dataset"]["documents"]
+        if record["kind"] == "score" and record["task"]["id"] == task
+    ]
+
+
+def _evaluations(task: str, records: Sequence[Run]) -> list[ScoreRun]:
+    """Scores of a task that say what their documents cost."""
+    return [
+        (path, record)
+        for path, record in _scores_of(task, records)
+        if record["state"] == "ok" and record["dataset"]["documents"]
     ]
 
 
 def _from_profile(
-    hardware: str, model: str | None, variant: str, profile: Found, counted: Found
+    hardware: str,
+    model: str | None,
+    variant: str,
+    profile: tuple[Path, PerformanceRecord],
+    counted: ScoreRun,
 ) -> Cost:
     """Tokens of a document from one record, divided by the speed from another."""
     path, record = counted
-    n, tokens = record["dataset"]["documents"], record["tokens"]
+    n, tokens = record["dataset"]["documents"], record.get("tokens")
     metrics = profile[1]["metrics"]
+    assert tokens is not None
     reading = (tokens["forwarded_tokens"] - tokens["generated_tokens"]) / n
     speed = metrics["prompt_throughput_tokens_per_s"]["value"]
+    assert speed is not None
     seconds = reading / speed
     source = f"{reading:.0f} tokens a document ({relative(path)}) at {speed:.0f} tokens/s"
     if tokens["generated_tokens"]:
@@ -397,70 +427,72 @@ def _from_profile(
     )
 
 
-# ── the answer ──
+# ── the report ──
 
 
-def answer(question: Question, catalogue: Catalogue, records: Sequence[Found]) -> str:
-    """The plan as text: documents, detectable losses and times.
+def sample_size_report(
+    request: SampleSizeRequest, catalogue: Catalogue, records: Sequence[Run]
+) -> str:
+    """The sample size as text: documents, detectable losses and times.
 
     Raises:
-        UserError: for a question that cannot be planned.
+        UserError: as `check_request`.
     """
-    check_question(question, catalogue)
-    entry = catalogue.tasks[question.task]
+    check_request(request, catalogue)
+    entry = catalogue.tasks[request.task]
     share = entry.get("unit", "share") == "share"
     factor = 100.0 if share else float(entry.get("best", 0)) or 100.0
 
     def points(value: float | None) -> str:
-        return "none would show" if value is None else f"{factor * value:.2f}"
+        return "none detectable" if value is None else f"{factor * value:.2f}"
 
-    pairs = known_pairs(question, catalogue, records)
-    power = question.power
-    needed = pairs.needed(question.margin, power)
-    known = sizes(question, catalogue, records)
+    pairs = observed_discordance(request, catalogue, records)
+    power = request.power
+    needed = pairs.documents_needed(request.margin, power)
+    sizes = sample_sizes(request, catalogue, records)
     lines = [
-        f"{entry['title']}: to find a loss of {points(question.margin)} points",
+        f"{entry['title']}: to detect a loss of {points(request.margin)} points",
         "",
-        f"Documents needed: {needed}{_between(pairs.bounds(question.margin, power))}",
+        f"Documents needed: {needed}{_between(pairs.bounds(request.margin, power))}",
         f"Changes from base to variant: {100 * pairs.turnover:.1f} % of documents"
         if pairs.sd is None
         else f"Changes from base to variant: standard deviation {points(pairs.sd)} points",
-        f"That is from: {pairs.source}.",
+        f"Source: {pairs.source}.",
         f"Power {100 * power:.0f} %, exact McNemar test, two-sided, {100 * ALPHA:.0f} %"
         if not pairs.sd
         else f"Power {100 * power:.0f} %, paired t test, two-sided, {100 * ALPHA:.0f} %",
         "",
     ]
-    rows = [Size(f"margin {points(question.margin)}", needed), *known]
+    rows = [SampleSize(f"margin {points(request.margin)}", needed), *sizes]
     shown = [
-        (size.name, str(size.documents), points(pairs.detectable(size.documents, power)))
+        (size.name, str(size.documents), points(pairs.detectable_loss(size.documents, power)))
         if size.documents is not None
-        else (size.name, "not known here", "–")
+        else (size.name, "unknown", "–")
         for size in rows
     ]
     lines += table(["", "Documents", "Smallest detectable loss (points)"], shown)
-    lines += _too_small(known, needed)
-    return "\n".join([*lines, "", *_times(rows, costs(question, catalogue, records, pairs))])
+    lines += _too_small(sizes, needed)
+    return "\n".join([*lines, "", *_times(rows, costs(request, catalogue, records, pairs))])
 
 
 def _between(bounds: tuple[int, int] | None) -> str:
-    """The range that the recorded share of flips leaves open."""
+    """The range over the interval of the recorded share of flips."""
     if bounds is None:
         return ""
-    return f" (from {bounds[0]} to {bounds[1]}: so much do the recorded pairs leave open)"
+    return f" (from {bounds[0]} to {bounds[1]} over the 95 % interval of the recorded changes)"
 
 
-def _too_small(known: Sequence[Size], needed: int) -> list[str]:
+def _too_small(sizes: Sequence[SampleSize], needed: int) -> list[str]:
     """A sentence for each dataset that has fewer documents than the margin needs."""
     return [
         f"{size.name[0].upper()}{size.name[1:]} is too small for this margin: it has "
         f"{size.documents} of {needed} documents."
-        for size in known
+        for size in sizes
         if size.name.startswith("all of") and size.documents is not None and size.documents < needed
     ]
 
 
-def _times(rows: Sequence[Size], prices: Sequence[Cost]) -> list[str]:
+def _times(rows: Sequence[SampleSize], prices: Sequence[Cost]) -> list[str]:
     """How long each number of documents takes on each machine, and where that is from."""
     numbers = list(dict.fromkeys(size.documents for size in rows if size.documents is not None))
     header = ["Machine", "Model", "Variant", *(f"{n} documents" for n in numbers)]

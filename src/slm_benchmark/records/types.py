@@ -795,7 +795,7 @@ class LeaderboardModel(TypedDict):
 
 
 class TiedGroup(TypedDict):
-    """Rows of one protocol whose overall scores are not told apart from the group's best."""
+    """Rows of one protocol whose overall scores do not differ significantly from the best."""
 
     rank: int | None
     rows: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from slm_benchmark.export.board import board_tables
 from slm_benchmark.export.project import RESULTS_LICENSE
 from slm_benchmark.export.tables import Table
 from slm_benchmark.export.writers import Sheet
-from slm_benchmark.records.store import Record
+from slm_benchmark.leaderboard.board import rows_by
+from slm_benchmark.records.types import Leaderboard, QuantizationReport
 
 VERSION = "1.0"
 """Of the API. The second number grows with every addition, the first with a new folder."""
@@ -52,7 +52,10 @@ REPEATED = ("models", "model", "quantization")
 
 
 def write_api(
-    folder: Path, board: Record, leaderboard: Path, reports: Mapping[str, Record]
+    folder: Path,
+    board: Leaderboard,
+    leaderboard: Path,
+    reports: Mapping[str, QuantizationReport],
 ) -> None:
     """Write the API into a new folder. Equal input gives equal bytes.
 
@@ -76,7 +79,7 @@ def write_api(
     _write_json(folder, "index.json", "index", _index(folder, board, kinds))
 
 
-def _write_tables(folder: Path, board: Record, tables: Mapping[str, Table]) -> None:
+def _write_tables(folder: Path, board: Leaderboard, tables: Mapping[str, Table]) -> None:
     """Each table as CSV and as Parquet, from the same values."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
         for name, table in tables.items():
@@ -87,7 +90,7 @@ def _write_tables(folder: Path, board: Record, tables: Mapping[str, Table]) -> N
             path.rename(folder / path.name)
 
 
-def _write_json(folder: Path, path: str, kind: str, content: Record) -> None:
+def _write_json(folder: Path, path: str, kind: str, content: Mapping[str, object]) -> None:
     """A file with a line for each item of its lists and mappings."""
     record = {"schema_version": 1, "kind": kind, **content}
     if kind not in REPEATED:
@@ -96,12 +99,10 @@ def _write_json(folder: Path, path: str, kind: str, content: Record) -> None:
 
 
 def _contents(
-    board: Record, tables: Mapping[str, Table], reports: Mapping[str, Record]
-) -> Iterator[tuple[str, str, Record]]:
+    board: Leaderboard, tables: Mapping[str, Table], reports: Mapping[str, QuantizationReport]
+) -> Iterator[tuple[str, str, Mapping[str, object]]]:
     """Path, kind and content of every JSON file but the leaderboard and the index."""
-    rows: dict[str, list[Record]] = {model: [] for model in board["models"]}
-    for row in board["rows"]:
-        rows[row["model"]].append(row)
+    rows = rows_by(board, "model")
     models = {
         model: {
             "id": model,
@@ -114,14 +115,31 @@ def _contents(
     }
     yield "models.json", "models", {"models": list(models.values())}
     for model, listed in models.items():
-        yield listed["file"], "model", {"model": listed, "rows": rows[model]}
+        yield f"models/{model}.json", "model", {"model": listed, "rows": rows[model]}
     for model, report in reports.items():
         yield _report_path(model), "quantization", report
     yield "tasks.json", "tasks", {"tasks": board["tasks"]}
-    for name, key in (("protocols", "protocol"), ("hardware", "hardware")):
-        counts = Counter(row[key] for row in board["rows"])
-        entries = [{"id": i, **facts, "row_count": counts[i]} for i, facts in board[name].items()]
-        yield f"{name}.json", name, {name: entries}
+    protocols, hardware = rows_by(board, "protocol"), rows_by(board, "hardware")
+    yield (
+        "protocols.json",
+        "protocols",
+        {
+            "protocols": [
+                {"id": name, **protocol, "row_count": len(protocols[name])}
+                for name, protocol in board["protocols"].items()
+            ]
+        },
+    )
+    yield (
+        "hardware.json",
+        "hardware",
+        {
+            "hardware": [
+                {"id": name, **machine, "row_count": len(hardware[name])}
+                for name, machine in board["hardware"].items()
+            ]
+        },
+    )
     yield "tables.json", "tables", {"tables": [_described(n, t) for n, t in tables.items()]}
 
 
@@ -133,14 +151,14 @@ def _schema_path(kind: str) -> str:
     return f"schemas/{kind}.schema.json"
 
 
-def _described(name: str, table: Table) -> Record:
+def _described(name: str, table: Table) -> dict[str, object]:
     """What a table's rows and columns are."""
     columns = [{"name": c.name, "kind": c.kind, "about": c.about} for c in table.columns]
     files = [f"{name}.csv", f"{name}.parquet"]
     return {"name": name, "about": table.about, "files": files, "columns": columns}
 
 
-def _index(folder: Path, board: Record, kinds: Mapping[str, str]) -> Record:
+def _index(folder: Path, board: Leaderboard, kinds: Mapping[str, str]) -> dict[str, object]:
     """What the API holds; ``kinds`` names the kind of every JSON file that has a schema."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in paths}
@@ -161,7 +179,7 @@ def _index(folder: Path, board: Record, kinds: Mapping[str, str]) -> Record:
     }
 
 
-def published_schema(name: str) -> Record:
+def published_schema(name: str) -> dict[str, Any]:
     """A schema of ``workflow/schemas`` with all that it refers to inside it.
 
     It allows keys that it does not name, so that a copy of it still fits after an addition.
@@ -173,16 +191,16 @@ def published_schema(name: str) -> Record:
             return [local(item, home) for item in part]
         if not isinstance(part, dict):
             return part
-        kept = {
+        copied = {
             key: local(value, home)
             for key, value in part.items()
             if key != "$defs" and not (key == "additionalProperties" and value is False)
         }
         if isinstance(reference := part.get("$ref"), str):
-            kept["$ref"] = f"#/$defs/{place(reference, home)}"
-        return kept
+            copied["$ref"] = f"#/$defs/{definition(reference, home)}"
+        return copied
 
-    def place(reference: str, home: str) -> str:
+    def definition(reference: str, home: str) -> str:
         """Put what a reference means among the definitions; gives its name there."""
         other, pointer = reference.split("#")
         owner = other or home

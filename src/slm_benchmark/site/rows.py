@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from slm_benchmark.catalog.catalog import VARIANTS
-from slm_benchmark.site import formats
+from slm_benchmark.leaderboard.board import Column, page_columns
+from slm_benchmark.leaderboard.board import columns as columns_of
+from slm_benchmark.records.types import LeaderboardRow
 from slm_benchmark.site.metrics import METRICS, Metric
 
 Record = Mapping[str, Any]
@@ -24,14 +26,13 @@ Row = Mapping[str, Any]
 STATES = {"failed": "failed", "not_run": "not run", "not_applicable": "not applicable"}
 """Words for a score that is no number."""
 
-FIRST = (
-    "generation_throughput_tokens_per_s",
-    "prompt_throughput_tokens_per_s",
-    "peak_memory_bytes",
-    "device_peak_memory_bytes",
-    "energy_mwh_per_token",
-)
-"""Quantities of performance that the leaderboard's first view and its filters need."""
+IDENTITY = ("model", "name", "variant", "hardware", "machine", "protocol")
+"""Fields that name a row in the CSV that a browser saves."""
+
+FIELDS = ("value", "low", "high", "n", "note")
+"""Fields of a column in that CSV; of a quantity without an interval, `EXACT_FIELDS`."""
+
+EXACT_FIELDS = ("value", "note")
 
 VALUE_DECIMALS, LIMIT_DECIMALS = 4, 2
 """Decimals of scores and of the ends of their intervals, of which one is shown."""
@@ -76,22 +77,7 @@ def _rows(section: Record, leaderboard: Record) -> dict[str, Any]:
     hardware = list(dict.fromkeys(row["hardware"] for row in rows))
     machines = list(dict.fromkeys(row["machine"] for row in rows))
     texts = _Texts()
-    columns = [
-        _exact("size_bytes", "Size", "MB", rows, 1e6),
-        _exact("effective_bits_per_weight", "Effective bits", "per weight", rows, 1.0),
-        _groups(rows, texts),
-        _aggregates("overall", "Overall", [row["overall"] for row in rows], texts),
-    ]
-    columns += [
-        _aggregates(
-            f"category:{category}",
-            category.capitalize(),
-            [row["categories"][category] for row in rows],
-            texts,
-        )
-        for category in section["categories"]
-    ]
-    columns += [_metric(metric, rows, texts) for metric in METRICS if metric.key in FIRST]
+    columns = page_columns(section_columns(section), "rows")
     return {
         "title": section["title"],
         "ranked": section["ranked"],
@@ -101,26 +87,31 @@ def _rows(section: Record, leaderboard: Record) -> dict[str, Any]:
         "hardware": [{"id": key, **leaderboard["hardware"][key]} for key in hardware],
         "machines": machines,
         "rows": {
-            "model": _places(models, [row["model"] for row in rows]),
-            "variant": _places(VARIANTS, [row["variant"] for row in rows]),
-            "hardware": _places(hardware, [row["hardware"] for row in rows]),
-            "machine": _places(machines, [row["machine"] for row in rows]),
+            "model": _indices(models, [row["model"] for row in rows]),
+            "variant": _indices(VARIANTS, [row["variant"] for row in rows]),
+            "hardware": _indices(hardware, [row["hardware"] for row in rows]),
+            "machine": _indices(machines, [row["machine"] for row in rows]),
         },
-        "columns": columns,
+        "identity": list(IDENTITY),
+        "columns": [_column(column, rows, texts) for column in columns],
         "texts": texts.listed,
     }
 
 
 def _details(section: Record) -> dict[str, Any]:
     rows, texts = section["rows"], _Texts()
-    columns = [
-        _scores(task, [row["scores"][task["id"]] for row in rows], texts)
-        for task in section["tasks"]
-    ]
-    others = [metric for metric in METRICS if metric.leading and metric.key not in FIRST]
-    columns += [_metric(metric, rows, texts) for metric in others]
+    columns = page_columns(section_columns(section), "details")
     tasks = [{key: task[key] for key in ("id", "title", "category")} for task in section["tasks"]]
-    return {"tasks": tasks, "columns": columns, "texts": texts.listed}
+    return {
+        "tasks": tasks,
+        "columns": [_column(column, rows, texts) for column in columns],
+        "texts": texts.listed,
+    }
+
+
+def section_columns(section: Record) -> tuple[Column, ...]:
+    """The columns of a protocol's rows."""
+    return columns_of(section["categories"], section["tasks"])
 
 
 def _pairs(section: Record, reports: Record) -> dict[str, Any]:
@@ -132,9 +123,9 @@ def _pairs(section: Record, reports: Record) -> dict[str, Any]:
             if group["protocol"] != section["id"]:
                 continue
             for variant in group["variants"]:
-                found = {t["task"]: _pair(t, texts) for t in variant["tasks"] if t["ci95"]}
-                if found:
-                    pairs[row_id({**group, "model": model, **variant})] = found
+                tasks = {t["task"]: _pair(t, texts) for t in variant["tasks"] if t["ci95"]}
+                if tasks:
+                    pairs[row_id({**group, "model": model, **variant})] = tasks
     return {"pairs": pairs, "texts": texts.listed}
 
 
@@ -142,13 +133,13 @@ def _pair(task: Record, texts: _Texts) -> list[Any]:
     """Difference, interval, documents, noise floor, whether within it, and the statement."""
     factor = _factor(task["unit"])
     numbers = [task["difference"], *task["ci95"], task["noise_floor"]]
-    kept = [None if x is None else keep(factor * x, VALUE_DECIMALS) for x in numbers]
+    rounded = [None if x is None else keep(factor * x, VALUE_DECIMALS) for x in numbers]
     return [
-        *kept[:3],
+        *rounded[:3],
         task["n"],
-        kept[3],
+        rounded[3],
         task["below_noise_floor"],
-        texts.place(task["statement"]),
+        texts.index(task["statement"]),
     ]
 
 
@@ -156,127 +147,120 @@ def _pair(task: Record, texts: _Texts) -> list[Any]:
 
 
 class _Texts:
-    """Sentences that many rows share: each stands once, and rows have its place."""
+    """Sentences that many rows share: each stands once, and rows have its index."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._indices: dict[str, int] = {}
 
     @property
     def listed(self) -> list[str]:
-        """All of them, by place."""
-        return list(self._places)
+        """All of them, by index."""
+        return list(self._indices)
 
-    def place(self, text: str) -> int:
-        """Where a text stands."""
-        return self._places.setdefault(text, len(self._places))
+    def index(self, text: str) -> int:
+        """The index of a text."""
+        return self._indices.setdefault(text, len(self._indices))
 
 
-def _column(
-    key: str, title: str, unit: str, kind: str, better: str | None, digits: str, **data: Any
-) -> dict[str, Any]:
-    """A column; its numbers read with ``one`` decimal, ``three`` digits or as ``whole`` ones."""
+def _column(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+    """A column with the rows' values; its ``fields`` are those of the CSV that a browser saves.
+
+    A group is on a page what the overall score is, and has no interval.
+    """
+    values = {
+        "identity": _exact,
+        "group": _groups,
+        "overall": _aggregates,
+        "category": _aggregates,
+        "task": _scores,
+        "performance": _quantities,
+    }[column.kind](column, rows, texts)
     return {
-        "key": key,
-        "title": title,
-        "unit": unit,
-        "kind": kind,
-        "better": better,
-        "digits": digits,
-        **{name: value for name, value in data.items() if value not in (None, {}, [])},
+        "key": column.key,
+        "title": column.title,
+        "unit": column.unit,
+        "kind": "overall" if column.kind == "group" else column.kind,
+        "better": column.better,
+        "digits": column.digits,
+        "pages": list(column.pages),
+        "fields": EXACT_FIELDS if column.kind == "identity" else FIELDS,
+        **{name: data for name, data in values.items() if data not in (None, {}, [])},
     }
 
 
-def _exact(key: str, title: str, unit: str, rows: Sequence[Row], per_unit: float) -> dict[str, Any]:
+def _exact(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
     """A quantity of the weight files, which has no interval."""
-    values = [None if row[key] is None else _digits(row[key] / per_unit) for row in rows]
-    return _column(key, title, unit, "identity", "less", "three", value=values)
+    values = [row[column.key] for row in rows]
+    return {"value": [None if v is None else _digits(column.factor * v) for v in values]}
 
 
-def _groups(rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _groups(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
     groups = [row["group"] for row in rows]
-    return _column(
-        "group",
-        "Tied group",
-        "rank",
-        "overall",
-        "less",
-        "whole",
-        value=[group["rank"] for group in groups],
-        n=[group["rows"] for group in groups],
-        notes=_notes([("none", g["reason"]) if g["rank"] is None else None for g in groups], texts),
-    )
+    notes = [("none", group["reason"]) if group["rank"] is None else None for group in groups]
+    return {
+        "value": [group["rank"] for group in groups],
+        "n": [group["rows"] for group in groups],
+        "notes": _notes(notes, texts),
+    }
 
 
-def _aggregates(
-    key: str, title: str, aggregates: Sequence[Record], texts: _Texts
-) -> dict[str, Any]:
-    """An overall or category score; a warning names the tasks that are missing."""
-    return _column(
-        key,
-        title,
-        "normalized, %",
-        "overall" if key == "overall" else "category",
-        "more",
-        "one",
-        **_intervals(aggregates, 100, _decimals),
-        n=[aggregate["tasks"] for aggregate in aggregates],
-        notes=_notes(
-            [("none", a["reason"]) if a["value"] is None else None for a in aggregates], texts
-        ),
-        warnings=_warnings(
-            [[f"without {', '.join(a['missing'])}"] if a["missing"] else [] for a in aggregates],
-            texts,
-        ),
-    )
+def _aggregates(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+    """An overall or category score; an incomplete one has a warning that names what it lacks."""
+    scores = _cells(column, rows)
+    notes = [("none", score["reason"]) if score["value"] is None else None for score in scores]
+    incomplete = [
+        [f"incomplete, without {', '.join(score['missing'])}"] if score["missing"] else []
+        for score in scores
+    ]
+    return {
+        **_intervals(scores, column.factor, _decimals),
+        "n": [score["tasks"] for score in scores],
+        "notes": _notes(notes, texts),
+        "warnings": _warnings(incomplete, texts),
+    }
 
 
-def _scores(task: Record, scores: Sequence[Record], texts: _Texts) -> dict[str, Any]:
-    return _column(
-        f"task:{task['id']}",
-        task["title"],
-        f"{task['metric']}, {formats.scale(task)}",
-        "task",
-        "more" if task["higher_is_better"] else "less",
-        "one",
-        **_intervals(scores, _factor(task["unit"]), _decimals),
-        n=[score["n"] for score in scores],
-        notes=_notes(
-            [(STATES[s["state"]], s["reason"]) if s["state"] != "ok" else None for s in scores],
-            texts,
-        ),
-        warnings=_warnings([score["warnings"] for score in scores], texts),
-        parts={
-            place: texts.place(", ".join(score["parts"]))
-            for place, score in enumerate(scores)
+def _scores(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+    scores = _cells(column, rows)
+    notes = [(STATES[s["state"]], s["reason"]) if s["state"] != "ok" else None for s in scores]
+    return {
+        **_intervals(scores, column.factor, _decimals),
+        "n": [score["n"] for score in scores],
+        "notes": _notes(notes, texts),
+        "warnings": _warnings([score["warnings"] for score in scores], texts),
+        "parts": {
+            index: texts.index(", ".join(score["parts"]))
+            for index, score in enumerate(scores)
             if score["parts"]
         },
-    )
+    }
 
 
-def _metric(metric: Metric, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _quantities(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+    metric = next(metric for metric in METRICS if metric.key == column.key)
     nothing = {"value": None, "ci95": None, "reason": None}
-    found = [row["performance"].get(metric.key) or nothing for row in rows]
-    measured = [row["measurement"] for row in rows]
+    quantities = [cell or nothing for cell in _cells(column, rows)]
+    measurements = [row["measurement"] for row in rows]
     notes = [
         None if q["value"] is not None else (metric.lacking(how is not None), q["reason"])
-        for q, how in zip(found, measured, strict=True)
+        for q, how in zip(quantities, measurements, strict=True)
     ]
     warnings = [
         [] if q["value"] is None or how is None else _measurement_warnings(metric, how)
-        for q, how in zip(found, measured, strict=True)
+        for q, how in zip(quantities, measurements, strict=True)
     ]
-    return _column(
-        metric.key,
-        metric.title,
-        metric.unit,
-        "performance",
-        "more" if metric.higher_is_better else "less",
-        "three",
-        same_machine=True,
-        **_intervals(found, 1 / metric.per_unit, _digits),
-        notes=_notes(notes, texts),
-        warnings=_warnings(warnings, texts),
-    )
+    return {
+        "same_machine": column.same_machine,
+        **_intervals(quantities, column.factor, _digits),
+        "notes": _notes(notes, texts),
+        "warnings": _warnings(warnings, texts),
+    }
+
+
+def _cells(column: Column, rows: Sequence[Row]) -> list[Any]:
+    """The column's cell of each row."""
+    assert column.cell is not None
+    return [column.cell(cast(LeaderboardRow, row)) for row in rows]
 
 
 def _measurement_warnings(metric: Metric, measurement: Record) -> list[str]:
@@ -287,46 +271,46 @@ def _measurement_warnings(metric: Metric, measurement: Record) -> list[str]:
 
 
 def _intervals(
-    found: Sequence[Record], factor: float, kept: Callable[..., float]
+    cells: Sequence[Record], factor: float, rounded: Callable[..., float]
 ) -> dict[str, list[float | None]]:
     """Values and the ends of their intervals, times ``factor``."""
-    ends = [one["ci95"] if one["value"] is not None else None for one in found]
+    ends = [cell["ci95"] if cell["value"] is not None else None for cell in cells]
     return {
-        "value": [None if o["value"] is None else kept(factor * o["value"]) for o in found],
-        "low": [None if end is None else kept(factor * end[0], end=True) for end in ends],
-        "high": [None if end is None else kept(factor * end[1], end=True) for end in ends],
+        "value": [None if c["value"] is None else rounded(factor * c["value"]) for c in cells],
+        "low": [None if end is None else rounded(factor * end[0], end=True) for end in ends],
+        "high": [None if end is None else rounded(factor * end[1], end=True) for end in ends],
     }
 
 
 def _notes(
     notes: Sequence[tuple[str, str | None] | None], texts: _Texts
 ) -> dict[int | str, list[int]]:
-    """Row → places of the word and of the reason; ``all`` where every row has the same."""
+    """Row → indices of the word and of the reason; ``all`` where every row has the same."""
 
-    def places(word: str, reason: str | None) -> list[int]:
-        return [texts.place(word), texts.place(reason or "no reason was recorded")]
+    def indices(word: str, reason: str | None) -> list[int]:
+        return [texts.index(word), texts.index(reason or "no reason was recorded")]
 
     if notes and notes[0] and len(set(notes)) == 1:
-        return {"all": places(*notes[0])}
-    return {place: places(*note) for place, note in enumerate(notes) if note}
+        return {"all": indices(*notes[0])}
+    return {index: indices(*note) for index, note in enumerate(notes) if note}
 
 
 def _warnings(warnings: Sequence[Sequence[str]], texts: _Texts) -> dict[int, list[int]]:
     return {
-        place: [texts.place(warning) for warning in own]
-        for place, own in enumerate(warnings)
-        if own
+        index: [texts.index(warning) for warning in sentences]
+        for index, sentences in enumerate(warnings)
+        if sentences
     }
 
 
 def _model(model: str, card: Record) -> dict[str, Any]:
-    kept = ("name", "parameters", "license", "languages", "tags", "reference")
-    return {"id": model, **{name: card[name] for name in kept}}
+    facts = ("name", "parameters", "license", "languages", "tags", "reference")
+    return {"id": model, **{name: card[name] for name in facts}}
 
 
-def _places(listed: Sequence[str], values: Sequence[str]) -> list[int]:
-    place = {value: index for index, value in enumerate(listed)}
-    return [place[value] for value in values]
+def _indices(listed: Sequence[str], values: Sequence[str]) -> list[int]:
+    position = {value: index for index, value in enumerate(listed)}
+    return [position[value] for value in values]
 
 
 # ── numbers ──

@@ -64,6 +64,8 @@
       better: plain.better,
       sameMachine: Boolean(plain.same_machine),
       show: shows[plain.digits],
+      pages: plain.pages,
+      fields: plain.fields,
       value: (index) => at(plain.value, index),
       interval: (index) => {
         const low = at(plain.low, index);
@@ -87,6 +89,7 @@
       this.categories = plain.categories;
       this.machines = plain.machines;
       this.hardware = plain.hardware;
+      this.identity = plain.identity;
       this.models = plain.models;
       this.tasks = [];
       this.count = plain.rows.model.length;
