@@ -22,6 +22,7 @@ from pathlib import Path
 from slm_benchmark.common.project import read_address
 from slm_benchmark.site import MEASURED
 from slm_benchmark.site.model import insert_measurements
+from slm_benchmark.site.redirects import write_redirects
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ROOT / "build" / "checkers" / "zensical"
@@ -80,6 +81,7 @@ def build(edition: Path) -> tuple[bool, str]:
     )
     if done.returncode == 0:
         insert_measurements(WORK / "pages" / MEASURED, WORK / "site" / "models")
+        write_redirects(ROOT / "docs", WORK / "site")
     return done.returncode == 0, _COLOUR.sub("", done.stdout)
 
 
