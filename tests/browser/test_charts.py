@@ -21,7 +21,8 @@ from playwright.sync_api import Browser, Page
 import slm_benchmark.site
 from slm_benchmark.common.files import read_json
 from slm_benchmark.common.paths import ROOT
-from slm_benchmark.leaderboard.ranking import COSTS
+from slm_benchmark.leaderboard.board import COSTS
+from slm_benchmark.records.types import Leaderboard
 from slm_benchmark.site.charts import (
     Bar,
     Effect,
@@ -46,7 +47,7 @@ from slm_benchmark.site.figures import (
     size_figure,
 )
 from slm_benchmark.site.metrics import METRICS
-from slm_benchmark.site.sections import build_sections
+from slm_benchmark.site.sections import Section, build_sections
 from tests.support.axe import violations
 from tests.support.sites import HOSTILE, VARIANTS, Visit
 
@@ -60,7 +61,7 @@ POINTS = Scale("RATING", "judge", "points", 10, True, None)
 REPORT = ROOT / "results" / "smollm2-135m-instruct" / "quantization.json"
 
 
-def section_of(board: dict[str, Any], protocol: str, model: str | None = None) -> dict[str, Any]:
+def section_of(board: Leaderboard, protocol: str, model: str | None = None) -> Section:
     rows = [row for row in board["rows"] if model in (None, row["model"])]
     sections = build_sections(board, rows, by_group=model is None)
     return next(section for section in sections if section["id"] == protocol)
@@ -75,13 +76,19 @@ def data(figure: Figure, name: str) -> pd.DataFrame:
     return pd.DataFrame(json.loads(figure.spec)["datasets"][name])
 
 
-def frame(board: dict[str, Any], protocol: str) -> pd.DataFrame:
+def frame(board: Leaderboard, protocol: str) -> pd.DataFrame:
     """The rows of a protocol with what the scatters show, computed from the leaderboard."""
     records = []
     for row in board["rows"]:
         if row["protocol"] == protocol:
-            record = {key: row[key] for key in ("model", "variant", "hardware", "quantization")}
-            record |= {"score": row["overall"]["value"], "size_bytes": row["size_bytes"]}
+            record: dict[str, Any] = {
+                "model": row["model"],
+                "variant": row["variant"],
+                "hardware": row["hardware"],
+                "quantization": row["quantization"],
+                "score": row["overall"]["value"],
+                "size_bytes": row["size_bytes"],
+            }
             record |= {f"front {cost}": row["pareto"][cost]["front"] for cost in COSTS}
             for cost in COSTS:
                 if cost != "size_bytes":
@@ -117,7 +124,7 @@ def bar(value: float, variant: str = "base", model: str = "M") -> Bar:
 
 @pytest.mark.parametrize("cost", [cost for cost in COSTS if cost != "size_bytes"])
 def test_a_scatter_has_the_rows_of_one_machine_and_their_front(
-    board: dict[str, Any], cost: str
+    board: Leaderboard, cost: str
 ) -> None:
     figures = figures_of(chart_groups(section_of(board, "full"), board))
     whole = frame(board, "full").dropna(subset=["score", cost])
@@ -134,17 +141,15 @@ def test_a_scatter_has_the_rows_of_one_machine_and_their_front(
 
         per_unit = METRIC[cost].per_unit
         members = expected[f"front {cost}"] == True  # noqa: E712, the column has None
-        assert keyed(shown, "cost", shown.front == "on the front") == keyed(
+        assert keyed(shown, "cost", shown.front == "optimal") == keyed(
             expected.assign(**{cost: expected[cost] / per_unit}), cost, members
         )
         outlined = re.findall(r'<path [^>]*stroke="currentColor" stroke-width="1.5"', figure.svg)
         assert len(outlined) == members.sum()
-        assert f"{len(expected)} points, {members.sum()} on the Pareto front." in (
-            figure.description
-        )
+        assert f"{len(expected)} points, {members.sum()} Pareto-optimal." in (figure.description)
 
 
-def test_sizes_are_the_same_everywhere_so_a_variant_is_one_point(board: dict[str, Any]) -> None:
+def test_sizes_are_the_same_everywhere_so_a_variant_is_one_point(board: Leaderboard) -> None:
     figure = size_figure(section_of(board, "full"), board)
     assert figure is not None
     rows = frame(board, "full").dropna(subset=["score", "size_bytes"])
@@ -156,7 +161,7 @@ def test_sizes_are_the_same_everywhere_so_a_variant_is_one_point(board: dict[str
 def test_the_step_line_joins_the_best_values_of_the_front() -> None:
     figure = scatter(made_up(200), MEMORY, "Caption", "id")
     steps, points = data(figure, "front"), data(figure, "points")
-    front = points[points.front == "on the front"]
+    front = points[points.front == "optimal"]
     assert len(front) == 40
     assert steps.cost.is_monotonic_increasing
     assert steps.score.is_monotonic_increasing
@@ -175,9 +180,9 @@ def test_intervals_are_drawn_of_all_points_of_few_and_of_the_front_of_many() -> 
     few, many = scatter(made_up(60), MEMORY, "C", "i"), scatter(made_up(200), MEMORY, "C", "i")
     assert data(few, "points").score_low.notna().all()
     with_interval = data(many, "points").dropna(subset=["score_low"])
-    assert (with_interval.front == "on the front").all()
+    assert (with_interval.front == "optimal").all()
     assert len(with_interval) == 40
-    assert "95 % intervals of the front" in many.caption
+    assert "95 % intervals of Pareto-optimal rows" in many.caption
     assert len(data(many, "labels")) <= 12
 
 
@@ -185,7 +190,7 @@ def test_labels_stand_apart() -> None:
     figure = scatter(made_up(30, front=0.5), MEMORY, "C", "i")
     labels = data(figure, "labels")
     assert 3 < len(labels) <= 12
-    assert (labels.front == "on the front").all()
+    assert (labels.front == "optimal").all()
     assert set(labels["align"]) <= {"left", "right"}
 
 
@@ -202,7 +207,7 @@ def test_ten_thousand_rows_are_a_density_and_a_front(front: float) -> None:
     points = made_up(10_000, front)
     figure = scatter(points, MEMORY, "C", "i")
     shown, cells = data(figure, "points"), data(figure, "density")
-    assert (shown.front == "on the front").all()
+    assert (shown.front == "optimal").all()
     assert len(shown) <= 300
     # Every row is drawn once.
     assert cells["rows"].sum() + len(shown) == 10_000
@@ -211,7 +216,7 @@ def test_ten_thousand_rows_are_a_density_and_a_front(front: float) -> None:
     assert len(figure.spec.encode()) < 80_000
 
 
-def test_a_cost_that_nobody_measured_is_a_sentence_with_its_reason(board: dict[str, Any]) -> None:
+def test_a_cost_that_nobody_measured_is_a_sentence_with_its_reason(board: Leaderboard) -> None:
     changed = copy.deepcopy(board)
     for row in changed["rows"]:
         quantity = row["performance"]["energy_mwh_per_token"]
@@ -248,7 +253,7 @@ def test_values_that_hardly_differ_stay_within_the_axes() -> None:
 # The best of a task
 
 
-def test_the_best_ten_are_sorted_and_counted(board: dict[str, Any]) -> None:
+def test_the_best_ten_are_sorted_and_counted(board: Leaderboard) -> None:
     figures = figures_of(chart_groups(section_of(board, "full"), board))
     rows = pd.DataFrame(
         {"value": row["scores"]["arc_challenge"]["value"], **row}
@@ -268,7 +273,7 @@ def test_the_best_ten_are_sorted_and_counted(board: dict[str, Any]) -> None:
 def test_where_less_is_better_the_least_stands_first() -> None:
     figure = bars([bar(0.3), bar(0.1, "awq-4bit"), bar(0.2, "gptq-4bit")], LESS, LESS.heading, "i")
     assert list(data(figure, "rows").value) == [10.0, 20.0, 30.0]
-    assert "less is better: all 3 rows" in figure.caption
+    assert "lower is better: all 3 rows" in figure.caption
     assert data(figure, "marks").empty
     assert "dashes" not in figure.caption
     assert figure.description.startswith("Best: awq-4bit with 10.0")
@@ -302,7 +307,7 @@ def test_a_long_name_keeps_its_variant() -> None:
 # A model's page
 
 
-def test_a_model_has_one_chart_of_scores_for_each_machine(board: dict[str, Any]) -> None:
+def test_a_model_has_one_chart_of_scores_for_each_machine(board: Leaderboard) -> None:
     section = section_of(board, "full", "alpha-135m")
     figures = model_figures(section, board)
     assert [figure.id for figure in figures] == [
@@ -311,7 +316,7 @@ def test_a_model_has_one_chart_of_scores_for_each_machine(board: dict[str, Any])
     ]
     for figure, hardware in zip(figures, ("local", "t4"), strict=True):
         expected = {
-            (task["title"], row["variant"]): 100 * score["value"] / (task["best"] or 1)
+            (task["title"], row["variant"]): 100 * (score["value"] or 0) / (task["best"] or 1)
             for row in section["rows"]
             for task in section["tasks"]
             if row["hardware"] == hardware and (score := row["scores"][task["id"]])["state"] == "ok"
@@ -324,7 +329,7 @@ def test_a_model_has_one_chart_of_scores_for_each_machine(board: dict[str, Any])
         assert int(re.findall(r' width="(\d+)"', figure.svg)[0]) <= 358
 
 
-def test_a_task_without_a_score_is_no_part_of_the_chart(board: dict[str, Any]) -> None:
+def test_a_task_without_a_score_is_no_part_of_the_chart(board: Leaderboard) -> None:
     (figure,) = model_figures(section_of(board, "full", "evil-1b"), board)
     assert "GSM8K" not in figure.svg
     assert "ARC_CHALLENGE" in figure.svg
@@ -333,7 +338,7 @@ def test_a_task_without_a_score_is_no_part_of_the_chart(board: dict[str, Any]) -
 # Radar
 
 
-def with_categories(board: dict[str, Any]) -> dict[str, Any]:
+def with_categories(board: Leaderboard) -> Leaderboard:
     """The leaderboard with four categories, of which one row lacks one."""
     changed = copy.deepcopy(board)
     names = ["reasoning", "math", "code", "safety"]
@@ -351,7 +356,7 @@ def with_categories(board: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
-def test_a_radar_has_the_best_row_of_each_model_first(board: dict[str, Any]) -> None:
+def test_a_radar_has_the_best_row_of_each_model_first(board: Leaderboard) -> None:
     changed = with_categories(board)
     figure = figures_of(chart_groups(section_of(changed, "full"), changed))["full-radar"]
     spec = json.loads(figure.spec)
@@ -368,7 +373,7 @@ def test_a_radar_has_the_best_row_of_each_model_first(board: dict[str, Any]) -> 
     assert whole in (0.2, 0.4, 0.6, 0.8, 1)
     assert whole >= drawn.share.max() > whole - 0.2
     assert list(radius) == pytest.approx(list(drawn.share.clip(0, 1) / whole), abs=2e-4)
-    assert f"the outer ring {whole:.0%} of the way" in figure.caption
+    assert f"the outer ring a normalized score of {whole:.0%}" in figure.caption
     assert drawn[drawn["axis"] == "Safety"].x.abs().max() == 0
     right = drawn[drawn["axis"] == "Math"]
     assert (right.x > 0).all()
@@ -379,13 +384,13 @@ def test_a_radar_has_the_best_row_of_each_model_first(board: dict[str, Any]) -> 
         assert text.startswith(f"{100 * share:.1f}".replace("-", "−"))
 
 
-def test_a_radar_needs_three_axes(board: dict[str, Any]) -> None:
+def test_a_radar_needs_three_axes(board: Leaderboard) -> None:
     groups = chart_groups(section_of(board, "full"), board)
     assert "full-radar" not in figures_of(groups)
     assert "no row with an overall score has a score in 3 categories" in groups[1].notes[0]
 
 
-def test_a_radar_leaves_out_a_row_that_lacks_an_axis(board: dict[str, Any]) -> None:
+def test_a_radar_leaves_out_a_row_that_lacks_an_axis(board: Leaderboard) -> None:
     changed = with_categories(board)
     section = section_of(changed, "demo", "alpha-135m")
     figures = {figure.id: figure for figure in model_figures(section, changed)}
@@ -399,7 +404,7 @@ def test_a_radar_leaves_out_a_row_that_lacks_an_axis(board: dict[str, Any]) -> N
 # Differences to the base
 
 
-def test_differences_are_those_of_the_report(board: dict[str, Any]) -> None:
+def test_differences_are_those_of_the_report(board: Leaderboard) -> None:
     report = read_json(REPORT)
     (group,) = [g for g in report["groups"] if g["protocol"] == "demo-paired"]
     (figure,) = impact_figures(report, "demo-paired", group["hardware"], board)
@@ -422,7 +427,7 @@ def test_differences_are_those_of_the_report(board: dict[str, Any]) -> None:
     assert data(figure, "headings").heading[0] == "All tasks together"
 
 
-def test_no_report_is_no_figure(board: dict[str, Any]) -> None:
+def test_no_report_is_no_figure(board: Leaderboard) -> None:
     assert impact_figures(None, "full", "local", board) == []
     assert impact_figures(read_json(REPORT), "full", "nowhere", board) == []
 
@@ -526,19 +531,19 @@ def test_every_kind_has_a_name_a_description_and_a_table(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_dark_scheme_recolours_every_kind(
+def test_the_dark_scheme_recolors_every_kind(
     browser: Browser, page_of_all: Path, kind: str
 ) -> None:
-    colours = f"""() => {{
+    colors = f"""() => {{
         const svg = document.querySelector("#{kind} .slm-drawing svg");
         const marks = [...svg.querySelectorAll(":is(path, line, text)")];
         return marks.map(mark => getComputedStyle(mark)).map(style => [style.fill, style.stroke]);
     }}"""
     with Visit(browser) as visit:
         page = visit.open(page_of_all)
-        light = page.evaluate(colours)
+        light = page.evaluate(colors)
         page.evaluate(SCHEME, "slate")
-        dark = page.evaluate(colours)
+        dark = page.evaluate(colors)
         assert len(light) == len(dark) > 20
         assert all(before != after for before, after in zip(light, dark, strict=True))
         # Drawn again, it follows too.
@@ -572,7 +577,7 @@ def saved(page: Page, kind: str, what: str, folder: Path) -> Path:
 
 @pytest.mark.parametrize("scheme", ["default", "slate"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_downloaded_svg_has_literal_colours(
+def test_a_downloaded_svg_has_literal_colors(
     browser: Browser, page_of_all: Path, tmp_path: Path, kind: str, scheme: str
 ) -> None:
     with Visit(browser) as visit:
@@ -587,8 +592,8 @@ def test_a_downloaded_svg_has_literal_colours(
     background = root.find(f"{SVG}rect")
     assert background is not None
     assert background.get("fill") == ("#ffffff" if scheme == "default" else "#1e2129")
-    colours = {e.get(name) for e in root.iter() for name in ("fill", "stroke")} - {None, "none"}
-    assert all(re.fullmatch("#[0-9a-f]{6}|transparent", str(colour)) for colour in colours), colours
+    colors = {e.get(name) for e in root.iter() for name in ("fill", "stroke")} - {None, "none"}
+    assert all(re.fullmatch("#[0-9a-f]{6}|transparent", str(color)) for color in colors), colors
     assert root.findtext(f"{SVG}desc")
 
 
@@ -610,14 +615,14 @@ def test_a_downloaded_png_shows_the_chart(
                 pen.drawImage(image, 0, 0);
                 const pixels = new Uint32Array(
                     pen.getImageData(0, 0, image.width, image.height).data.buffer);
-                return {size: [image.width, image.height], colours: new Set(pixels).size};
+                return {size: [image.width, image.height], colors: new Set(pixels).size};
             }""",
             list(path.read_bytes()),
         )
     assert path.name == f"{kind}.png"
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert data_url["size"] == [2 * side for side in size]
-    assert data_url["colours"] > 20
+    assert data_url["colors"] > 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -720,7 +725,7 @@ def test_the_specifications_to_be_filled_draw_what_they_are_given() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["default", "slate"])
-def test_the_colours_stand_out_from_the_page(
+def test_the_colors_stand_out_from_the_page(
     browser: Browser, page_of_all: Path, scheme: str
 ) -> None:
     names = [f"series-{n}" for n in range(1, 7)] + ["base", "gptq", "awq", "gguf"]
@@ -748,7 +753,7 @@ def luminance(color: str) -> float:
 
 
 def test_the_page_of_charts_follows_the_toggle_and_holds_every_protocol(
-    browser: Browser, site: Path, board: dict[str, Any]
+    browser: Browser, site: Path, board: Leaderboard
 ) -> None:
     with Visit(browser, color_scheme="light") as visit:
         page = visit.open(site / "charts.html")

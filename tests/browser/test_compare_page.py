@@ -250,24 +250,28 @@ def test_scores_of_two_models_differ_by_square_and_add(
                 assert shown == pytest.approx(expected, abs=0.06)
                 within = expected[1] <= 0 <= expected[2]
                 better = (expected[0] > 0) is not less
-                words = "better, beyond noise" if better else "worse, beyond noise"
+                words = "significantly better" if better else "significantly worse"
                 assert verdict.removeprefix("▲ ").removeprefix("▼ ") == (
-                    "within noise" if within else words
+                    "not significantly different" if within else words
                 )
                 assert verdict.startswith("▲") is (not within and better)
-                assert basis == "unpaired"
+                assert basis == "independent samples"
             expected = square_and_add(rows[other]["overall"], rows[BASE]["overall"])
             assert difference(page, "overall", column)[0] == pytest.approx(expected, abs=0.06)
         verdicts = page.locator("[data-quantity^='task:'] strong").all_inner_texts()
-        assert {"within noise", "▲ better, beyond noise", "▼ worse, beyond noise"} <= {*verdicts}
+        assert {
+            "not significantly different",
+            "▲ significantly better",
+            "▼ significantly worse",
+        } <= {*verdicts}
 
 
 def test_a_variant_and_its_base_differ_as_the_report_says(browser: Browser, site: Path) -> None:
     expected = {
-        "arc_challenge": ([6.0, 2.2, 9.8], "▲ better, beyond noise", "paired, n = 400"),
-        "hellaswag": ([2.1, -0.4, 4.6], "within noise", "paired, n = 400"),
-        "mmlu": ([-1.0, -1.9, -0.1], "within the noise floor", "paired, n = 1,400"),
-        "bold": ([5.0, 1.0, 9.0], "▼ worse, beyond noise", "paired, n = 60"),
+        "arc_challenge": ([6.0, 2.2, 9.8], "▲ significantly better", "paired, n = 400 questions"),
+        "hellaswag": ([2.1, -0.4, 4.6], "not significantly different", "paired, n = 400 questions"),
+        "mmlu": ([-1.0, -1.9, -0.1], "within the noise floor", "paired, n = 1,400 questions"),
+        "bold": ([5.0, 1.0, 9.0], "▼ significantly worse", "paired, n = 60 questions"),
     }
     with Comparison(browser, site) as visit:
         page = visit.compare(BASE, GPTQ)
@@ -279,12 +283,12 @@ def test_a_variant_and_its_base_differ_as_the_report_says(browser: Browser, site
             page.get_by_role("list", name="Notes").locator("li").nth(int(note[1]) - 1).inner_text()
             == FLOOR
         )
-        # Seen from the variant: the same documents, the other sign.
+        # Seen from the variant: the same questions, the other sign.
         page = visit.compare(GPTQ, BASE, BASE_T4)
         assert difference(page, "task:arc_challenge")[0] == [-6.0, -9.8, -2.2]
-        assert difference(page, "task:arc_challenge")[1] == "▼ worse, beyond noise"
+        assert difference(page, "task:arc_challenge")[1] == "▼ significantly worse"
         # The base of another machine is not the one that the report paired.
-        assert difference(page, "task:arc_challenge", 2)[2] == "unpaired"
+        assert difference(page, "task:arc_challenge", 2)[2] == "independent samples"
 
 
 def test_speeds_compare_as_ratios_on_one_machine_only(
@@ -301,17 +305,17 @@ def test_speeds_compare_as_ratios_on_one_machine_only(
         expected = [math.exp(x) for x in square_and_add(logs[0], logs[1], factor=1)]
         shown, verdict, basis = difference(page, key)
         assert shown == pytest.approx(expected, rel=0.005)
-        assert verdict == "▲ better, beyond noise"
+        assert verdict == "▲ significantly better"
         assert basis == "same machine"
-        assert difference(page, "ttft_ms")[1] == "▼ worse, beyond noise"
-        assert "not compared: other machine" in cell(page, key, 2).inner_text()
+        assert difference(page, "ttft_ms")[1] == "▼ significantly worse"
+        assert "not compared: different machines" in cell(page, key, 2).inner_text()
         assert cell(page, key, 2).locator("[data-verdict]").count() == 0
         energy = cell(page, "energy_mwh_per_token", 1)  # estimated for one, measured for the other
-        assert "not compared: energy is from another source" in energy.inner_text()
+        assert "not compared: energy comes from a different source" in energy.inner_text()
         sizes = [rows[r]["size_bytes"] for r in (GPTQ, BASE)]
         shown, verdict, basis = difference(page, "size_bytes")
         assert shown == pytest.approx([sizes[0] / sizes[1]], rel=0.005)
-        assert (verdict, basis) == ("", "exact")
+        assert (verdict, basis) == ("", "ratio to the reference, no measurement error")
 
 
 def test_there_is_no_verdict_without_an_interval_or_on_other_tasks(
@@ -319,7 +323,7 @@ def test_there_is_no_verdict_without_an_interval_or_on_other_tasks(
 ) -> None:
     with Comparison(browser, site) as visit:
         page = visit.compare(BASE, AWQ, EVIL_GPTQ)
-        expect(cell(page, "overall", 1)).to_contain_text("the scores rest on other tasks")
+        expect(cell(page, "overall", 1)).to_contain_text("the scores cover different tasks")
         assert "failed" in cell(page, "task:hellaswag", 2).inner_text()
         assert HOSTILE in str(cell(page, "task:hellaswag", 2).text_content())
         assert "not run" in cell(page, "task:gsm8k", 0).inner_text()
@@ -329,13 +333,13 @@ def test_there_is_no_verdict_without_an_interval_or_on_other_tasks(
         assert not re.search(r"NaN|undefined|null|Infinity", page.locator("article").inner_text())
 
 
-def test_only_what_is_beyond_noise_can_be_shown_and_sections_close(
+def test_only_what_is_significant_can_be_shown_and_sections_close(
     browser: Browser, site: Path
 ) -> None:
     with Comparison(browser, site) as visit:
         page = visit.compare(BASE, GPTQ)
         steps = page.evaluate("history.length")
-        page.get_by_label("Only rows with a difference beyond noise").check()
+        page.get_by_label("Only rows with a significant difference").check()
         expect(page.locator("[data-quantity='task:hellaswag']")).to_have_count(0)
         expect(page.locator("[data-quantity='task:arc_challenge']")).to_be_visible()
         expect(page.locator("[data-quantity=size_bytes]")).to_be_visible()
@@ -401,15 +405,15 @@ def test_four_are_the_most(browser: Browser, site: Path) -> None:
         field.fill("zeta base")
         field.press("Enter")
         expect(field).to_be_disabled()
-        expect(page.locator("#slm-hint")).to_contain_text("Four are compared, which is the most")
-        expect(page.get_by_role("status")).to_contain_text("Four is the most")
+        expect(page.locator("#slm-hint")).to_contain_text("Four rows are the maximum")
+        expect(page.get_by_role("status")).to_contain_text("Four is the maximum")
         added = page.get_by_role("button", name=re.compile("^Make reference: Zeta"))
         expect(added).to_be_focused()
         assert len(chosen(page)) == 4
         page = visit.compare(BASE, GPTQ, EVIL, ZETA, BASE_T4)
         assert len(chosen(page)) == 4
         expect(page.get_by_role("alert")).to_contain_text(
-            f"At most four are compared; left out: {BASE_T4}."
+            f"Up to four rows are compared; left out: {BASE_T4}."
         )
         page.get_by_role("button", name=re.compile("^Remove Zeta")).click()
         expect(field).to_be_enabled()
@@ -531,7 +535,7 @@ def test_no_barrier_is_found(browser: Browser, server: str, scheme: Any, width: 
 
 
 def test_charts_show_the_chosen_rows_and_follow_the_scheme(browser: Browser, site: Path) -> None:
-    colours = """() => {
+    colors = """() => {
         const style = e => getComputedStyle(e);
         const all = [...document.querySelectorAll("[data-part=bars] svg *")];
         const used = name => all.find(e =>
@@ -548,11 +552,11 @@ def test_charts_show_the_chosen_rows_and_follow_the_scheme(browser: Browser, sit
             drawing = page.locator(f"[data-part={figure}] [role=img]")
             assert NAMES["alpha-135m"] in str(drawing.get_attribute("aria-label"))
             assert page.locator(f"[data-part={figure}] script").count() == 0
-        light = page.evaluate(colours)
+        light = page.evaluate(colors)
         assert light[1] == light[3] != light[2]
         page.click("label[title='Switch to the dark scheme']")
         page.wait_for_selector("body[data-md-color-scheme=slate]")
-        dark = page.evaluate(colours)
+        dark = page.evaluate(colors)
         assert all(before != after for before, after in zip(light, dark, strict=True))
         page = visit.compare(BASE, AWQ)
         expect(page.locator("[data-part=radar]")).to_contain_text(

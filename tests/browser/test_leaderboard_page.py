@@ -304,7 +304,7 @@ FILTERS: dict[str, tuple[str, Check]] = {
     ),
     "a format": ("quant=gptq", lambda f: f.family == "gptq"),
     "two formats": ("quant=base,gguf", lambda f: f.family.isin(["base", "gguf"])),
-    "a licence": ("license=MIT", lambda f: f.license == "MIT"),
+    "a license": ("license=MIT", lambda f: f.license == "MIT"),
     "English": ("lang=en", lambda f: f.languages.map(lambda codes: "en" in codes)),
     "several languages": ("lang=multilingual", lambda f: f.languages.map(len) > 1),
     "one language": ("lang=zh", lambda f: f.languages.map(lambda codes: "zh" in codes)),
@@ -363,7 +363,7 @@ def test_controls_chips_and_reset_move_together(
         assert [text.removesuffix(" ×") for text in chips.all_inner_texts()] == [
             "1–3 B",
             "AWQ",
-            "licence MIT",
+            "license MIT",
             "English",
             "fits in 20 GB",
             "at least 5 tokens/s",
@@ -455,7 +455,7 @@ def test_weights_change_the_score_its_interval_and_the_order(
         )
     with Visit(browser) as visit:
         page = open_board(visit, leaderboard)
-        page.get_by_text("Weights of categories").click()
+        page.get_by_text("Category weights").click()
         for category, weight in weights.items():
             page.fill(f"[name='w:{category}']", f"{weight:g}")
         address = f"w={categories[0]}:3,{categories[1]}:0"

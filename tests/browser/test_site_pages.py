@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import ROOT
-from slm_benchmark.leaderboard.aggregate import metric_names
+from slm_benchmark.leaderboard.board import metric_names
 from slm_benchmark.site import build_site, formats
 from slm_benchmark.site.metrics import METRICS
 from slm_benchmark.site.redirects import REDIRECTS
@@ -95,10 +95,10 @@ def test_levels_of_chance_are_numbers_or_words(site: Path) -> None:
     listed = {
         row[0][1]: row[5][1] for row in table((site / "methodology.html").read_text(), "tasks")
     }
-    assert listed.pop("Column") == "Chance"
+    assert listed.pop("Column") == "Chance level"
     none = dict.fromkeys(("FLORES", "BOLD", "RATING"), "none")
     quarter = dict.fromkeys(("ARC_CHALLENGE", "HELLASWAG", "GSM8K"), "25.0")
-    assert listed == {**none, **quarter, "MMLU": "by document"}
+    assert listed == {**none, **quarter, "MMLU": "by question"}
 
 
 def test_no_cell_is_blank_or_reads_nan(site: Path) -> None:
@@ -343,7 +343,7 @@ def test_heads_say_the_scale_and_which_end_is_better(browser: Browser, site: Pat
         assert heads == {
             "arc_challenge": "ARC_CHALLENGE acc_norm, %",
             "rating": "RATING acc_norm, points of 10",
-            "bold": "BOLD acc_norm, %, less is better",
+            "bold": "BOLD acc_norm, %, lower is better",
         }
         for task, first in (("bold", "ascending"), ("rating", "descending")):
             page.locator(f"[data-sort='task:{task}']").click()
@@ -352,8 +352,8 @@ def test_heads_say_the_scale_and_which_end_is_better(browser: Browser, site: Pat
 
 def test_protocols_are_labelled_and_apart(browser: Browser, site: Path) -> None:
     for protocol, label in (
-        ("demo", "Unranked demo: 50 documents per task."),
-        ("full", "Protocol full: 1,172 documents per task."),
+        ("demo", "Unranked demo: 50 questions per task."),
+        ("full", "Protocol full: 1,172 questions per task."),
     ):
         with Visit(browser) as visit:
             page = open_board(visit, site, f"protocol={protocol}")

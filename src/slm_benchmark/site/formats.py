@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 
 def percent(share: float) -> str:
@@ -26,14 +25,6 @@ def signed(value: float, unit: str) -> str:
     """A difference of scores with one decimal and its sign: ``+1.0``, ``−2.5``, ``0.0``."""
     text = scored(value, unit)
     return f"+{text}" if value > 0 and text != "0.0" else text
-
-
-def scale(task: Mapping[str, Any]) -> str:
-    """The scale of a task's scores, and its better end where that is not the upper one."""
-    unit = "%" if task["unit"] == "share" else "points"
-    if not task["higher_is_better"]:
-        return f"{unit}, less is better"
-    return f"{unit} of {task['best']:g}" if task["unit"] == "points" else unit
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -67,12 +58,28 @@ def span(low: str, high: str) -> str:
     return f"{low} to {high}"
 
 
-def documents(numbers: Sequence[int]) -> str:
-    """The numbers of documents behind some scores: ``50 documents``, ``10 to 50 documents``."""
+def questions(numbers: Sequence[int]) -> str:
+    """The numbers of questions behind some scores: ``50 questions``, ``10 to 50 questions``."""
     if not numbers:
-        return "no documents"
+        return "no questions"
     low, high = min(numbers), max(numbers)
-    return f"{high:,} documents" if low == high else f"{low:,} to {high:,} documents"
+    return f"{high:,} questions" if low == high else f"{low:,} to {high:,} questions"
+
+
+def table_cells(concerned: Mapping[str, Sequence[str]], columns: int) -> list[str]:
+    """Cells of a table in words, the rows of equal columns together.
+
+    Args:
+        concerned: Title of each row → labels of its columns.
+        columns: How many the table has; a row with all of them is named without any.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for title, labels in concerned.items():
+        alike.setdefault(tuple(labels), []).append(title)
+    return [
+        ", ".join(titles) + ("" if len(labels) == columns else f" ({', '.join(labels)})")
+        for labels, titles in alike.items()
+    ]
 
 
 def _minus(text: str) -> str:

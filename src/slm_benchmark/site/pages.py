@@ -6,7 +6,7 @@ Everything that came from a card or a record enters a page as escaped HTML, neve
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ import jinja2
 
 from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.common.errors import UserError
-from slm_benchmark.site import formats
+from slm_benchmark.leaderboard.board import score_scale
+from slm_benchmark.records.types import Leaderboard, LeaderboardRow, QuantizationReport
+from slm_benchmark.site import cells, formats
 from slm_benchmark.site.charts import compare_bars_spec, radar_spec
 from slm_benchmark.site.figures import chart_groups, size_figure
 from slm_benchmark.site.metrics import GLANCE, METRICS
 from slm_benchmark.site.model import frames, index_values, write_measurements
 from slm_benchmark.site.rows import STATES, row_files
 from slm_benchmark.site.sections import build_sections, never_measured
-
-Record = Mapping[str, Any]
+from slm_benchmark.site.terms import GLOSSARY, TERMS, column_help
 
 STATIC_ROWS = 25
 """Rows of each protocol that the leaderboard shows without JavaScript."""
@@ -31,7 +32,10 @@ _MODEL_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 def render_pages(
-    leaderboard: Record, reports: Record, file: Path, measured: Path
+    leaderboard: Leaderboard,
+    reports: Mapping[str, QuantizationReport],
+    file: Path,
+    measured: Path,
 ) -> dict[str, str]:
     """All generated pages as {path: Markdown}, and their data for scripts.
 
@@ -60,12 +64,17 @@ def render_pages(
         megabytes=formats.megabytes,
         count=formats.count,
         giga=formats.giga,
-        scale=formats.scale,
+        scale=score_scale,
+        td=cells.render,
     )
     environment.globals.update(
         board=leaderboard,
         metrics=METRICS,
         states=STATES,
+        cells=cells,
+        column_help=column_help,
+        column_terms=TERMS,
+        glossary=GLOSSARY,
     )
 
     def render(template: str, **values: Any) -> str:
@@ -104,7 +113,7 @@ def render_pages(
     return pages | frames(leaderboard, environment)
 
 
-def _check_references(leaderboard: Record, file: Path) -> None:
+def _check_references(leaderboard: Leaderboard, file: Path) -> None:
     """Refuse what would make a broken link or an undefined name on a page."""
     for model in leaderboard["models"]:
         if not _MODEL_ID.fullmatch(model):
@@ -115,16 +124,15 @@ def _check_references(leaderboard: Record, file: Path) -> None:
                 value=model,
                 fix="aggregate the records again",
             )
-    known = {
-        "model": set(leaderboard["models"]),
-        "protocol": set(leaderboard["protocols"]),
-        "hardware": set(leaderboard["hardware"]),
-        "variant": set(VARIANTS),
-    }
     tasks = {task["id"] for task in leaderboard["tasks"]}
     for index, row in enumerate(leaderboard["rows"]):
-        named = [(key, row[key], known[key]) for key in known]
-        named += [("scores", task, tasks) for task in row["scores"]]
+        named: list[tuple[str, str, Container[str]]] = [
+            ("model", row["model"], leaderboard["models"]),
+            ("protocol", row["protocol"], leaderboard["protocols"]),
+            ("hardware", row["hardware"], leaderboard["hardware"]),
+            ("variant", row["variant"], VARIANTS),
+            *(("scores", task, tasks) for task in row["scores"]),
+        ]
         for key, value, listed in named:
             if value not in listed:
                 raise UserError(
@@ -136,7 +144,7 @@ def _check_references(leaderboard: Record, file: Path) -> None:
                 )
 
 
-def _left_out(leaderboard: Record) -> dict[str, str]:
+def _left_out(leaderboard: Leaderboard) -> dict[str, str]:
     """Title of each task that no overall score counts, under some protocol with rows → why."""
     titles = {task["id"]: task["title"] for task in leaderboard["tasks"]}
     shown = {row["protocol"] for row in leaderboard["rows"]}
@@ -148,7 +156,7 @@ def _left_out(leaderboard: Record) -> dict[str, str]:
     }
 
 
-def _measured_tasks(rows: Iterable[Record]) -> dict[str, list[str]]:
+def _measured_tasks(rows: Iterable[LeaderboardRow]) -> dict[str, list[str]]:
     """Task id → protocols under which some row has its score."""
     measured: dict[str, list[str]] = {}
     for row in rows:

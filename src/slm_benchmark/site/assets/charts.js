@@ -39,11 +39,11 @@
     figure.dataset.live = "";
   }
 
-  // Downloads: with literal colours, as no other program knows those of this page
+  // Downloads: with literal colors, as no other program knows those of this page
 
   const background = () => getComputedStyle(document.body).backgroundColor;
 
-  // A colour of CSS as #rrggbb, over the background where it is translucent.
+  // A color of CSS as #rrggbb, over the background where it is translucent.
   function opaque(color) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [1, 1];
@@ -56,7 +56,7 @@
     return `#${pixel.map((part) => part.toString(16).padStart(2, "0")).join("")}`;
   }
 
-  // Replaces the colours in a text by what they are on this page.
+  // Replaces the colors in a text by what they are on this page.
   function literal(text, style) {
     return text.replace(COLOR, (_, name) =>
       opaque(name ? style.getPropertyValue(name).trim() : style.color),

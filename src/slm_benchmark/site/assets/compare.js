@@ -6,9 +6,9 @@
   const MOST = 4;
   const LISTED = 50; // options that the list offers at once
   const AXES = 3; // fewer enclose no area
-  const BEYOND = "beyond-noise";
+  const SIGNIFICANT = "beyond-noise";
 
-  const { element } = slm;
+  const { element, small } = slm;
   const page = document.querySelector(".slm-comparing");
   if (!page) return; // an empty board has nothing to compare
 
@@ -18,31 +18,27 @@
   // The table, the chosen rows and the state that are on the screen.
   let view = { board: null, state: null, rows: [] };
 
-  const small = (...children) => element("small", {}, ...children);
   const name = (row) => element("bdi", {}, row.model.name);
   const spoken = (row) => `${row.model.name} ${row.variant}, ${row.machine}`;
 
   // The number of a row, which its line in the charts has too.
-  function swatch(place) {
-    const number = String(place + 1);
+  function swatch(position) {
+    const number = String(position + 1);
     const looks = { class: "slm-swatch", "data-series": number, "aria-hidden": "true" };
     return element("span", looks, number);
   }
 
   // A button that keeps the focus when the page is drawn again: its key finds it.
-  function button(key, label, attributes, act) {
-    const made = element("button", { type: "button", "data-key": key, ...attributes }, label);
-    made.addEventListener("click", act);
-    return made;
-  }
+  const button = (key, label, attributes, act) =>
+    slm.button(label, { "data-key": key, ...attributes }, act);
 
   // The address
 
   function read() {
-    const given = slm.readHash();
-    const list = (key) => [...new Set((given.get(key) ?? "").split(",").filter(Boolean))];
+    const hash = slm.readHash();
+    const list = (key) => [...new Set((hash.get(key) ?? "").split(",").filter(Boolean))];
     return {
-      protocol: given.get("protocol") ?? protocols[0],
+      protocol: hash.get("protocol") ?? protocols[0],
       rows: list("rows"),
       only: list("only"),
       closed: list("closed"),
@@ -54,8 +50,8 @@
     // An address of defaults alone names the protocol all the same: a browser answers an empty
     // one by scrolling to the top.
     if (state.protocol === protocols[0] && state.rows.length) delete lists.protocol;
-    const given = Object.entries(lists).filter(([, list]) => list.length);
-    return slm.writeHash(given.map(([key, list]) => [key, list.join(",")]));
+    const entries = Object.entries(lists).filter(([, list]) => list.length);
+    return slm.writeHash(entries.map(([key, list]) => [key, list.join(",")]));
   }
 
   let written = null; // the address that the page itself made last
@@ -124,8 +120,8 @@
     return {
       shown: shownDifference(column, pair.difference, pair.interval),
       verdict: pair.within_floor ? "floor" : verdict(pair.interval, column.better),
-      basis: `paired, n = ${pair.n.toLocaleString("en")}`,
-      said: [pair.statement],
+      basis: `paired, n = ${pair.n.toLocaleString("en")} questions`,
+      conclusion: pair.statement,
     };
   }
 
@@ -135,26 +131,27 @@
     return {
       shown: shownDifference(column, value - from, limits),
       verdict: verdict(limits, column.better),
-      basis: "unpaired",
+      basis: "independent samples",
     };
   }
 
   function ratio(column, index, reference) {
     const sides = [index, reference].map((i) => [column.value(i), ...column.interval(i)]);
     if (sides.flat().some((bound) => bound <= 0)) return { why: "an interval reaches zero" };
-    const [[value, ...own], [from, ...base]] = sides.map((side) => side.map(Math.log));
-    const limits = squareAndAdd(value, own, from, base);
-    const [low, high] = limits.map((limit) => digits.format(Math.exp(limit)));
+    const [[value, ...limits], [from, ...base]] = sides.map((side) => side.map(Math.log));
+    const ends = squareAndAdd(value, limits, from, base);
+    const [low, high] = ends.map((limit) => digits.format(Math.exp(limit)));
     return {
       shown: `${digits.format(Math.exp(value - from))}× [${low}, ${high}]`,
-      verdict: verdict(limits, column.better),
-      basis: "same machine",
+      verdict: verdict(ends, column.better),
+      basis: "ratio to the reference, same machine",
     };
   }
 
   function exactRatio(column, index, reference) {
     const times = column.value(index) / column.value(reference);
-    return { shown: `${digits.format(times)}×`, verdict: null, basis: "exact" };
+    const basis = "ratio to the reference, no measurement error";
+    return { shown: `${digits.format(times)}×`, verdict: null, basis };
   }
 
   // A score of fewer tasks compares only with one that lacks the same: a hard task left out
@@ -177,12 +174,12 @@
       if (pair) return paired(column, pair);
     } else if (column.kind === "performance") {
       const same = board.row(index).machine === board.row(reference).machine;
-      if (column.sameMachine && !same) return { why: "other machine" };
+      if (column.sameMachine && !same) return { why: "different machines" };
       if (energyOf(column, index) !== energyOf(column, reference)) {
-        return { why: "energy is from another source" };
+        return { why: "energy comes from a different source" };
       }
     } else if (!sameTasks(column, index, reference)) {
-      return { why: "the scores rest on other tasks" };
+      return { why: "the scores cover different tasks" };
     }
     if (!column.interval(index)) return { why: "this value has no interval" };
     if (!column.interval(reference)) return { why: "the reference has no interval" };
@@ -192,82 +189,63 @@
   // The table
 
   const VERDICTS = {
-    better: ["▲ ", "better, beyond noise"],
-    worse: ["▼ ", "worse, beyond noise"],
-    beyond: ["", "beyond noise"],
-    within: ["", "within noise"],
+    better: ["▲ ", "significantly better"],
+    worse: ["▼ ", "significantly worse"],
+    beyond: ["", "significantly different"],
+    within: ["", "not significantly different"],
     floor: ["", "within the noise floor"],
   };
 
-  const isBeyond = (found) => ["better", "worse", "beyond"].includes(found?.verdict);
+  const isSignificant = (result) => ["better", "worse", "beyond"].includes(result?.verdict);
 
   // Sentences that many cells share: each stands once below the table, and cells have its number.
   const footnotes = [];
 
-  function noted(texts) {
+  function noteNumbers(texts) {
     footnotes.push(...texts.filter((text) => !footnotes.includes(text)));
-    const places = texts.map((text) => footnotes.indexOf(text) + 1);
-    return places.length ? `note${places.length > 1 ? "s" : ""} ${places.join(", ")}` : "";
+    const numbers = texts.map((text) => footnotes.indexOf(text) + 1).sort((a, b) => a - b);
+    return `note ${numbers.join(", ")}`;
   }
 
-  function shownVerdict(found) {
-    if (found.why) return element("p", {}, small(`not compared: ${found.why}`));
-    const [sign, words] = VERDICTS[found.verdict] ?? ["", ""];
+  function shownVerdict(result) {
+    if (result.why) return element("p", {}, small(`not compared: ${result.why}`));
+    const [sign, words] = VERDICTS[result.verdict] ?? ["", ""];
     return element(
       "p",
-      { "data-verdict": found.verdict },
-      element("span", {}, found.shown),
+      { "data-verdict": result.verdict },
+      element("span", {}, result.shown),
       " ",
       element("strong", {}, element("span", { "aria-hidden": "true" }, sign), words),
-      small([found.basis, noted(found.said ?? [])].filter(Boolean).join(" · ")),
+      small([result.basis, ...(result.conclusion ? [noteNumbers([result.conclusion])] : [])].join(" · ")),
     );
   }
 
-  // What stands behind a value: documents, tasks, or the rows of a group.
-  function behind(column, count) {
-    const shown = count.toLocaleString("en");
-    if (column.kind === "task") return `n = ${shown}`;
-    const unit = column.key === "group" ? "row" : "task";
-    return `${shown} ${unit}${count === 1 ? "" : "s"}`;
-  }
-
-  const UNKNOWN = { word: "not known", reason: "no record gives it" };
-
-  function shownValue(column, index) {
-    const value = column.value(index);
-    if (value === null) {
-      const { word, reason } = column.note(index) ?? UNKNOWN;
-      return [element("span", { class: "slm-missing" }, word), small(reason)];
-    }
-    const [interval, count] = [column.interval(index), column.n(index)];
-    const exact = column.kind === "identity" || column.key === "group";
-    const limits = interval ? interval.map(column.show).join(" to ") : exact ? "" : "no interval";
-    const below = [count === null ? "" : behind(column, count), noted(column.warnings(index))];
-    return [
-      column.show(value),
-      element("span", { class: "slm-limits" }, ` ${limits}`),
-      small(below.filter(Boolean).join(" · ")),
-    ];
-  }
+  // How this page shows reasons in full, warnings as numbers of notes, and no subsets.
+  const CELL = {
+    explain: (word, reason) => [element("span", { class: "slm-missing" }, word), small(reason)],
+    warn: (_, warnings) =>
+      warnings.length ? [element("sup", { title: warnings.join("; ") }, noteNumbers(warnings))] : [],
+    list: () => [],
+  };
 
   // A row of facts, which do not differ by more or less.
   function facts(title, fact) {
     const cells = view.rows.map((index) => element("td", {}, ...fact(view.board.row(index))));
     const key = title.toLowerCase();
-    return { key, cells: [element("th", { scope: "row" }, title), ...cells], found: [] };
+    return { key, cells: [element("th", { scope: "row" }, title), ...cells], differences: [] };
   }
 
   // A row of values, each with its difference to the first.
   function values(column) {
     const [reference, ...others] = view.rows;
-    const found = others.map((index) => difference(view.board, column, index, reference));
-    const cells = view.rows.map((index, place) => {
-      const compared = found[place - 1];
+    const differences = others.map((index) => difference(view.board, column, index, reference));
+    const cells = view.rows.map((index, position) => {
+      const compared = differences[position - 1];
       const below = compared ? [shownVerdict(compared)] : [];
-      return element("td", {}, ...shownValue(column, index), ...below);
+      return element("td", {}, ...slm.cellContent(column, index, CELL), ...below);
     });
     const head = element("th", { scope: "row" }, column.title, small(column.unit));
-    return { key: column.key, cells: [head, ...cells], found };
+    return { key: column.key, cells: [head, ...cells], differences };
   }
 
   const compact = new Intl.NumberFormat("en", {
@@ -278,7 +256,7 @@
   function identity(column) {
     return [
       facts("Parameters", (row) => [compact.format(row.model.parameters).replace(/\D$/, " $&")]),
-      facts("Licence", (row) => [row.model.license]),
+      facts("License", (row) => [row.model.license]),
       facts("Languages", (row) => [row.model.languages.join(", ")]),
       facts("Machine", (row) => [row.machine]),
       ...["effective_bits_per_weight", "size_bytes"].map((key) => values(column(key))),
@@ -299,15 +277,15 @@
   }
 
   function head() {
-    const columns = view.rows.map((index, place) => {
+    const columns = view.rows.map((index, position) => {
       const row = view.board.row(index);
       const about = [`${row.variant} · ${row.machine}`];
-      if (row.model.reference) about.push("over the size limit, never ranked");
-      if (place === 0) about.push("reference of the differences");
+      if (row.model.reference) about.push("over the size limit, not ranked");
+      if (position === 0) about.push("reference");
       return element(
         "th",
         { scope: "col" },
-        swatch(place),
+        swatch(position),
         name(row),
         ...about.map((line) => small(line)),
       );
@@ -326,8 +304,8 @@
   }
 
   function body(section) {
-    const only = view.state.only.includes(BEYOND) && section.id !== "identity";
-    const rows = only ? section.rows.filter((row) => row.found.some(isBeyond)) : section.rows;
+    const only = view.state.only.includes(SIGNIFICANT) && section.id !== "identity";
+    const rows = only ? section.rows.filter((row) => row.differences.some(isSignificant)) : section.rows;
     if (!rows.length) return "";
     const title = element(
       "th",
@@ -345,14 +323,14 @@
 
   // With many rows some differ by chance, so the reader is told how many to expect.
   function counted(parts) {
-    const found = parts.flatMap((section) => section.rows.flatMap((row) => row.found));
-    const tested = found.filter((one) => one?.verdict).length;
+    const results = parts.flatMap((section) => section.rows.flatMap((row) => row.differences));
+    const tested = results.filter((result) => result?.verdict).length;
     if (!tested) return "";
-    const beyond = found.filter(isBeyond).length;
+    const significant = results.filter(isSignificant).length;
     const chance = Math.max(1, Math.round(tested / 20));
     return (
-      `${beyond} of ${tested} differences are beyond noise. If nothing differed, one in twenty ` +
-      `would be so by chance: about ${chance} of these.`
+      `${significant} of ${tested} differences are significant at the 5 % level. Without any true ` +
+      `difference, about ${chance} of them would be so by chance.`
     );
   }
 
@@ -362,7 +340,7 @@
     part("notes").replaceChildren(...footnotes.map((text) => element("li", {}, text)));
     part("table").replaceChildren(head(), ...parts.map(body).filter(Boolean));
     part("count").textContent = counted(parts);
-    part("beyond").checked = view.state.only.includes(BEYOND);
+    part("beyond").checked = view.state.only.includes(SIGNIFICANT);
   }
 
   // Charts, drawn from the specifications in the page with what is chosen. The table has the same
@@ -375,12 +353,12 @@
   }
 
   const series = () =>
-    view.rows.map((index, place) => {
+    view.rows.map((index, position) => {
       const row = view.board.row(index);
-      return { index, name: `${place + 1} · ${row.variant} · ${plain(row.model.name)}` };
+      return { index, name: `${position + 1} · ${row.variant} · ${plain(row.model.name)}` };
     });
 
-  function told(column, index) {
+  function valueText(column, index) {
     const value = column.value(index);
     if (value === null) return column.note(index).word;
     const interval = column.interval(index);
@@ -393,41 +371,41 @@
     const whole = ({ value }) => view.rows.every((index) => value(index) !== null);
     const axes = columns.filter(whole);
     const left = columns.filter((column) => !whole(column)).map((column) => column.title);
-    const without = left.length ? ` Without ${left.join(", ")}: some row has no score of it.` : "";
+    const without = left.length ? ` Without ${left.join(", ")}: not every row has a score.` : "";
     if (axes.length < AXES) {
-      const why = `A radar needs ${AXES} categories of which each row has a score.`;
+      const why = `A radar chart needs ${AXES} categories in which every row has a score.`;
       return { values: [], caption: `${why}${without}` };
     }
-    const values = series().flatMap(({ index, name: own }) =>
-      axes.map((column, place) => {
-        const angle = (2 * Math.PI * place) / axes.length;
+    const values = series().flatMap(({ index, name: label }) =>
+      axes.map((column, position) => {
+        const angle = (2 * Math.PI * position) / axes.length;
         const share = column.value(index) / 100;
         const radius = Math.min(Math.max(share, 0), 1);
         const [x, y] = [radius * Math.sin(angle), radius * Math.cos(angle)];
-        return { series: own, axis: column.title, angle, share, x, y, text: told(column, index) };
+        return { series: label, axis: column.title, angle, share, x, y, text: valueText(column, index) };
       }),
     );
-    const reading = "The centre is chance or below it, the outer ring a perfect score.";
-    return { values, caption: `Share above chance by category. ${reading}${without}` };
+    const reading = "The center is the chance level or below it, the outer ring a perfect score.";
+    return { values, caption: `Normalized score by category. ${reading}${without}` };
   }
 
-  // Bars share one axis, so they are of the tasks that score in per cent.
+  // Bars share one axis, so they show the tasks with a percentage score.
   function bars() {
     const columns = [...view.board.columns.values()].filter(
       ({ kind, unit, value }) =>
         kind === "task" && unit.includes("%") && view.rows.some((index) => value(index) !== null),
     );
-    const values = series().flatMap(({ index, name: own }) =>
+    const values = series().flatMap(({ index, name: label }) =>
       columns.map((column) => {
         const value = column.value(index);
         const [low, high] = column.interval(index) ?? [value, value];
-        const task = column.better === "less" ? `${column.title}, less is better` : column.title;
-        return { task, series: own, value, low, high, text: told(column, index) };
+        const task = column.better === "less" ? `${column.title}, lower is better` : column.title;
+        return { task, series: label, value, low, high, text: valueText(column, index) };
       }),
     );
     const caption = values.length
-      ? "Scores of the tasks that score in per cent. Lines are 95 % intervals."
-      : "No task that scores in per cent has a score here.";
+      ? "Scores of the tasks with a percentage score. Lines are 95 % confidence intervals."
+      : "No task with a percentage score was measured for these rows.";
     return { values, caption };
   }
 
@@ -463,16 +441,16 @@
 
   // The chosen rows
 
-  function card(index, place) {
+  function card(index, position) {
     const row = view.board.row(index);
     const others = chosen().filter((id) => id !== row.id);
-    const first = place === 0;
+    const first = position === 0;
     const label = first ? "Reference" : "Make reference";
     const link = element("a", { href: `${slm.base}${row.page}` }, name(row));
     return element(
       "li",
       {},
-      swatch(place),
+      swatch(position),
       element("span", {}, link, small(`${row.variant} · ${row.machine}`)),
       button(
         `reference:${row.id}`,
@@ -485,7 +463,7 @@
         },
       ),
       button(`remove:${row.id}`, "Remove", { "aria-label": `Remove ${spoken(row)}` }, () => {
-        const next = others[place] ?? others[place - 1];
+        const next = others[position] ?? others[position - 1];
         focused = next ? `remove:${next}` : "add";
         say(`${spoken(row)} is removed.`);
         choose({ rows: others });
@@ -499,8 +477,8 @@
     part("chosen").replaceChildren(...view.rows.map(card));
     part("add").disabled = full();
     part("hint").textContent = full()
-      ? "Four are compared, which is the most. Remove one to add another."
-      : "Type a part of a model, a variant or a machine. At most four are compared.";
+      ? "Four rows are the maximum. Remove one to add another."
+      : "Search by model, variant or machine. Up to four rows are compared.";
   }
 
   // What the page says
@@ -524,7 +502,7 @@
 
   // The list of rows to add: a combobox whose options are found by what is typed.
 
-  const list = { found: [], active: -1 };
+  const list = { matches: [], active: -1 };
   const texts = new WeakMap(); // board → what is searched of each row
 
   function searched(board) {
@@ -541,21 +519,21 @@
     return [...fits.keys()].filter((index) => fits[index] && !view.rows.includes(index));
   }
 
-  function option(index, place) {
+  function option(index, position) {
     const row = view.board.row(index);
-    const made = element(
+    const node = element(
       "li",
-      { role: "option", id: `slm-option-${place}`, "aria-selected": "false" },
+      { role: "option", id: `slm-option-${position}`, "aria-selected": "false" },
       name(row),
       small(`${row.variant} · ${row.machine}`),
     );
-    made.addEventListener("pointerdown", (event) => event.preventDefault()); // keeps the focus
-    made.addEventListener("click", () => take(place));
-    return made;
+    node.addEventListener("pointerdown", (event) => event.preventDefault()); // keeps the focus
+    node.addEventListener("click", () => take(position));
+    return node;
   }
 
   function close() {
-    list.found = [];
+    list.matches = [];
     activate(-1);
     part("options").hidden = true;
     part("add").setAttribute("aria-expanded", "false");
@@ -564,42 +542,42 @@
   function open() {
     if (!view.board || full()) return;
     const query = part("add").value.trim();
-    const found = matches(query);
-    list.found = found.slice(0, LISTED);
-    part("options").replaceChildren(...list.found.map(option));
-    part("options").hidden = !found.length;
-    part("add").setAttribute("aria-expanded", String(Boolean(found.length)));
-    activate(query && found.length ? 0 : -1);
-    if (!found.length) say(`Nothing under this protocol matches “${query}”.`);
-    else if (found.length > LISTED) say(`The first ${LISTED} are listed; type more to narrow.`);
-    else say(`${found.length} listed.`);
+    const rows = matches(query);
+    list.matches = rows.slice(0, LISTED);
+    part("options").replaceChildren(...list.matches.map(option));
+    part("options").hidden = !rows.length;
+    part("add").setAttribute("aria-expanded", String(Boolean(rows.length)));
+    activate(query && rows.length ? 0 : -1);
+    if (!rows.length) say(`Nothing under this protocol matches “${query}”.`);
+    else if (rows.length > LISTED) say(`The first ${LISTED} are listed; type more to narrow.`);
+    else say(`${rows.length} listed.`);
   }
 
-  function activate(place) {
-    list.active = place;
-    [...part("options").children].forEach((made, at) =>
-      made.setAttribute("aria-selected", String(at === place)),
+  function activate(position) {
+    list.active = position;
+    [...part("options").children].forEach((node, at) =>
+      node.setAttribute("aria-selected", String(at === position)),
     );
-    const active = part("options").children[place];
+    const active = part("options").children[position];
     if (active) part("add").setAttribute("aria-activedescendant", active.id);
     else part("add").removeAttribute("aria-activedescendant");
     active?.scrollIntoView({ block: "nearest" });
   }
 
   function step(by) {
-    if (!list.found.length) return open();
-    const { length } = list.found;
+    if (!list.matches.length) return open();
+    const { length } = list.matches;
     const from = list.active < 0 && by < 0 ? 0 : list.active;
     return activate((from + by + length) % length);
   }
 
-  function take(place) {
-    const row = view.board.row(list.found[place]);
+  function take(position) {
+    const row = view.board.row(list.matches[position]);
     part("add").value = "";
     close();
     // A fourth row disables the field, so the focus goes to the row.
     focused = view.rows.length + 1 === MOST ? `reference:${row.id}` : "add";
-    say(`${spoken(row)} is added.${view.rows.length + 1 === MOST ? " Four is the most." : ""}`);
+    say(`${spoken(row)} is added.${view.rows.length + 1 === MOST ? " Four is the maximum." : ""}`);
     choose({ rows: [...chosen(), row.id] });
   }
 
@@ -617,15 +595,15 @@
 
   function draw(board, state, unknownProtocol) {
     const known = state.rows.map((id) => [id, board.find(id)]);
-    const there = known.filter(([, index]) => index >= 0);
+    const present = known.filter(([, index]) => index >= 0);
     const unknown = known.filter(([, index]) => index < 0).map(([id]) => id);
-    const many = there.slice(MOST).map(([id]) => id);
-    view = { board, state, rows: there.slice(0, MOST).map(([, index]) => index) };
+    const many = present.slice(MOST).map(([id]) => id);
+    view = { board, state, rows: present.slice(0, MOST).map(([, index]) => index) };
     const lines = unknownProtocol ? [`There is no protocol ${unknownProtocol} here.`] : [];
     if (unknown.length) {
       lines.push(`Not among the rows of protocol ${board.protocol}: ${unknown.join(", ")}.`);
     }
-    if (many.length) lines.push(`At most four are compared; left out: ${many.join(", ")}.`);
+    if (many.length) lines.push(`Up to four rows are compared; left out: ${many.join(", ")}.`);
     notice(lines);
     drawing(() => {
       drawChoice();
@@ -640,25 +618,25 @@
 
   // Draws what the address asks for; of several calls the last counts.
   async function show() {
-    const mine = (turn += 1);
-    const asked = read();
-    const unknown = protocols.includes(asked.protocol) ? null : asked.protocol;
-    const state = unknown ? { ...asked, protocol: protocols[0] } : asked;
+    const current = (turn += 1);
+    const requested = read();
+    const unknown = protocols.includes(requested.protocol) ? null : requested.protocol;
+    const state = unknown ? { ...requested, protocol: protocols[0] } : requested;
     part("protocol").value = state.protocol;
     view.state = state;
     close();
     try {
       const board = await slm.load(state.protocol);
-      if (mine !== turn) return;
+      if (current !== turn) return;
       draw(board, state, unknown);
       if (!view.rows.length) return;
       await Promise.all([slm.loadDetails(board), slm.loadPairs(board)]);
-      if (mine !== turn) return;
+      if (current !== turn) return;
       draw(board, state, unknown);
-      drawCharts(() => mine === turn);
+      drawCharts(() => current === turn);
     } catch (error) {
       console.error(error);
-      if (mine === turn) notice([error.message]);
+      if (current === turn) notice([error.message]);
     }
   }
 
@@ -666,7 +644,7 @@
     choose({ protocol: part("protocol").value }),
   );
   part("beyond").addEventListener("change", () =>
-    look({ only: part("beyond").checked ? [BEYOND] : [] }),
+    look({ only: part("beyond").checked ? [SIGNIFICANT] : [] }),
   );
   part("add").dataset.key = "add";
   part("add").addEventListener("input", open);

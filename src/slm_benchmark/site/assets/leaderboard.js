@@ -16,8 +16,6 @@
   const FAMILIES = { base: "FP16, base", gptq: "GPTQ", awq: "AWQ", gguf: "GGUF" };
   const SPEED = "generation_throughput_tokens_per_s";
   const MEMORY = ["device_peak_memory_bytes", "peak_memory_bytes"];
-  const OVERVIEW = ["parameters", "size_bytes", "group", "overall", SPEED, "prompt_throughput_tokens_per_s", "peak_memory_bytes", "energy_mwh_per_token"];
-  const HARDWARE = ["size_bytes", "effective_bits_per_weight"];
   const ALL = "all";
 
   const find = (selector) => document.querySelector(selector);
@@ -117,8 +115,8 @@
 
   // Each filter in use: what its chip says, which rows pass, and how to take it back.
   function filters() {
-    const found = [];
-    const add = (key, label, passes, nothing) => found.push({ key, label, passes, nothing });
+    const active = [];
+    const add = (key, label, passes, nothing) => active.push({ key, label, passes, nothing });
     if (state.find.trim()) {
       const texts = Array.from({ length: board.count }, (_, index) => searched(board.row(index)));
       const hits = slm.search(state.find, texts);
@@ -133,7 +131,7 @@
       const names = state.quant.map((family) => FAMILIES[family]).join(" or ");
       add("quant", names, (row) => state.quant.includes(row.family), []);
     }
-    if (state.license) add("license", `licence ${state.license}`, (row) => row.model.license === state.license, "");
+    if (state.license) add("license", `license ${state.license}`, (row) => row.model.license === state.license, "");
     if (state.lang) add("lang", language(state.lang), speaks, "");
     if (state.tag) add("tag", `tag ${state.tag}`, (row) => row.model.tags.includes(state.tag), "");
     if (state.gb) {
@@ -148,7 +146,7 @@
         return rate !== null && rate >= Number(state.tps);
       }, "");
     }
-    return found;
+    return active;
   }
 
   const searched = (row) => (row.searched ??= `${row.model.name} ${row.model.id} ${row.variant}`);
@@ -176,28 +174,28 @@
   };
 
   const parameters = {
-    key: "parameters", title: "Parameters", unit: "B", kind: "identity", better: null, sameMachine: false,
+    key: "parameters", title: "Parameters", unit: "B", kind: "identity", fields: ["value", "note"], better: null, sameMachine: false,
     show: slm.shows.three,
-    value: (index) => billions(board.row(index)), interval: () => null, n: () => null, note: () => null, warnings: () => [],
+    value: (index) => billions(board.row(index)), interval: () => null, n: () => null, note: () => null, warnings: () => [], parts: () => [],
   };
 
   function column(key) {
     if (key === "parameters") return parameters;
     if (key === "overall" && state.weights.size) return weighted();
+    if (key === "group" && state.weights.size) return unranked();
     return board.columns.get(key);
   }
 
+  const unranked = () => ({
+    ...board.columns.get("group"),
+    value: () => null,
+    note: () => ({ word: "none", reason: "tied groups exist for equal category weights only" }),
+  });
+
   function chosenColumns() {
-    const categories = board.categories.map((category) => `category:${category}`);
-    const tasks = board.tasks.map((task) => `task:${task.id}`);
-    const performance = [...board.columns.values()].filter((c) => c.kind === "performance").map((c) => c.key);
-    const keys = {
-      "": OVERVIEW,
-      categories: ["group", "overall", ...categories],
-      tasks: ["overall", ...tasks],
-      hardware: [...HARDWARE, ...performance],
-    }[state.cols];
-    return keys.map(column).filter(Boolean);
+    const page = state.cols || "overview";
+    const columns = [...board.columns.values()].filter(({ pages }) => pages.includes(page)).map(({ key }) => column(key));
+    return page === "overview" ? [parameters, ...columns] : columns;
   }
 
   // The overall score with a reader's weights. The categories share no documents, so their errors
@@ -215,18 +213,18 @@
     const value = (index) =>
       !parts.length || lacking(index) ? null : terms(index).reduce((sum, t) => sum + t.share * t.value, 0);
     const interval = (index) => {
-      const own = terms(index);
-      if (value(index) === null || own.some((term) => term.interval === null)) return null;
-      return [value(index) - distance(own, 0), value(index) + distance(own, 1)];
+      const categories = terms(index);
+      if (value(index) === null || categories.some((term) => term.interval === null)) return null;
+      return [value(index) - distance(categories, 0), value(index) + distance(categories, 1)];
     };
     return {
       ...board.columns.get("overall"),
-      title: "Overall, your weights",
+      title: "Overall, custom weights",
       value, interval, n: () => null, warnings: () => [],
       note: (index) => {
         if (!parts.length) return { word: "none", reason: "all weights are zero" };
         const missing = lacking(index);
-        return missing ? { word: "none", reason: `no score for the category ${missing.part.title}` } : null;
+        return missing ? { word: "none", reason: `no score in the category ${missing.part.title}` } : null;
       },
     };
   }
@@ -235,9 +233,9 @@
     const errors = terms.map(({ share, interval }) => (share * (interval[1] - interval[0])) / 2 / Z95);
     const total = Math.hypot(...errors);
     const limits = terms.map(({ share, value, interval }) => share * Math.abs(interval[side] - value));
-    const reached = limits.map((limit, place) => {
-      const part = total > 0 ? errors[place] / total : 1;
-      return Z95 * errors[place] + part * (limit - Z95 * errors[place]);
+    const reached = limits.map((limit, position) => {
+      const part = total > 0 ? errors[position] / total : 1;
+      return Z95 * errors[position] + part * (limit - Z95 * errors[position]);
     });
     return Math.min(Math.hypot(...reached), limits.reduce((sum, limit) => sum + limit, 0));
   }
@@ -260,7 +258,7 @@
     const values = new Map(indices.map((index) => [index, by.value(index)]));
     return indices.sort((a, b) => {
       const [x, y] = [values.get(a), values.get(b)];
-      // A missing value is last whichever way; equal ones keep their standing.
+      // A missing value is last whichever way; equal ones keep their order.
       return (x === null) - (y === null) || (x === null ? 0 : sign * (x - y)) || a - b;
     });
   }
@@ -281,7 +279,7 @@
   }
 
   function drawChips(used) {
-    const weights = state.weights.size ? [{ key: "weights", label: "own weights", nothing: new Map() }] : [];
+    const weights = state.weights.size ? [{ key: "weights", label: "custom category weights", nothing: new Map() }] : [];
     out.chips.replaceChildren(...[...used, ...weights].map(({ key, label, nothing }) => {
       const chip = element("button", { type: "button", class: "slm-chip", "aria-label": `Remove filter: ${label}` }, element("bdi", {}, label), " ×");
       chip.addEventListener("click", () => {
@@ -315,21 +313,16 @@
       return { ...filter, rows: total.filter((i) => others.every(({ passes }) => passes(board.row(i)))).length };
     });
     const best = without.reduce((a, b) => (b.rows > (a?.rows ?? 0) ? b : a), null);
-    const button = (text, action) => {
-      const made = element("button", { type: "button" }, text);
-      made.addEventListener("click", action);
-      return made;
-    };
     if (best) {
       const rows = `${best.rows} ${best.rows === 1 ? "row" : "rows"}`;
       out.empty.replaceChildren(
         "No row passes all filters. Without ", element("strong", {}, element("bdi", {}, best.label)), ` there would be ${rows}. `,
-        button("Remove this filter", () => set({ [best.key]: best.nothing })),
+        slm.button("Remove this filter", {}, () => set({ [best.key]: best.nothing })),
       );
     } else {
       out.empty.replaceChildren(
         used.length ? "No row passes all filters, nor would one with a single filter less. " : "There is no row on this hardware. ",
-        button("Remove all filters", () => form.reset()),
+        slm.button("Remove all filters", {}, () => form.reset()),
       );
     }
   }
@@ -356,18 +349,22 @@
 
   function head(of) {
     const { key, descending } = sorting();
-    const made = element("th", { scope: "col" });
-    made.setAttribute("aria-sort", of.key !== key ? "none" : descending ? "descending" : "ascending");
-    const button = element("button", { type: "button", "data-sort": of.key }, of.title, " ");
+    const node = element("th", { scope: "col" });
+    node.setAttribute("aria-sort", of.key !== key ? "none" : descending ? "descending" : "ascending");
+    const button = element("button", { type: "button", "data-sort": of.key, title: columnHelp(of.key) }, of.title, " ");
     if (of.unit) button.append(element("small", {}, of.unit));
     if (of.sameMachine && severalMachines()) {
       button.disabled = true;
-      button.title = "Choose one hardware to sort by this: it compares on one machine alone.";
-      made.setAttribute("aria-sort", "none");
+      button.title = "Choose one hardware to sort by this: it is comparable on one machine only.";
+      node.setAttribute("aria-sort", "none");
     }
-    made.append(button);
-    return made;
+    node.append(button);
+    return node;
   }
+
+  // The sentences on a column in the list of terms below the table.
+  const columnHelp = (key) =>
+    find(`[data-columns~="${CSS.escape(key.split(":")[0])}"] dd`)?.textContent ?? null;
 
   function tableRow(row, machines, columns) {
     const pick = element("input", { type: "checkbox", class: "slm-pick", checked: picked.has(row.id) ? "" : null, "data-pick": row.id, "aria-label": `Compare ${row.model.name} ${row.variant}` });
@@ -382,39 +379,21 @@
   }
 
   function cell(of, index) {
-    const value = of.value(index);
-    if (value === null) {
-      const { word, reason } = of.note(index) ?? { word: "not known", reason: "no record gives it" };
-      return element("td", { class: "slm-missing" }, explained(word, reason));
-    }
-    if (of.key === "group" && state.weights.size) {
-      return element("td", { class: "slm-missing" }, explained("none", "groups are made for equal weights alone"));
-    }
-    const made = element("td", { class: "slm-number" }, of.show(value));
-    const remarks = of.warnings(index);
-    if (remarks.length) made.append(explained(mark(of, remarks), remarks.join("; "), "slm-warning"));
-    const interval = of.interval(index);
-    if (interval) made.append(element("small", {}, `${of.show(interval[0])} to ${of.show(interval[1])}`));
-    else if (of.kind === "overall" || of.kind === "category" || of.kind === "task") made.append(...fewer(of, index));
-    const parts = of.kind === "task" ? of.parts(index) : [];
-    if (parts.length) made.append(element("small", {}, explained(parts.length > 1 ? `${parts.length} parts` : parts[0], parts.join(", "))));
-    const n = of.n(index);
-    if (of.kind === "task" && n !== null) made.append(element("small", {}, `n = ${n.toLocaleString("en")}`));
-    return made;
+    const isMissing = of.value(index) === null;
+    return element("td", { class: isMissing ? "slm-missing" : "slm-number" }, ...slm.cellContent(of, index, CELL));
   }
 
-  // What stands in the place of an interval: a group has rows, a score without one says so.
-  function fewer(of, index) {
-    if (of.key !== "group") return [element("small", {}, "no interval")];
-    const rows = of.n(index);
-    return [element("small", {}, `${rows} ${rows === 1 ? "row" : "rows"}`)];
-  }
+  // How this page shows reasons, warnings behind a mark, and the subsets of a task.
+  const CELL = {
+    explain: (word, reason) => [explained(word, reason)],
+    warn: (of, warnings) => (warnings.length ? [explained(mark(of, warnings), warnings.join("; "), "slm-warning")] : []),
+    list: (parts) => [explained(parts.length > 1 ? `${parts.length} subsets` : parts[0], parts.join(", "))],
+  };
 
-  function mark(of, remarks) {
+  function mark(of, warnings) {
     if (of.kind === "task") return "*";
     if (of.kind !== "performance") return "‡";
-    const labels = remarks.filter((remark) => remark.startsWith("energy "));
-    return labels.length === remarks.length ? "ᵉ" : "†";
+    return warnings.every((warning) => warning.startsWith("energy ")) ? "ᵉ" : "†";
   }
 
   // A word whose reason shows on pointing, and under it on a click, a tap or a key.
@@ -433,12 +412,11 @@
     const last = Math.ceil(shown.length / PAGE_ROWS);
     out.pages.hidden = last < 2;
     const step = (text, page) => {
-      const made = element("button", { type: "button", disabled: page < 1 || page > last ? "" : null }, text);
-      made.addEventListener("click", () => {
+      const disabled = page < 1 || page > last ? "" : null;
+      return slm.button(text, { disabled }, () => {
         set({ page });
         out.board.scrollIntoView({ block: "start" });
       });
-      return made;
     };
     const from = (state.page - 1) * PAGE_ROWS + 1;
     const to = Math.min(state.page * PAGE_ROWS, shown.length);
@@ -467,6 +445,12 @@
     );
   }
 
+  // "t4, fingerprint 1a8f9b: NVIDIA T4 (Colab)"
+  function machineLabel(machine, titles) {
+    const [hardware, fingerprint] = machine.split(" ");
+    return `${hardware}${fingerprint ? `, fingerprint ${fingerprint}` : ""}: ${titles.get(hardware)}`;
+  }
+
   const distinct = (values) => [...new Set(values)].sort(collator.compare);
 
   function fillControls() {
@@ -474,7 +458,7 @@
     const titles = new Map(board.hardware.map(({ id, title }) => [id, title]));
     const several = machines.length > 1 ? [ALL] : [];
     fillSelect(form.elements.hw, null, [...machines, ...several], (machine) =>
-      machine === ALL ? "all, unranked by speed" : `${machine}: ${titles.get(machine.split(" ")[0])}`);
+      machine === ALL ? "all machines" : machineLabel(machine, titles));
     fillSelect(form.elements.license, "any", distinct(models.map((model) => model.license)));
     fillSelect(form.elements.tag, "any", distinct(models.flatMap((model) => model.tags)));
     const codes = distinct(models.flatMap((model) => model.languages)).filter((code) => code !== "en");
@@ -546,12 +530,12 @@
   let usual = "";
 
   async function show() {
-    const asked = state;
+    const requested = state;
     const loaded = await slm.load(state.protocol);
     const known = (key) => !key || key in identity || key === parameters.key || loaded.columns.has(key);
     const detailed = state.cols === "tasks" || state.cols === "hardware";
     if (detailed || !known(sorting().key)) await slm.loadDetails(loaded);
-    if (asked !== state) return; // a later choice overtook this one
+    if (requested !== state) return; // a later choice overtook this one
     if (loaded !== board) {
       board = loaded;
       fillControls();
@@ -583,26 +567,33 @@
     set({ sort: now === first ? second : now === second ? "" : first });
   }
 
+  // What names a row, and each field of a column, in the file that a reader saves.
+  const identities = {
+    model: (row) => row.model.id, name: (row) => row.model.name, variant: (row) => row.variant,
+    hardware: (row) => row.hardware, machine: (row) => row.machine, protocol: () => state.protocol,
+  };
+  const fields = {
+    value: (of, index) => of.value(index),
+    low: (of, index) => of.interval(index)?.[0],
+    high: (of, index) => of.interval(index)?.[1],
+    n: (of, index) => of.n(index),
+    note: (of, index) => {
+      const note = of.note(index);
+      return note ? `${note.word}: ${note.reason}` : of.warnings(index).join("; ");
+    },
+  };
+
   function csv() {
-    const columns = chosenColumns();
-    const head = ["model", "name", "variant", "hardware", "machine", "protocol"];
-    columns.forEach(({ key, kind }) => {
-      head.push(key);
-      if (kind !== "identity") head.push(`${key}_low`, `${key}_high`, `${key}_n`);
-      head.push(`${key}_note`);
-    });
-    const lines = shown.map((index) => {
-      const row = board.row(index);
-      const fields = [row.model.id, row.model.name, row.variant, row.hardware, row.machine, state.protocol];
-      columns.forEach((of) => {
-        const note = of.note(index);
-        fields.push(of.value(index) ?? "");
-        if (of.kind !== "identity") fields.push(...(of.interval(index) ?? ["", ""]), of.n(index) ?? "");
-        fields.push(note ? `${note.word}: ${note.reason}` : of.warnings(index).join("; "));
-      });
-      return fields;
-    });
-    return [head, ...lines].map((fields) => fields.map(quoted).join(",")).join("\r\n") + "\r\n";
+    const columns = chosenColumns().flatMap((of) => of.fields.map((field) => ({
+      name: field === "value" ? of.key : `${of.key}_${field}`,
+      read: (index) => fields[field](of, index) ?? "",
+    })));
+    const head = [...board.identity, ...columns.map(({ name }) => name)];
+    const lines = shown.map((index) => [
+      ...board.identity.map((name) => identities[name](board.row(index))),
+      ...columns.map(({ read }) => read(index)),
+    ]);
+    return [head, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n") + "\r\n";
   }
 
   // A text that a spreadsheet would take for a formula gets an apostrophe before it.

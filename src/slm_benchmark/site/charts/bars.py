@@ -32,7 +32,7 @@ class Scale:
         unit: ``share`` or ``points``.
         best: Score of a perfect answer.
         higher_is_better: Whether more is better.
-        chance: Score of a guesser; None where there is no such level.
+        chance: Chance level; None where there is none.
     """
 
     title: str
@@ -49,10 +49,10 @@ class Scale:
 
     @property
     def heading(self) -> str:
-        """Title, with what differs from a share of which more is better."""
+        """Title, with what differs from a share of which higher is better."""
         points = f", points of {self.best:g}" if self.unit == "points" and self.best else ""
         points = points or (", points" if self.unit == "points" else "")
-        return f"{self.title}{points}{'' if self.higher_is_better else ', less is better'}"
+        return f"{self.title}{points}{'' if self.higher_is_better else ', lower is better'}"
 
     @property
     def column(self) -> str:
@@ -80,26 +80,26 @@ class Bar:
     n: int
 
 
-def bars(found: Sequence[Bar], scale: Scale, caption: str, id: str) -> Figure:
+def bars(scores: Sequence[Bar], scale: Scale, caption: str, id: str) -> Figure:
     """The ten best scores of a task, with 95 % intervals and a dashed line at chance.
 
     Equal scores stand by name. Where further rows tie with the last one shown, the caption says
     how many.
 
     Args:
-        found: All scores of the task, at least one.
+        scores: All scores of the task, at least one.
         scale: Of the task.
         caption: Which rows these are.
         id: Of the figure.
     """
     sign = -1 if scale.higher_is_better else 1
-    ordered = sorted(found, key=lambda bar: (sign * bar.value, bar.model, bar.variant))
-    name = namer((bar.model for bar in found), _LETTERS)
+    ordered = sorted(scores, key=lambda bar: (sign * bar.value, bar.model, bar.variant))
+    name = namer((bar.model for bar in scores), _LETTERS)
     shown = ordered[:BEST]
     tied = sum(bar.value == shown[-1].value for bar in ordered[BEST:])
     names = [name(bar.model, bar.variant) for bar in shown]
     has_room = max(map(len, names)) <= _LETTERS
-    placed = strips.place(
+    placed = strips.positioned(
         [
             Strip(
                 heading,
@@ -111,14 +111,14 @@ def bars(found: Sequence[Bar], scale: Scale, caption: str, id: str) -> Figure:
         ]
     )
     number = f"{len(shown)} of {len(ordered):,} rows" if len(ordered) > BEST else _rows(len(shown))
-    also = f", and {tied} more tie with the last" if tied else ""
-    reading = "Lines are 95 % intervals" + (", dashes chance" if _chance(scale) else "")
+    also = f", and {tied} more tie with the last one" if tied else ""
+    chance = ", the dashed line is the chance level" if _chance(scale) else ""
     return draw(
         strips.structure("bar", title=_axis_title(scale), labelled=False, axis="bottom"),
         id=id,
-        caption=f"{caption}: {number}{also}. {reading}",
-        description=_told(shown, scale),
-        head=("Model", "Variant", scale.column, "95 % interval", "Documents"),
+        caption=f"{caption}: {number}{also}. Lines are 95 % intervals{chance}",
+        description=_ends_in_words(shown, scale),
+        head=("Model", "Variant", scale.column, "95 % interval", "Questions"),
         rows=(_cells(bar, scale) for bar in shown),
         **strips.with_ends(placed, *_ends(placed)),
     )
@@ -132,24 +132,24 @@ def scores(tasks: Sequence[tuple[Scale, Sequence[Bar]]], caption: str, id: str) 
         caption: Which model, protocol and machine these are of.
         id: Of the figure.
     """
-    placed = strips.place(
+    placed = strips.positioned(
         [
             Strip(
                 scale.heading,
                 "",
-                tuple(_row(bar, scale, bar.variant) for bar in found),
+                tuple(_row(bar, scale, bar.variant) for bar in bars),
                 _chance(scale),
             )
-            for scale, found in tasks
+            for scale, bars in tasks
         ]
     )
-    told = "; ".join(f"{scale.heading}: {_extremes(found, scale)}" for scale, found in tasks)
+    extremes = "; ".join(f"{scale.heading}: {_extremes(bars, scale)}" for scale, bars in tasks)
     return draw(
-        strips.structure("bar", title="Score, % of the whole scale", labelled=True, axis="top"),
+        strips.structure("bar", title="Score, % of the maximum", labelled=True, axis="top"),
         id=id,
-        caption=f"{caption}. Lines are 95 % intervals, dashes the score of a guesser",
-        description=f"{told}.",
-        head=("Task", "Variant", "Score", "95 % interval", "Unit", "Chance", "Documents"),
+        caption=f"{caption}. Lines are 95 % intervals, dashed lines the chance level",
+        description=f"{extremes}.",
+        head=("Task", "Variant", "Score", "95 % interval", "Unit", "Chance level", "Questions"),
         rows=(
             (
                 scale.title,
@@ -160,8 +160,8 @@ def scores(tasks: Sequence[tuple[Scale, Sequence[Bar]]], caption: str, id: str) 
                 "none" if scale.chance is None else scale.show(scale.chance),
                 f"{bar.n:,}",
             )
-            for scale, found in tasks
-            for bar in found
+            for scale, bars in tasks
+            for bar in bars
         ),
         **strips.with_ends(placed, *_ends(placed)),
     )
@@ -187,7 +187,7 @@ def compare_bars_spec() -> str:
         scale=alt.Scale(paddingInner=0.25, paddingOuter=0.1),
     )
     scale = alt.Scale(domainMin=0, domainMax=100, nice=False)
-    x = alt.X("value:Q", title="Score, % of the whole scale", scale=scale)
+    x = alt.X("value:Q", title="Score, % of the maximum", scale=scale)
     base = alt.Chart(alt.Data(values=[])).encode(
         y=y,
         yOffset=alt.YOffset("series:N", sort=None),
@@ -217,7 +217,7 @@ def _row(bar: Bar, scale: Scale, label: str) -> Row:
 
 
 def _chance(scale: Scale) -> float | None:
-    """Where a guesser stands; at zero the axis is line enough."""
+    """The chance level; at zero the axis is line enough."""
     return scale.percent(scale.chance) if scale.chance else None
 
 
@@ -250,7 +250,7 @@ def _text(bar: Bar, scale: Scale) -> str:
     return f"{scale.show(bar.value)}{interval and f' ({interval})'}"
 
 
-def _told(shown: Sequence[Bar], scale: Scale) -> str:
+def _ends_in_words(shown: Sequence[Bar], scale: Scale) -> str:
     """The ends of what is shown, in words."""
     name = namer(bar.model for bar in shown)
     unit = "%" if scale.unit == "share" else "points"
@@ -261,10 +261,10 @@ def _told(shown: Sequence[Bar], scale: Scale) -> str:
     return f"Best: {best}." if len(shown) == 1 else f"Best: {best}; last shown: {last}."
 
 
-def _extremes(found: Sequence[Bar], scale: Scale) -> str:
+def _extremes(bars: Sequence[Bar], scale: Scale) -> str:
     """The best and the worst variant of a task, in words."""
     sign = 1 if scale.higher_is_better else -1
-    ordered = sorted(found, key=lambda bar: -sign * bar.value)
+    ordered = sorted(bars, key=lambda bar: -sign * bar.value)
     best, worst = ordered[0], ordered[-1]
     if best.value == worst.value:
         return f"{scale.show(best.value)} for all variants"

@@ -1,6 +1,6 @@
-"""How a chart is drawn: one look, colours that follow the page, and an SVG without ballast.
+"""How a chart is drawn: one look, colors that follow the page, and an SVG without ballast.
 
-Colours are CSS variables and ``currentColor``, so that a drawn chart follows the page's scheme.
+Colors are CSS variables and ``currentColor``, so that a drawn chart follows the page's scheme.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 """The Vega-Lite version that Altair writes; the renderer and the bundle use the same."""
 
 FAMILIES = ("base", "gptq", "awq", "gguf")
-"""Families of weight formats; each has a shape and the colour variable ``--slm-{family}``."""
+"""Families of weight formats; each has a shape and the color variable ``--slm-{family}``."""
 
 SHAPES = ("circle", "square", "triangle-up", "diamond")
 
@@ -161,7 +161,7 @@ def plain(name: str) -> str:
 
 
 def namer(models: Iterable[str], letters: int | None = None) -> Callable[[str, str], str]:
-    """What tells rows apart in a chart: model and variant, or of one model the variant alone.
+    """Names of rows in a chart: model and variant, or of one model the variant alone.
 
     Args:
         models: The models of all rows.
@@ -182,7 +182,7 @@ def namer(models: Iterable[str], letters: int | None = None) -> Callable[[str, s
 
 
 def family_color(legend: alt.Legend | None = None) -> alt.Color:
-    """The colour of a family of weight formats."""
+    """The color of a family of weight formats."""
     colors = [f"var(--slm-{family})" for family in FAMILIES]
     scale = alt.Scale(domain=list(FAMILIES), range=colors)
     return alt.Color("family:N", scale=scale, legend=legend)
@@ -202,15 +202,15 @@ def _compact(svg: str, *, label: str, describedby: str) -> str:
 
 def _strip(element: ElementTree.Element) -> None:
     """Drop attributes that say nothing, elements that draw nothing, and groups without meaning."""
-    kept: list[ElementTree.Element] = []
+    children: list[ElementTree.Element] = []
     for child in element:
         _strip(child)
         is_group = child.tag == f"{{{_SVG}}}g"
         if is_group and not child.attrib:
-            kept.extend(child)
+            children.extend(child)
         elif not (is_group and not len(child)) and not _is_invisible(child):
-            kept.append(child)
-    element[:] = kept
+            children.append(child)
+    element[:] = children
     for name in list(element.attrib):
         if name in _BALLAST or _DEFAULTS.get(name) == element.attrib[name]:
             del element.attrib[name]
@@ -221,7 +221,7 @@ def _strip(element: ElementTree.Element) -> None:
 
 
 def _is_invisible(element: ElementTree.Element) -> bool:
-    """Whether it is a label without text, or a path without a colour: the root's fill is none."""
+    """Whether it is a label without text, or a path without a color: the root's fill is none."""
     if element.tag == f"{{{_SVG}}}text":
         return not element.text or element.get("opacity") == "0"
     return element.tag == f"{{{_SVG}}}path" and not {"fill", "stroke"} & element.attrib.keys()

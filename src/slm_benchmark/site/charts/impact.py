@@ -50,7 +50,9 @@ def impact(effects: Sequence[Effect], caption: str, id: str) -> Figure:
     by_task: dict[tuple[str, str], list[Effect]] = {}
     for effect in effects:
         by_task.setdefault((effect.task, effect.unit), []).append(effect)
-    groups = [Strip(_heading(*task), "", tuple(map(_row, own))) for task, own in by_task.items()]
+    groups = [
+        Strip(_heading(*task), "", tuple(map(_row, group))) for task, group in by_task.items()
+    ]
     rows = [row for strip in groups for row in strip.rows]
     ends = [0.0, *strips.ends_of(rows)]
     pad = _PAD * (max(ends) - min(ends)) or 1.0
@@ -59,11 +61,11 @@ def impact(effects: Sequence[Effect], caption: str, id: str) -> Figure:
         strips.structure("point", title="Variant minus base, points", labelled=True, axis="top"),
         id=id,
         caption=f"{caption}. Lines are 95 % intervals"
-        + (", the band is what numerical noise alone can do" if band else ""),
+        + (", the band is the noise floor: what numerical noise alone can do" if band else ""),
         description=_description(effects),
         head=("Task", "Variant", "Difference", "95 % interval", "Unit", "Noise floor"),
-        rows=map(_cells, (effect for own in by_task.values() for effect in own)),
-        **strips.with_ends(strips.place(groups), min(ends) - pad, max(ends) + pad),
+        rows=map(_cells, (effect for same in by_task.values() for effect in same)),
+        **strips.with_ends(strips.positioned(groups), min(ends) - pad, max(ends) + pad),
     )
 
 
@@ -90,18 +92,18 @@ def _interval(ci95: tuple[float, float]) -> str:
 
 
 def _description(effects: Sequence[Effect]) -> str:
-    """The largest loss and gain, and how many intervals leave zero out."""
+    """The largest loss and gain, and how many intervals exclude zero."""
     beyond = sum(e.ci95 is not None and (e.ci95[0] > 0 or e.ci95[1] < 0) for e in effects)
     lowest = min(effects, key=lambda e: e.difference)
     highest = max(effects, key=lambda e: e.difference)
 
-    def told(effect: Effect) -> str:
+    def in_words(effect: Effect) -> str:
         interval = f" ({_interval(effect.ci95)})" if effect.ci95 else ""
         return f"{effect.variant} on {effect.task}, {_signed(effect.difference)}{interval}"
 
     return (
-        f"{len(effects)} differences, of which {beyond} have an interval that leaves zero out. "
-        f"Lowest: {told(lowest)}. Highest: {told(highest)}."
+        f"{len(effects)} differences, {beyond} of them with a 95 % interval that excludes zero. "
+        f"Lowest: {in_words(lowest)}. Highest: {in_words(highest)}."
     )
 
 

@@ -20,11 +20,11 @@ AXES = 3
 
 _WIDTH, _HEIGHT = 338, 268
 _RADIUS = 105
-"""Pixels from the centre to a share of one."""
+"""Pixels from the center to a share of one."""
 
 _RINGS = (0.25, 0.5, 0.75, 1.0)
 _WHOLES = (0.2, 0.4, 0.6, 0.8, 1.0)
-"""Shares that the outer ring may stand for, so that low scores are no dot at the centre."""
+"""Shares that the outer ring may stand for, so that low scores are no dot at the center."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Spoke:
         series: Name of the row.
         family: Of its weight format.
         axis: Title of the axis.
-        share: From 0 to 1; what is below zero is drawn at the centre.
+        share: From 0 to 1; what is below zero is drawn at the center.
         text: Raw value with its interval.
     """
 
@@ -61,10 +61,10 @@ def radar(spokes: Sequence[Spoke], caption: str, id: str) -> Figure:
     return draw(
         _structure(SERIES, named=True),
         id=id,
-        caption=f"{caption}. The centre is chance{' or below it' if below else ''}, the outer ring "
-        f"{whole:.0%} of the way from there to a perfect score",
+        caption=f"{caption}. The center is the chance level{' or below it' if below else ''}, "
+        f"the outer ring a normalized score of {whole:.0%}",
         description=_description(spokes, axes),
-        head=("Row", "Quantization", "Axis", "% above chance", "With 95 % interval"),
+        head=("Row", "Quantization", "Axis", "Normalized score, %", "With 95 % interval"),
         rows=((s.series, s.family, s.axis, formats.percent(s.share), s.text) for s in spokes),
         data={"values": [_drawn(spoke, axes, whole) for spoke in spokes]},
         params=[
@@ -181,9 +181,9 @@ def _structure(number: int, *, named: bool) -> dict[str, Any]:
 
 def _description(spokes: Sequence[Spoke], axes: Sequence[str]) -> str:
     """The best row of each axis."""
-    told = []
+    best_rows = []
     for axis in axes:
         best = max((s for s in spokes if s.axis == axis), key=lambda spoke: spoke.share)
-        told.append(f"{axis}: {plain(best.series)}, {best.text}")
+        best_rows.append(f"{axis}: {plain(best.series)}, {best.text}")
     number = len({spoke.series for spoke in spokes})
-    return f"{number} rows on {len(axes)} axes. Highest by axis: {'; '.join(told)}."
+    return f"{number} rows on {len(axes)} axes. Highest by axis: {'; '.join(best_rows)}."

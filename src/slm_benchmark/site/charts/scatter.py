@@ -55,7 +55,7 @@ _SIDES = tuple(
 )
 """Where a label may stand beside its point, best first: alignment, shift right, shift down."""
 
-FRONT = {True: "on the front", False: "dominated", None: "not compared"}
+FRONT = {True: "optimal", False: "dominated", None: "not compared"}
 """Words for what is known of a point."""
 
 
@@ -83,7 +83,7 @@ class _Axis:
     is_log: bool
     pixels: int
 
-    def place(self, value: float) -> float:
+    def position(self, value: float) -> float:
         """Pixels from the lower end."""
         low, high, at = (self._scaled(v) for v in (self.low, self.high, value))
         return self.pixels * (at - low) / (high - low)
@@ -91,8 +91,8 @@ class _Axis:
     def value(self, share: float) -> float:
         """The value at a share of the length."""
         low, high = self._scaled(self.low), self._scaled(self.high)
-        found = low + share * (high - low)
-        return 10**found if self.is_log else found
+        scaled = low + share * (high - low)
+        return 10**scaled if self.is_log else scaled
 
     def _scaled(self, value: float) -> float:
         return math.log10(value) if self.is_log else value
@@ -101,8 +101,8 @@ class _Axis:
 def scatter(points: Sequence[Point], metric: Metric, caption: str, id: str) -> Figure:
     """Overall score against a cost or a speed, with 95 % intervals and the Pareto front.
 
-    Points of the front have an outline and their names; a step line joins the best values. The
-    axis of the cost is logarithmic when its values span a factor of ten or more.
+    Pareto-optimal points have an outline and their names; a step line is the front of the
+    values. The axis of the cost is logarithmic when its values span a factor of ten or more.
 
     Args:
         points: At least one.
@@ -125,7 +125,7 @@ def scatter(points: Sequence[Point], metric: Metric, caption: str, id: str) -> F
         head=(
             "Model",
             "Variant",
-            "Overall, % above chance",
+            "Overall, normalized, %",
             "95 % interval",
             f"{metric.title}, {metric.unit}",
             "95 % interval",
@@ -185,7 +185,7 @@ def _padded(values: Sequence[float], is_log: bool, pixels: int) -> _Axis:
 
 
 def _drawn(point: Point, metric: Metric, name: str, interval: bool) -> dict[str, Any]:
-    """A point as data of the specification, to five digits, which no reader could tell apart."""
+    """A point as data of the specification, to five digits, which no reader could distinguish."""
     drawn: dict[str, Any] = {
         "name": name,
         "family": point.family,
@@ -214,8 +214,8 @@ def _density(
     across, up = _CELLS
 
     def cell(point: Point) -> tuple[int, int]:
-        column = x.place(point.cost / metric.per_unit) / x.pixels * across
-        row = y.place(point.score) / y.pixels * up
+        column = x.position(point.cost / metric.per_unit) / x.pixels * across
+        row = y.position(point.score) / y.pixels * up
         return min(int(column), across - 1), min(int(row), up - 1)
 
     for (column, row), count in sorted(Counter(map(cell, points)).items()):
@@ -244,7 +244,7 @@ def _labels(shown: Sequence[Point], metric: Metric, x: _Axis, y: _Axis) -> Itera
     """Names of points of the front, each on the first side where it covers no other name."""
     name = namer((point.model for point in shown), _LETTERS)
     front = sorted((p for p in shown if p.front), key=lambda p: -p.score)
-    places = [(x.place(p.cost / metric.per_unit), y.place(p.score)) for p in front]
+    places = [(x.position(p.cost / metric.per_unit), y.position(p.score)) for p in front]
     taken = [(left - 5, up - 5, left + 5, up + 5) for left, up in places]
     for point, (left, up) in list(zip(front, places, strict=True))[:LABELS]:
         label = name(point.model, point.variant)
@@ -267,7 +267,7 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 @functools.cache
 def _structure(is_log: bool, title: str, unit: str, more_is_better: bool) -> dict[str, Any]:
     """The specification without data."""
-    better = "more" if more_is_better else "less"
+    better = "higher" if more_is_better else "lower"
     x = alt.X(
         "cost:Q",
         title=f"{title}, {unit} ({better} is better)",
@@ -278,19 +278,19 @@ def _structure(is_log: bool, title: str, unit: str, more_is_better: bool) -> dic
     )
     y = alt.Y(
         "score:Q",
-        title="Overall score above chance",
+        title="Overall score, normalized",
         scale=alt.Scale(domain=alt.ExprRef("y_ends"), nice=False, zero=False),
         axis=alt.Axis(format="~%", tickCount=6),
     )
     tooltip = [
         alt.Tooltip("name:N", title="Model · variant"),
-        alt.Tooltip("score:Q", title="Overall above chance", format=".1%"),
+        alt.Tooltip("score:Q", title="Overall, normalized", format=".1%"),
         alt.Tooltip("cost:Q", title=f"{title}, {unit}", format=",.3~r"),
         alt.Tooltip("front:N", title="Pareto front"),
     ]
     legend = alt.Legend(title=None, orient="top", symbolSize=90)
     color = family_color(legend)
-    on_front = "datum.front === 'on the front'"
+    on_front = "datum.front === 'optimal'"
     points = alt.Chart(alt.NamedData("points")).encode(x=x, y=y, tooltip=tooltip)
     with_interval = points.transform_filter("isValid(datum.cost_low)").encode(
         color=color,
@@ -349,15 +349,15 @@ def _reading(
     sentences = []
     if any(point.front for point in points):
         sentences.append(
-            "Outlined: the Pareto front, which no other row matches in both and beats beyond the "
-            "interval in one. Step line: the best values"
+            "Outlined: Pareto-optimal rows, intervals taken into account. Line: Pareto front of "
+            "the values alone"
         )
     if len(with_interval) == len(points):
         sentences.append("Thin lines: 95 % intervals")
     elif with_interval:
-        sentences.append("Thin lines: 95 % intervals of the front")
+        sentences.append("Thin lines: 95 % intervals of Pareto-optimal rows")
     if hidden:
-        sentences.append(f"Shading: the number of rows, of the other {len(hidden):,}")
+        sentences.append(f"Shading: density of the other {len(hidden):,} rows")
     return ". ".join(sentences)
 
 
@@ -368,17 +368,17 @@ def _description(points: Sequence[Point], metric: Metric) -> str:
     sign = 1 if metric.higher_is_better else -1
     cheapest = max(points, key=lambda point: (sign * point.cost, point.score))
 
-    def told(point: Point) -> str:
+    def in_words(point: Point) -> str:
         interval = _span(point.score_ci95, formats.percent)
         score = f"{formats.percent(point.score)} %{interval and f' ({interval})'}"
         cost = f"{metric.show(point.cost)} {metric.unit}"
         return f"{name(point.model, point.variant)} with {score} at {cost}"
 
-    number = f"{len(points):,} point{'s' if len(points) > 1 else ''}, {front:,} on the Pareto front"
+    number = f"{len(points):,} point{'s' if len(points) > 1 else ''}, {front:,} Pareto-optimal"
     extreme = "Highest" if metric.higher_is_better else "Lowest"
     return (
-        f"{number}. Highest overall score: {told(points[0])}. "
-        f"{extreme} {metric.title[0].lower()}{metric.title[1:]}: {told(cheapest)}."
+        f"{number}. Highest overall score: {in_words(points[0])}. "
+        f"{extreme} {metric.title[0].lower()}{metric.title[1:]}: {in_words(cheapest)}."
     )
 
 

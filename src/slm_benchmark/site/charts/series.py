@@ -1,17 +1,17 @@
-"""Colours and shapes of the series that a chart compares by hand."""
+"""Colors and shapes of the series that a chart compares by hand."""
 
 from __future__ import annotations
 
 import altair as alt
 
 SERIES = 6
-"""Series with a colour of their own, the variable ``--slm-series-{n}``."""
+"""Series with a color of their own, the variable ``--slm-series-{n}``."""
 
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
 
 
 def series_color(number: int, *, named: bool = False) -> alt.Color:
-    """The colour of a series, with a legend of one name a line.
+    """The color of a series, with a legend of one name a line.
 
     Args:
         number: Series at most.
@@ -23,9 +23,9 @@ def series_color(number: int, *, named: bool = False) -> alt.Color:
 
 
 def series_shape(number: int, *, named: bool = False) -> alt.Shape:
-    """The shape of a series: two of like colours can still be told apart.
+    """The shape of a series: two of like colors still differ.
 
-    It joins the legend of the colours where the series are ``named``.
+    It joins the legend of the colors where the series are ``named``.
     """
     scale = _scale(list(_SHAPES[:number]), named)
     return alt.Shape("series:N", sort=None, scale=scale, legend=_legend() if named else None)

@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         label: What stands left of it.
-        family: Of the weight format; decides the colour.
+        family: Of the weight format; decides the color.
         value: In the unit of the axis.
         ci95: Its interval.
         text: Value and interval as a reader gets them on pointing.
@@ -66,7 +66,7 @@ class Strip:
     mark: float | None = None
 
 
-def place(strips: Sequence[Strip]) -> dict[str, Any]:
+def positioned(strips: Sequence[Strip]) -> dict[str, Any]:
     """Data, size and parameters of a specification of `structure`, each row at its pixel."""
     rows, headings, marks = [], [], []
     y = 0.0
