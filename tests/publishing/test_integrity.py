@@ -426,7 +426,7 @@ RAW_EDITS: dict[str, Callable[[Record], Any]] = {
     "the distribution": lambda r: r["latency_distribution_ms"]["latency_ms"].pop(),
     "a process": lambda r: r["raw"]["processes"].pop(),
     "the shape": lambda r: r["raw"]["processes"][0].pop("memory"),
-    "utilisation": lambda r: r["metrics"]["mbu"].update(value=1.2),
+    "utilization": lambda r: r["metrics"]["mbu"].update(value=1.2),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.process_intervals import BEYOND, SCENARIOS, Coverage, coverage, markdown
-from slm_benchmark.statistics.processes import SESSION_SD, quantity, summarize
+from slm_benchmark.statistics import processes
+from slm_benchmark.statistics.processes import SESSION_SD, quantity
+
+summarize: Any = processes.summarize
+"""Without its type, as each test knows where there are intervals."""
 
 TIMES = st.floats(0.01, 1000, allow_nan=False).map(lambda value: round(value, 4))
 SESSIONS = st.lists(st.lists(TIMES, min_size=1, max_size=6), min_size=2, max_size=6)

@@ -282,7 +282,7 @@ class _Frequencies:
                 break
 
     def finish(self) -> float | None:
-        """Median in MHz; None where the system tells no frequency."""
+        """Median in MHz; None where the system gives no frequency."""
         self._ended.set()
         self._thread.join()
         return statistics.median(self._samples) if self._samples else None
@@ -305,7 +305,7 @@ class _GpuClocks:
                 break
 
     def finish(self) -> dict[str, float]:
-        """``slowed`` and ``power_capped`` as shares of samples; empty where nothing was told."""
+        """``slowed`` and ``power_capped`` as shares of samples; empty without samples."""
         if self._process:
             self._process.terminate()
             self._process.wait()

@@ -57,7 +57,7 @@ class LlamaCppRunner:
         """Make a context with a cache of just this point's size, in llama.cpp's own steps.
 
         llama.cpp rounds the cache up itself, but lays its buffers out for just as many tokens as
-        it is asked for: with 129 or 161, prompts were 6 % slower than with 128, 160 or 256.
+        it is configured for: with 129 or 161, prompts were 6 % slower than with 128, 160 or 256.
 
         Raises:
             MemoryError: when there is no memory for the cache.

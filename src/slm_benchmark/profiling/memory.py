@@ -59,7 +59,7 @@ class PeakMemory:
             ``baseline_bytes``; what is resident now, as ``resident_anonymous_bytes``,
             ``resident_file_bytes`` and ``resident_shared_bytes``; ``proportional_bytes``, where
             each page counts by how many processes share it; a ``note`` where the peaks are not what
-            they should be. None where the system does not tell.
+            they should be. None where the system does not say.
         """
         used_bytes = self.used_bytes()
         load_peak_bytes = max(0, self._load_peak_bytes - self._baseline_bytes)
@@ -125,7 +125,7 @@ def _mappings() -> Iterator[_Mapping]:
 
 
 def _field_bytes(file: str, field: str) -> int | None:
-    """A size that a file of /proc/self tells, such as ``VmHWM`` of ``status``."""
+    """A size from a file of /proc/self, such as ``VmHWM`` of ``status``."""
     try:
         lines = (_PROCESS / file).read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -30,7 +30,7 @@ QUANTILE: Literal["inverted_cdf"] = "inverted_cdf"
 measured. Definition 1 of R. J. Hyndman and Y. Fan, The American Statistician 50 (1996), 361–365."""
 
 _PERCENT = (0, 1, 2, 5, *range(10, 100, 10), 95, 98, 99, 99.5, 99.9, 100)
-"""Where the distribution of latencies is kept."""
+"""Percentiles of the recorded distribution of latencies."""
 
 _RATIO_SD = math.sqrt(2) * SESSION_SD
 """From session to session, both what a variant reaches and what the machine can do move."""

@@ -136,7 +136,7 @@ def transformers_traffic(model: Any) -> Traffic:
 
     Weights are counted as they lie in memory now: a quantized layer has its packed numbers, zero
     points, scales and order of columns, and counts its products by its logical widths. The sizes of
-    keys and values are those of a real cache: one token runs through the model, so ask when
+    keys and values are those of a real cache: one token runs through the model, so call it when
     nothing is measured any more.
 
     Args:

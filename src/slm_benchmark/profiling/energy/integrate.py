@@ -30,7 +30,7 @@ def integrate(
         max_gap_s: Longest time from a sample to the next one.
 
     Returns:
-        Joules; or, as a text, why the samples do not tell them.
+        Joules; or, as a text, why they do not follow from the samples.
     """
     if not samples:
         return "there are no samples of power"

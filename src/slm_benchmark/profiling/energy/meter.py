@@ -94,7 +94,7 @@ class Span:
 
     @property
     def joules(self) -> float | None:
-        """Energy of the span; None where it was lost. To be asked after the block."""
+        """Energy of the span; None where it was lost. To be read after the block."""
         return self._meter.joules(self._start, self._end)
 
 
@@ -152,7 +152,7 @@ class CounterMeter(Meter):
             return Mark(self._total_uj / 1e6, self._breaks)
 
     def _step_uj(self, index: int, domain: Domain) -> int:
-        """What the counter counted since it was read last; 0 and a break where it cannot tell."""
+        """What the counter counted since it was read last; 0 and a break where that is unknown."""
         before = self._last_uj[index]
         try:
             now = domain.read_uj()

@@ -47,7 +47,7 @@ def visible_gpu(uuids: Sequence[str], environment: Mapping[str, str]) -> int:
         environment: CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER count.
 
     Raises:
-        OSError: when the two do not tell.
+        OSError: when the two do not determine it.
     """
     chosen = environment.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
     if chosen.startswith("GPU-"):

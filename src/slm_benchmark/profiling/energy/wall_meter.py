@@ -74,7 +74,7 @@ def import_power(readings: Path, record_file: Path, name: str) -> str:
                 file=record_file,
                 field=field,
                 value=value,
-                fix="profile the variant again",
+                fix="measure the performance of the variant again",
             )
     if not readings.is_file():
         raise UserError("there is no such file", file=readings, fix="check the path")
@@ -236,7 +236,7 @@ def _window(repetition: RawRepetition) -> tuple[float, float]:
 
 
 def _check_covered(repetition: RawRepetition, samples: Sequence[Sample], file: Path) -> None:
-    """Make sure that the readings tell the energy of a generation.
+    """Make sure that the readings give the energy of a generation.
 
     Raises:
         UserError: when they do not.
@@ -254,7 +254,7 @@ def _check_covered(repetition: RawRepetition, samples: Sequence[Sample], file: P
 
 
 def _generation_j(repetition: RawRepetition, samples: Sequence[Sample]) -> float | str:
-    """Energy of one generation, or why the readings do not tell it."""
+    """Energy of one generation, or why the readings do not give it."""
     start_s, end_s = _window(repetition)
     window_s, length_s = end_s - start_s, math.fsum(repetition["latencies_s"])
     if abs(window_s - length_s) > CLOCK_SLACK_S + CLOCK_SLACK_SHARE * length_s:

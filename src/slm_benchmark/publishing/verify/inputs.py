@@ -91,7 +91,7 @@ class Published:
     def same(
         self, field: str, expected: object, here: object, fix: str, file: str | None = None
     ) -> None:
-        """Make sure that a field of the record still tells the truth.
+        """Make sure that a field of the record is still true.
 
         Raises:
             ChangedInput: when it does not.
