@@ -37,6 +37,7 @@ from slm_benchmark.records.store import (
 )
 from slm_benchmark.records.types import (
     DatasetBlock,
+    DocumentRow,
     EquivalenceDataset,
     EquivalenceRecord,
     MeasuredRecord,
@@ -346,7 +347,8 @@ def compare_with_published(record: ScoreRecord, results: Path = RESULTS) -> str:
     paths = [path for path in folder.glob("*.json") if is_record(path)]
     if not paths:
         return f"{cell}: {headline(record)}; no published record to compare with"
-    ((path, published),) = current_records(sorted(paths))
+    ((path, newest),) = current_records(sorted(paths))
+    published = cast(ScoreRecord, newest)
     where = relative(path)
     if published["result_sha256"] == record["result_sha256"]:
         return f"{cell}: {headline(record)}; identical to the published result {where}"
@@ -377,9 +379,10 @@ def _flips(path: Path, record: ScoreRecord) -> str:
     metric, chosen = record["task"]["metric"], record["task"]["filter"]
 
     def values(file: Path) -> dict[tuple[str, str], Any]:
+        rows: list[DocumentRow] = read_json(file)
         return {
             (row.get("part", ""), row["document"]): row["values"].get(metric)
-            for row in read_json(file)
+            for row in rows
             if row["filter"] == chosen
         }
 
