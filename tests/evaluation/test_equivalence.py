@@ -213,12 +213,13 @@ def test_each_bound_counts() -> None:
     }
     good: Record = {"id": "t", **bounds, "decision_agreement": 0.95}
     assert breaches([good], bounds) == []
-    for change in (
+    changes: list[Any] = [
         {"max_delta_nats": 0.51},
         {"mean_delta_nats_per_token": 0.011},
         {"decision_agreement": 0.94},
         {"max_delta_nats": None, "mean_delta_nats_per_token": None},
-    ):
+    ]
+    for change in changes:
         assert len(breaches([good, {**good, **change}], bounds)) == 1
 
 

@@ -48,7 +48,7 @@ from slm_benchmark.workflow.rule_params import RuleParams
 from tests.evaluation.test_loglikelihood import CARD
 from tests.support.models import add_manifest
 
-Record = dict[str, Any]
+Record = Any
 
 TEXTS, TOKENS = 7, 40
 CALIBRATION: CalibrationChoice = {"dataset": "calibration", "texts": 2, "tokens": 64}
@@ -76,7 +76,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }.items():
         file = folder / f"{name}.jsonl"
         file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-        entry = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
+        entry: Any = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
         prepared[name] = folder / name
         prepare_dataset(name, entry, prepared[name])
     return prepared
@@ -154,9 +154,7 @@ class Bench:
 
 @pytest.fixture(autouse=True)
 def own_counter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "slm_benchmark.evaluation.fidelity.SEQUENCE_COUNTER", tmp_path / ".sequence"
-    )
+    monkeypatch.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
 
 def described(folder: Path, variant: str) -> Path:
@@ -396,7 +394,7 @@ def test_faults_of_the_surroundings_are_raised(
         raise OSError(28, "No space left on device")
 
     shutil.rmtree(bench.reference)
-    monkeypatch.setattr("slm_benchmark.evaluation.fidelity._Kept.take", full)
+    monkeypatch.setattr("slm_benchmark.evaluation.fidelity._LogitsWriter.take", full)
     with pytest.raises(RunEnvironmentError):
         bench.keep()
     assert not bench.reference.exists()
@@ -415,7 +413,7 @@ def test_faults_of_the_surroundings_are_raised(
 )
 def test_a_bad_text_is_one_clear_line(bench: Bench, change: Record, field: str) -> None:
     with pytest.raises(UserError) as refusal:
-        bench.keep({**CONFIGURED, **change})  # type: ignore[typeddict-item]
+        bench.keep({**CONFIGURED, **change})
     assert refusal.value.field == field
     assert refusal.value.fix
 
@@ -433,7 +431,7 @@ def test_other_logits_or_another_base_are_noticed(bench: Bench) -> None:
     content = bytearray((bench.reference / LOGITS).read_bytes())
     content[100] ^= 1
     (bench.reference / LOGITS).write_bytes(bytes(content))
-    with pytest.raises(UserError, match="not the file that was kept"):
+    with pytest.raises(UserError, match="not the file that was stored"):
         bench.measure(weights)
 
 
@@ -470,8 +468,8 @@ def test_intervals_allow_for_tokens_that_depend_on_their_neighbours() -> None:
     draw = np.random.default_rng(0)
     # All tokens of a text are alike: 20 texts of 100 tokens say as much as 20 tokens.
     levels = draw.uniform(0.1, 0.3, 20)
-    found = [[Position(float(kl), kl > 0.15, 2.0, 2.0 + float(kl))] * 100 for kl in levels]
-    made = metrics(found)
+    positions = [[Position(float(kl), kl > 0.15, 2.0, 2.0 + float(kl))] * 100 for kl in levels]
+    made: Record = metrics(positions)
     low, high = made["kl_mean_nats"]["ci95"]
     error = levels.std(ddof=1) / math.sqrt(20)
     assert low < levels.mean() < high

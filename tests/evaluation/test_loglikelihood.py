@@ -29,7 +29,7 @@ from slm_benchmark.evaluation import generation as generating
 from slm_benchmark.evaluation.loglikelihood import Outputs, evaluate
 from slm_benchmark.evaluation.rescoring import score
 from slm_benchmark.evaluation.runner import Folders, raise_if_environment
-from slm_benchmark.evaluation.scores import Given, Measurement, sanity_checks, summarise
+from slm_benchmark.evaluation.scores import Measurement, Truncated, sanity_checks, summarize
 from slm_benchmark.records.provenance import result_digest
 from slm_benchmark.tasks import requests
 from slm_benchmark.tasks.loader import TaskPart, load_task, task_digest
@@ -38,7 +38,7 @@ from tests.leaderboard.test_aggregate import performance_record, score_record
 from tests.profiling.test_runners import scaled
 from tests.support.models import add_manifest, prepare_splits
 
-Row = dict[str, Any]
+Row = Any
 
 N = 12
 TASKS = ("arc_challenge", "hellaswag", "truthfulqa_mc1", "gsm8k")
@@ -138,7 +138,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     )
 
 
-Measure = Callable[..., dict[str, Any]]
+Measure = Callable[..., Any]
 
 
 @pytest.fixture
@@ -150,9 +150,9 @@ def measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Measure:
     """Evaluates the tiny model and returns the record."""
-    monkeypatch.setattr("slm_benchmark.evaluation.runner.SEQUENCE_COUNTER", tmp_path / ".sequence")
+    monkeypatch.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
-    def run(task: str, catalogue: Catalogue = catalogue) -> dict[str, Any]:
+    def run(task: str, catalogue: Catalogue = catalogue) -> Any:
         cell = Cell("tiny", "base", "local", "demo", task)
         folders = Folders(weights=base, base=base, dataset=datasets / task)
         if catalogue.tasks[task]["kind"] == "loglikelihood":
@@ -411,7 +411,7 @@ def measured(task_id: str, catalogue: Catalogue, datasets: Path, lm: Oracle) -> 
     task = load_task(task_id, entry, datasets / task_id, protocol["fewshot_sampler"])
     parts = [TaskPart("", task)]
     samples = requests.measure(lm, parts, {"": range(N)}, protocol["seed"], chat=False)
-    return summarise(samples, entry, parts, Given(len(lm.truncated), len(lm.unfinished)))
+    return summarize(samples, entry, parts, Truncated(len(lm.truncated), len(lm.unfinished)))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -419,7 +419,7 @@ def test_an_oracle_scores_one_and_its_wrong_twin_zero(
     task: str, catalogue: Catalogue, datasets: Path
 ) -> None:
     for right in (True, False):
-        found = measured(task, catalogue, datasets, Oracle(right))
+        found: Any = measured(task, catalogue, datasets, Oracle(right))
         assert {score["value"] for score in found.scores} == {1.0 if right else 0.0}
         assert {score["n"] for score in found.scores} == {N}
         (headline,) = [score for score in found.scores if score["headline"]]
@@ -475,7 +475,7 @@ def test_unknown_tasks_and_missing_splits_are_named(
         ("gsm8k", "gsm8k", "train", "test"),
     ):
         file = str(datasets / f"{dataset}-{present}.jsonl")
-        local = {"source": "local", "files": {present: file}, "license": "CC0-1.0"}
+        local: Any = {"source": "local", "files": {present: file}, "license": "CC0-1.0"}
         prepare_dataset("few", local, tmp_path / "few")
         # Whatever its columns are.
         entry = {**catalogue.tasks[task], "columns": []}
@@ -486,10 +486,11 @@ def test_unknown_tasks_and_missing_splits_are_named(
 def test_the_definition_s_digest_follows_what_is_measured(
     catalogue: Catalogue, datasets: Path
 ) -> None:
-    entry = catalogue.tasks["gsm8k"]
+    entry: Any = catalogue.tasks["gsm8k"]
 
     def found(**changes: Any) -> str:
-        return task_digest(load_task("gsm8k", {**entry, **changes}, datasets / "gsm8k", "first_n"))
+        changed: Any = {**entry, **changes}
+        return task_digest(load_task("gsm8k", changed, datasets / "gsm8k", "first_n"))
 
     assert found() == found()
     assert found(title="another", note="another") == found()
@@ -512,8 +513,9 @@ def sample(arguments: list[tuple[Any, Any]], response: Any = None, filtered: Any
 
 
 def checks(samples: list[Row], kind: str, ci95: list[float] | None = None) -> Row:
-    headline = {"ci95": ci95, "chance": 0.25}
-    return sanity_checks(samples, headline, {"kind": kind}, Given(1, 2))
+    headline: Any = {"ci95": ci95, "chance": 0.25}
+    entry: Any = {"kind": kind}
+    return sanity_checks(samples, headline, entry, Truncated(1, 2))
 
 
 def test_checks_of_generated_answers() -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.catalog.model_cards import load_model
 from slm_benchmark.catalog.run_config import Cell, RunConfig
-from slm_benchmark.catalog.types import NoisePlan, Task
+from slm_benchmark.catalog.types import ChoiceColumn, NoisePlan, Task
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import ROOT
@@ -45,13 +45,13 @@ from tests.evaluation.test_loglikelihood import CARD, Row, arc, hellaswag
 from tests.support.answerers import Answerer
 from tests.support.models import add_manifest, prepare_splits
 
-Record = dict[str, Any]
+Record = Any
 Measure = Callable[..., Record]
 
 N = 14
 DOCUMENTS = 8
 SEEDS = [1, 2, 3]
-LETTERS = {"options": "options", "answer": "answer", "labels": "letters"}
+LETTERS: ChoiceColumn = {"options": "options", "answer": "answer", "labels": "letters"}
 
 
 def mmlu_pro(i: int) -> Row:
@@ -130,7 +130,7 @@ def measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Measure:
     """Measures the noise of the tiny model, and returns the record as read back."""
-    monkeypatch.setattr("slm_benchmark.evaluation.runner.SEQUENCE_COUNTER", tmp_path / ".sequence")
+    monkeypatch.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
     def run(task: str, variant: str) -> Record:
         cell = Cell("tiny", variant, "local", "demo", task)
@@ -219,7 +219,7 @@ def test_a_base_model_on_a_task_that_shows_no_options(measure: Measure) -> None:
     # Prompts shorter than a chunk are computed alike with every larger one: exactly.
     assert found["chunk-128"]["max_abs_delta_nats"] == 0
     assert found["chunk-128"]["documents_changed"] == 0
-    assert found["fewshot_draw"]["reason"] == "the task draws no worked examples"
+    assert found["fewshot_draw"]["reason"] == "the task draws no few-shot examples"
     assert found["choice_order"]["reason"] == "the order of the options is not in the prompt"
     prompt = record["floor"]["prompt"]
     assert (prompt["sd"], prompt["max_abs_delta"]) == (None, None)
@@ -230,7 +230,7 @@ def test_the_reference_against_itself_is_exactly_zero(
     measure: Measure, plan: NoisePlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan["numerical"] = {"nothing": {"chunk": 64}}
-    monkeypatch.setattr(noise_floor.Perturbing, "_check", lambda *_: None)
+    monkeypatch.setattr(noise_floor.Perturber, "_check", lambda *_: None)
     for variant in ("base", "gguf-q8_0"):
         (entry, *_) = measure("mmlu_pro", variant)["perturbations"]
         assert (entry["name"], entry["state"], entry["n"]) == ("nothing", "ok", DOCUMENTS)
@@ -402,7 +402,11 @@ def test_the_answer_goes_with_its_option(
     names = [f"option{place}" for place in range(len(options))]
     shown = dict(zip(names, options, strict=True)) if columned else {"options": options}
     doc = {"question": "?", **shown, "answer": LABELLED[labels][right]}
-    columns = {"options": names if columned else "options", "answer": "answer", "labels": labels}
+    columns: Any = {
+        "options": names if columned else "options",
+        "answer": "answer",
+        "labels": labels,
+    }
     found = permuted(doc, columns, seed)
     moved = [found[name] for name in names] if columned else found["options"]
     assert sorted(moved) == sorted(options)
@@ -421,7 +425,7 @@ def test_the_answer_goes_with_its_option(
 )
 def test_columns_that_do_not_fit_are_an_error(change: Record, said: str) -> None:
     with pytest.raises(UserError, match=said) as raised:
-        permuted(mmlu_pro(1), LETTERS | change, seed=1)
+        permuted(mmlu_pro(1), {**LETTERS, **change}, seed=1)
     assert "noise.yaml" in str(raised.value)
 
 

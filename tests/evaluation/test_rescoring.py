@@ -19,7 +19,7 @@ from slm_benchmark.download.datasets import prepare_dataset
 from slm_benchmark.evaluation.generation import Outputs as Kept
 from slm_benchmark.evaluation.generation import generate
 from slm_benchmark.evaluation.loglikelihood import Outputs
-from slm_benchmark.evaluation.rescoring import score, score_kept
+from slm_benchmark.evaluation.rescoring import score, score_stored
 from slm_benchmark.evaluation.runner import Folders
 from tests.evaluation.test_loglikelihood import base, catalogue, datasets  # noqa: F401 (fixtures)
 
@@ -41,7 +41,7 @@ def dialogues(tmp_path: Path) -> Path:
     """A prepared dataset of two conversations, one with reference answers."""
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in CONVERSATIONS))
-    entry = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
+    entry: Any = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
     prepare_dataset("dialogues", entry, tmp_path / "dialogues")
     return tmp_path / "dialogues"
 
@@ -54,7 +54,7 @@ class Bench:
     base: Path
     folder: Path
 
-    def generate(self, task: str, dataset: Path) -> dict[str, Any]:
+    def generate(self, task: str, dataset: Path) -> Any:
         cell = Cell("tiny", "base", "local", "demo", task)
         folders = Folders(weights=self.base, base=self.base, dataset=dataset)
         return generate(cell, self.catalogue, folders, self.kept(task), threads=1)
@@ -81,7 +81,7 @@ def bench(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Bench]:
-    monkeypatch.setattr("slm_benchmark.evaluation.runner.SEQUENCE_COUNTER", tmp_path / ".sequence")
+    monkeypatch.setattr("slm_benchmark.records.envelope.SEQUENCE_COUNTER", tmp_path / ".sequence")
 
     def make(**protocol: Any) -> Bench:
         demo: Any = {**catalogue.protocols["demo"], **protocol}
@@ -136,7 +136,7 @@ def test_a_subset_without_references_has_no_value(
 ) -> None:
     file = tmp_path / "bare.jsonl"
     file.write_text(json.dumps(CONVERSATIONS[1]) + "\n")
-    entry = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
+    entry: Any = {"source": "local", "files": {"train": str(file)}, "license": "CC0-1.0"}
     prepare_dataset("bare", entry, tmp_path / "bare")
     made = bench()
     made.generate("mt_bench", tmp_path / "bare")
@@ -176,7 +176,7 @@ def test_a_score_is_not_lost_to_a_machine_that_cannot_make_it(
     monkeypatch.setattr(
         "slm_benchmark.evaluation.requirements.prepare_tools", lambda *_, **__: dialogues
     )
-    lines = list(score_kept(made.catalogue, made.kept("mt_bench").record, None, 1))
+    lines = list(score_stored(made.catalogue, made.kept("mt_bench").record, None, 1))
     assert [line.split(": ")[1].split(" ")[0] for line in lines] == ["kept", "reference_chrf"]
     assert read_json(path)["state"] == "ok"
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from slm_benchmark.catalog.types import Hardware, Requirements
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.paths import CONFIG, ROOT
 from slm_benchmark.common.schemas import read_config, schema
 from slm_benchmark.records import hardware
 
-MACHINE: dict[str, Any] = {
+MACHINE: Any = {
     "machine": "x86_64",
     "cpu": {
         "model": "Example 9000",
@@ -35,7 +36,12 @@ MACHINE: dict[str, Any] = {
 }
 
 
-def machine(**changes: Any) -> dict[str, Any]:
+def entry_with(requires: Requirements) -> Hardware:
+    """An entry of config/hardware.yaml with these requirements."""
+    return {"title": "A box", "device": "cpu", "threads": 1, "requires": requires}
+
+
+def machine(**changes: Any) -> Any:
     """`MACHINE` with changes; ``cpu_logical_cores=2`` reaches into the CPU."""
     made = copy.deepcopy(MACHINE)
     for key, value in changes.items():
@@ -101,15 +107,16 @@ MISMATCHES: list[tuple[str, Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "wanted", "change", "found"), MISMATCHES)
+@pytest.mark.parametrize(("key", "value", "change", "shown"), MISMATCHES)
 def test_a_mismatch_names_file_field_value_and_fix(
-    key: str, wanted: Any, change: dict[str, Any], found: str
+    key: str, value: Any, change: dict[str, Any], shown: str
 ) -> None:
+    required: Any = {key: value}
     with pytest.raises(UserError) as caught:
-        hardware.check("box", {"requires": {key: wanted}}, machine(**change))
+        hardware.check("box", entry_with(required), machine(**change))
     message = str(caught.value)
     assert message.startswith(f"config/hardware.yaml: box.requires.{key}: ")
-    assert found in message
+    assert shown in message
     assert "--config hardware=local" in message
 
 
@@ -119,7 +126,7 @@ def test_every_requirement_of_the_schema_is_checked() -> None:
 
 
 def test_a_machine_that_fits_passes() -> None:
-    fitting = {
+    fitting: Requirements = {
         "machine": ["aarch64", "x86_64"],
         "gpu_name": "T4",
         "cpu_model": "9000",
@@ -132,11 +139,11 @@ def test_a_machine_that_fits_passes() -> None:
         "virtual": False,
         "governor": "performance",
     }
-    hardware.check("box", {"requires": fitting}, MACHINE)
+    hardware.check("box", entry_with(fitting), MACHINE)
 
 
 def test_an_environment_variable_can_be_required(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = {"requires": {"environment": {"GITHUB_ACTIONS": "true"}}}
+    entry = entry_with({"environment": {"GITHUB_ACTIONS": "true"}})
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     hardware.check("ci", entry, MACHINE)
     monkeypatch.delenv("GITHUB_ACTIONS")
@@ -147,7 +154,7 @@ def test_an_environment_variable_can_be_required(monkeypatch: pytest.MonkeyPatch
 def test_the_catalogue_has_the_promised_machines_and_local_fits_anything() -> None:
     entries = read_config(CONFIG / "hardware.yaml", "hardware")
     assert set(entries) == {"t4", "github-runner", "edge", "raspberry_pi_5", "local"}
-    found = hardware.identity("local", entries["local"])
+    found: Any = hardware.identity("local", entries["local"])
     assert found["id"] == "local"
     assert found["fingerprint"] == hardware.fingerprint(found["description"])
     pi = machine(

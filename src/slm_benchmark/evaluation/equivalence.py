@@ -10,41 +10,38 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from slm_benchmark.catalog.catalog import Catalogue
-from slm_benchmark.catalog.types import EquivalenceConfigBounds
+from slm_benchmark.catalog.types import EquivalenceConfigBounds, Task
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest, read_json
-from slm_benchmark.common.schemas import write_record
 from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import unknown_engine
 from slm_benchmark.evaluation.runner import (
-    SEQUENCE_COUNTER,
     describe_error,
     engine_environment,
     raise_if_environment,
 )
-from slm_benchmark.records.hardware import identity as hardware_identity
-from slm_benchmark.records.provenance import (
-    RECORDED_PACKAGES,
-    command_for,
-    environment_identity,
-    model_block,
-    next_sequence,
-    now,
-    result_digest,
-    variant_block,
-    workflow_identity,
+from slm_benchmark.records.envelope import Envelope, write_sealed
+from slm_benchmark.records.provenance import command_for, model_block, variant_block
+from slm_benchmark.records.types import (
+    DatasetManifest,
+    EngineBlock,
+    EquivalenceDataset,
+    EquivalenceRecord,
+    EquivalenceTask,
+    ErrorBlock,
 )
 
-Record = dict[str, Any]
+if TYPE_CHECKING:
+    from slm_benchmark.engines.settings import Settings
+    from slm_benchmark.tasks.requests import ScoredDocument
 
 SIDES: dict[str, Literal["transformers", "llama.cpp"]] = {
     "base": "transformers",
@@ -76,13 +73,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one side says about one document.
+    """One document as one side answers it.
 
     Attributes:
         document: Hash of the document.
         index: Row of the split.
         scores: Of each continuation, its log-probability in nats and whether each token of it is
-            the likeliest.
+            the top-1 token.
         tokens: Tokens of each continuation.
         decision: Number of the option that the task's headline metric takes for the answer.
     """
@@ -94,9 +91,9 @@ class Answer:
     decision: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Side:
-    """How far one side got; what was not reached stays empty.
+    """How far one side got.
 
     Attributes:
         engine: The records' ``engine`` block.
@@ -104,9 +101,9 @@ class Side:
         error: The records' ``error`` block, when the model could not be loaded or scored.
     """
 
-    engine: Record
-    answers: dict[str, list[Answer]] = field(default_factory=dict)
-    error: dict[str, str] | None = None
+    engine: EngineBlock
+    answers: dict[str, list[Answer]]
+    error: ErrorBlock | None = None
 
 
 def check_equivalence(
@@ -116,7 +113,7 @@ def check_equivalence(
     inputs: Inputs,
     output: Path,
     threads: int,
-) -> Record:
+) -> EquivalenceRecord:
     """Score the documents of config/equivalence.yaml with both engines and write what differs.
 
     Transformers runs in float32 on a CPU and in float16 on CUDA. Both sides see the same token ids,
@@ -138,15 +135,14 @@ def check_equivalence(
         UserError: for bad input, such as an input file that differs from its manifest.
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
-    began, started = time.monotonic(), now()
-    model = catalogue.models[model_id]
+    model, hardware = catalogue.models[model_id], catalogue.hardware[hardware_id]
     config = catalogue.equivalence
-    machine = hardware_identity(hardware_id, catalogue.hardware[hardware_id])
+    envelope = Envelope(hardware_id, hardware, model.file)
     folders = {"base": inputs.base, "gguf-f16": inputs.f16}
     for folder in folders.values():
         verify_files(folder)
     manifests = {variant: read_manifest(folder) for variant, folder in folders.items()}
-    sequence = next_sequence(SEQUENCE_COUNTER)
+    envelope.count()
 
     # The libraries read these variables when they are imported.
     with engine_environment(threads):
@@ -165,16 +161,16 @@ def check_equivalence(
         settings = Settings(
             max_length=min(model.context_length, config["max_context_tokens"]),
             threads=threads,
-            device=catalogue.hardware[hardware_id]["device"],
+            device=hardware["device"],
             trust_remote_code=model.trust_remote_code,
         )
         sides = {
-            variant: ask(variant, folders[variant], inputs.base, settings, tasks, catalogue)
+            variant: run_side(variant, folders[variant], inputs.base, settings, tasks, catalogue)
             for variant in SIDES
         }
 
     errors = {variant: side.error for variant, side in sides.items() if side.error}
-    found = (
+    compared = (
         []
         if errors
         else [
@@ -185,8 +181,8 @@ def check_equivalence(
         ]
     )
     reasons = [f"{variant} broke: {error['type']}" for variant, error in errors.items()]
-    reasons += breaches(found, config["bounds"])
-    record: Record = {
+    reasons += breaches(compared, config["bounds"])
+    record: EquivalenceRecord = {
         "schema_version": 1,
         "kind": "equivalence",
         "state": "failed" if errors else "ok",
@@ -194,7 +190,7 @@ def check_equivalence(
         "passed": not reasons,
         "reasons": reasons,
         "model": model_block(model, manifests["base"]),
-        "variants": {variant: variant_block(found) for variant, found in manifests.items()},
+        "variants": {name: variant_block(manifest) for name, manifest in manifests.items()},
         "datasets": {task: dataset_source(inputs.datasets[task]) for task in tasks},
         "bounds": {
             "version": config["version"],
@@ -202,33 +198,31 @@ def check_equivalence(
             **config["bounds"],
         },
         "engines": {variant: side.engine for variant, side in sides.items()},
-        "environment": environment_identity(RECORDED_PACKAGES),
-        "hardware": machine,
-        "workflow": workflow_identity(model.file),
-        "tasks": found,
-        "result_sha256": "",
-        "sequence": sequence,
-        "started": started,
-        "duration_s": round(time.monotonic() - began, 3),
-        "command": command_for([output], None, hardware_id),
+        **envelope.provenance(),
+        "tasks": compared,
+        **envelope.closing(command_for([output], None, hardware_id)),
     }
-    record["result_sha256"] = result_digest(record)
-    write_record(output, record, "equivalence")
-    return record
+    return write_sealed(output, record, "equivalence")
 
 
-def dataset_source(folder: Path) -> Record:
+def dataset_source(folder: Path) -> EquivalenceDataset:
     """The equivalence schema's entry of a prepared dataset."""
-    manifest = read_json(folder / "manifest.json")
-    kept = {key: manifest[key] for key in ("source", "revision", "sha256")}
-    return {"id": manifest["dataset"], **kept}
+    manifest: DatasetManifest = read_json(folder / "manifest.json")
+    source = manifest["source"]
+    assert source != "generated", "the gate reads benchmarks of others"
+    return {
+        "id": manifest["dataset"],
+        "source": source,
+        "revision": manifest["revision"],
+        "sha256": manifest["sha256"],
+    }
 
 
-def ask(
+def run_side(
     variant: str,
     weights: Path,
     tokenizer: Path,
-    settings: Any,
+    settings: Settings,
     tasks: Mapping[str, Any],
     catalogue: Catalogue,
 ) -> Side:
@@ -238,7 +232,7 @@ def ask(
         variant: A key of `SIDES`.
         weights: Folder of the variant.
         tokenizer: Folder of the base model.
-        settings: The engines' `Settings`.
+        settings: Of the engine.
         tasks: The harness's tasks by id.
         catalogue: The catalogue of the checkout.
 
@@ -251,7 +245,7 @@ def ask(
     from slm_benchmark.tasks.subset import document_subset
 
     config = catalogue.equivalence
-    side = Side(unknown_engine(variant, settings.threads))
+    answers: dict[str, list[Answer]] = {}
     try:
         engine = load_engine(
             SIDES[variant],
@@ -262,18 +256,17 @@ def ask(
         )
         try:
             for task_id, task in tasks.items():
-                wanted = config["tasks"][task_id]["documents"]
-                chosen = document_subset(len(task.eval_docs), wanted, config["seed"])
+                number = config["tasks"][task_id]["documents"]
+                chosen = document_subset(len(task.eval_docs), number, config["seed"])
                 samples = measure(
                     engine.lm, [TaskPart("", task)], {"": chosen}, config["seed"], chat=False
                 )
                 entry = catalogue.tasks[task_id]
-                side.answers[task_id] = [
+                answers[task_id] = [
                     answer(sample, entry, task, engine.lm)
                     for sample in samples
                     if sample["filter"] == entry.get("filter", "none")
                 ]
-            side.engine = engine.identity
         finally:
             engine.close()
     except Exception as raised:
@@ -281,15 +274,15 @@ def ask(
         if type(raised) is not UserError:
             raise_if_environment(raised)
         traceback.print_exc()
-        side.error = describe_error(raised)
-    return side
+        return Side(unknown_engine(variant, settings.threads), answers, describe_error(raised))
+    return Side(engine.identity, answers)
 
 
-def answer(sample: Mapping[str, Any], entry: Mapping[str, Any], task: Any, lm: Any) -> Answer:
+def answer(sample: ScoredDocument, entry: Task, task: Any, lm: Any) -> Answer:
     """One document's answer from the harness's sample.
 
-    The decision is the harness's: the likeliest continuation, under ``acc_norm`` by its
-    log-probability per character of the option (``ConfigurableTask.process_results``).
+    The decision is the harness's: the continuation of the highest log-probability, under
+    ``acc_norm`` per character of the option (``ConfigurableTask.process_results``).
     """
     scores = [(float(value), bool(greedy)) for value, greedy in sample["filtered_resps"]]
     options = task.doc_to_choice(sample["doc"])
@@ -311,7 +304,7 @@ class Pair:
     Attributes:
         document: The base model's answer to its document.
         choice: Number of the option.
-        base: Log-probability in nats, and whether each token is the likeliest.
+        base: Log-probability in nats, and whether each token is the top-1 token.
         gguf: The same of the F16 file.
     """
 
@@ -323,8 +316,8 @@ class Pair:
     @property
     def delta(self) -> float:
         """|Δ log-probability| in nats; infinite where either side is not finite."""
-        found = abs(self.base[0] - self.gguf[0])
-        return found if math.isfinite(found) else math.inf
+        delta = abs(self.base[0] - self.gguf[0])
+        return delta if math.isfinite(delta) else math.inf
 
     @property
     def delta_per_token(self) -> float:
@@ -340,11 +333,11 @@ def scored_pairs(base: Answer, gguf: Answer) -> list[Pair]:
 
 def compare(
     task_id: str,
-    entry: Mapping[str, Any],
+    entry: Task,
     task: Any,
     base: Sequence[Answer],
     gguf: Sequence[Answer],
-) -> Record:
+) -> EquivalenceTask:
     """The equivalence schema's entry of one task.
 
     Args:
@@ -384,15 +377,15 @@ def compare(
     }
 
 
-def breaches(found: Sequence[Record], bounds: EquivalenceConfigBounds) -> list[str]:
+def breaches(tasks: Sequence[EquivalenceTask], bounds: EquivalenceConfigBounds) -> list[str]:
     """Sentences about every bound that does not hold on a task; none when all hold.
 
     Args:
-        found: The record's ``tasks``.
+        tasks: The record's ``tasks``.
         bounds: The bounds of config/equivalence.yaml.
     """
     sentences = []
-    for task in found:
+    for task in tasks:
         largest, mean = task["max_delta_nats"], task["mean_delta_nats_per_token"]
         for value, bound, words in (
             (largest, bounds["max_delta_nats"], "the largest difference of a log-probability"),

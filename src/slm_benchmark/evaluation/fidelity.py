@@ -5,8 +5,8 @@ moved, token by token, and sees changes that no score of a few hundred documents
 measure is the Kullback-Leibler divergence KL(base ‖ variant) = Σ p ln(p / q), in nats: what is
 lost, on average, when the variant's distribution q stands in for the base model's p.
 
-The base model goes through the text once, and its logits are kept on disk as the engine gave them,
-in float32. Each variant then goes through the same tokens, and every position is compared as soon
+The base model goes through the text once, and its logits are stored on disk as they are, in
+float32. Each variant then goes through the same tokens, and every position is compared as soon
 as its logits are there. So one model is in memory at a time, and beside it one distribution for
 each row of the engine, whatever the length of the text.
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,25 +36,24 @@ from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import engine_name, unknown_engine
 from slm_benchmark.engines.memory import declared_budget_bytes
 from slm_benchmark.engines.settings import Settings
-from slm_benchmark.evaluation.runner import SEQUENCE_COUNTER, CellRun, engine_environment, recording
-from slm_benchmark.records.hardware import identity as hardware_identity
-from slm_benchmark.records.provenance import (
-    RECORDED_PACKAGES,
-    command_for,
-    environment_identity,
-    model_block,
-    next_sequence,
-    now,
-    result_digest,
-    variant_block,
-    workflow_identity,
+from slm_benchmark.evaluation.runner import OK, Status, engine_environment, status_of
+from slm_benchmark.records.envelope import Envelope, write_sealed
+from slm_benchmark.records.provenance import command_for, model_block, variant_block
+from slm_benchmark.records.types import (
+    DatasetManifest,
+    EngineBlock,
+    FidelityMetric,
+    FidelityMetrics,
+    FidelityRecord,
+    FidelityReference,
+    FidelityText,
+    TextSums,
 )
 
 if TYPE_CHECKING:
     from slm_benchmark.engines.backend import Logits
     from slm_benchmark.engines.engine import Engine
-
-Record = dict[str, Any]
+    from slm_benchmark.statistics.estimates import Estimate
 
 FILE = CONFIG / "fidelity.yaml"
 
@@ -68,7 +66,7 @@ LOGITS = "logits.f32"
 each, vocabulary)."""
 
 Take = Callable[[int, int, "Logits"], None]
-"""Told the number of a text, a position in it, and the logits that predict its token there."""
+"""Takes the number of a text, a position in it, and the logits that predict its token there."""
 
 
 # ── the text ──
@@ -102,23 +100,25 @@ def passages(config: FidelityConfig, dataset: Path) -> list[str]:
         raise refuse(
             f"the split has {len(rows)} rows", "rows", config["rows"], "stay inside the split"
         )
-    found = list(dict.fromkeys(rows[config["field"]][first:end]))
-    if digest(found) != config["sha256"]:
+    texts: list[str] = list(dict.fromkeys(rows[config["field"]][first:end]))
+    if digest(texts) != config["sha256"]:
         raise refuse(
-            f"the passages are others than those that are pinned: {digest(found)}",
+            f"the passages are others than those that are pinned: {digest(texts)}",
             "sha256",
             config["sha256"],
             "restore the dataset, or name another text: a new id, version and digest",
         )
-    return found
+    return texts
 
 
-def encode_texts(config: FidelityConfig, found: Sequence[str], tokenizer: Any) -> list[list[int]]:
+def encode_texts(
+    config: FidelityConfig, passages: Sequence[str], tokenizer: Any
+) -> list[list[int]]:
     """The first passages that are long enough, each cut to the same number of tokens.
 
     Args:
         config: config/fidelity.yaml.
-        found: The passages.
+        passages: The passages.
         tokenizer: Of the base model.
 
     Returns:
@@ -128,7 +128,7 @@ def encode_texts(config: FidelityConfig, found: Sequence[str], tokenizer: Any) -
         UserError: when too few passages are long enough.
     """
     texts: list[list[int]] = []
-    for passage in found:
+    for passage in passages:
         ids = tokenizer.encode(passage, add_special_tokens=False)
         if len(ids) >= config["tokens"]:
             texts.append([int(token) for token in ids[: config["tokens"]]])
@@ -174,12 +174,12 @@ def read_texts(engine: Engine, texts: Sequence[Sequence[int]], take: Take, label
 
     The texts are generations whose tokens are chosen beforehand. So the engine decides how many go
     together, and a position's logits have the same bits however many do. After a lack of memory a
-    text is begun anew, and its positions are told again.
+    text is begun anew, and its positions are taken again.
 
     Args:
         engine: The loaded model.
         texts: Token ids.
-        take: Told the logits of every position.
+        take: Called with the logits of every position.
         label: What is being measured, for progress.
 
     Raises:
@@ -198,8 +198,8 @@ def read_texts(engine: Engine, texts: Sequence[Sequence[int]], take: Take, label
         return Job([engine.lm.prefix_token_id], len(texts[number]), choose, lambda _: False)
 
     report = progress.documents(label)
-    made = generate(engine.lm.model, [functools.partial(job, n) for n in range(len(texts))])
-    for done, _ in enumerate(made, start=1):
+    generations = generate(engine.lm.model, [functools.partial(job, n) for n in range(len(texts))])
+    for done, _ in enumerate(generations, start=1):
         report(done, len(texts))
 
 
@@ -252,8 +252,8 @@ class ReferenceInputs:
 
 
 @dataclass
-class _Kept:
-    """Logits on their way to a file.
+class _LogitsWriter:
+    """Writes logits to a file.
 
     Attributes:
         stream: The file.
@@ -269,7 +269,7 @@ class _Kept:
 
     @property
     def vocabulary(self) -> int:
-        """Logits that are kept of each position."""
+        """Logits that are written of each position."""
         return min(self.known, self.width)
 
     def take(self, number: int, position: int, logits: Logits) -> None:
@@ -287,8 +287,8 @@ def make_reference(
     inputs: ReferenceInputs,
     output: Path,
     threads: int,
-) -> Record:
-    """Keep what the base model says about each position of the fixed text.
+) -> FidelityReference:
+    """Store the base model's logits at each position of the fixed text.
 
     Args:
         target: The base model.
@@ -321,25 +321,22 @@ def make_reference(
             inputs.calibration, inputs.base, calibration["texts"], calibration["tokens"]
         )
         refuse_overlap(texts, seen.rows)
-        cell_run = CellRun()
         with atomic_directory(output) as work:
-            with open(work / LOGITS, "wb") as stream, recording(cell_run):
-                kept = _Kept(stream, texts, max(tokenizer.get_vocab().values()) + 1)
-                hardware = catalogue.hardware[target.hardware]
-                settings = engine_settings(model, config, hardware, threads)
+            with open(work / LOGITS, "wb") as stream:
+                writer = _LogitsWriter(stream, texts, max(tokenizer.get_vocab().values()) + 1)
                 weights = Inputs(inputs.base, inputs.base, output)
-                _ask(cell_run, target, weights, settings, texts, kept.take)
-            record: Record = {
+                engine, status = _forward(target, catalogue, weights, texts, writer.take, threads)
+            record: FidelityReference = {
                 "schema_version": 1,
-                "state": cell_run.state,
-                "error": cell_run.error,
+                "state": "ok" if status.ok else "failed",
+                "error": status.error,
                 "model_sha256": read_manifest(inputs.base)["sha256"],
                 "text": _text_block(config, inputs.dataset, texts),
                 "texts": texts,
-                "vocabulary": kept.vocabulary or None,
-                "width": kept.width or None,
-                "engine": _engine_block(cell_run, "base", threads),
-                "logits_sha256": sha256_file(work / LOGITS) if cell_run.state == "ok" else None,
+                "vocabulary": writer.vocabulary or None,
+                "width": writer.width or None,
+                "engine": engine,
+                "logits_sha256": sha256_file(work / LOGITS) if status.ok else None,
             }
             write_record(work / "reference.json", record, "fidelity_reference")
     return record
@@ -371,58 +368,68 @@ def engine_settings(
     )
 
 
-def _ask(
-    cell_run: CellRun,
+def _forward(
     target: Target,
+    catalogue: Catalogue,
     inputs: Inputs,
-    settings: Settings,
     texts: Sequence[Sequence[int]],
     take: Take,
-) -> None:
-    """Load a model, let it go through the texts, and free it again."""
+    threads: int,
+) -> tuple[EngineBlock, Status]:
+    """Load a model, let it go through the texts, and free it again.
+
+    Returns:
+        The records' ``engine`` block, and how it ended.
+    """
     from slm_benchmark.engines.load import load_engine
 
-    engine = engine_name(target.variant)
-    cell_run.engine = load_engine(engine, inputs.weights, inputs.base, settings)
+    model, hardware = catalogue.models[target.model], catalogue.hardware[target.hardware]
+    identity = unknown_engine(target.variant, threads)
     try:
-        read_texts(cell_run.engine, texts, take, f"fidelity {target.model} {target.variant}")
-    finally:
-        cell_run.engine.close()
+        settings = engine_settings(model, catalogue.fidelity, hardware, threads)
+        engine = load_engine(engine_name(target.variant), inputs.weights, inputs.base, settings)
+        identity = engine.identity
+        try:
+            read_texts(engine, texts, take, f"fidelity {target.model} {target.variant}")
+        finally:
+            engine.close()
+    except Exception as raised:
+        return identity, status_of(raised)
+    return identity, OK
 
 
-def _engine_block(cell_run: CellRun, variant: str, threads: int) -> Record:
-    found: Record = (
-        cell_run.engine.identity if cell_run.engine else unknown_engine(variant, threads)
-    )
-    return found
-
-
-def _text_block(config: FidelityConfig, dataset: Path, texts: Sequence[Sequence[int]]) -> Record:
+def _text_block(
+    config: FidelityConfig, dataset: Path, texts: Sequence[Sequence[int]]
+) -> FidelityText:
     """The records' ``text`` block."""
-    manifest = read_json(dataset / "manifest.json")
-    kept = {key: manifest[key] for key in ("source", "revision", "sha256")}
+    manifest: DatasetManifest = read_json(dataset / "manifest.json")
     return {
         "id": config["id"],
         "version": config["version"],
         "sha256": config["sha256"],
-        "dataset": {"id": manifest["dataset"], **kept},
+        "dataset": {
+            "id": manifest["dataset"],
+            "source": manifest["source"],
+            "revision": manifest["revision"],
+            "sha256": manifest["sha256"],
+        },
         "texts": len(texts),
         "tokens_each": len(texts[0]),
         "tokens_sha256": digest(texts),
     }
 
 
-def read_reference(folder: Path) -> Record:
-    """Read a reference and check that its logits are those that were kept.
+def read_reference(folder: Path) -> FidelityReference:
+    """Read a reference and check that its logits are those that were stored.
 
     Raises:
         UserError: when they are not.
     """
     file = folder / "reference.json"
-    record: Record = read_record(file, "fidelity_reference")
+    record: FidelityReference = read_record(file, "fidelity_reference")
     if record["state"] == "ok" and sha256_file(folder / LOGITS) != record["logits_sha256"]:
         raise UserError(
-            f"{LOGITS} is not the file that was kept",
+            f"{LOGITS} is not the file that was stored",
             file=relative(file),
             field="logits_sha256",
             value=record["logits_sha256"],
@@ -440,7 +447,7 @@ class Position:
 
     Attributes:
         kl_nats: KL(base ‖ variant).
-        agrees: Whether both have the same likeliest token.
+        agrees: Whether both have the same top-1 token.
         base_nll_nats: Negative log-likelihood of the text's token under the base model.
         nll_nats: The same under the variant.
     """
@@ -491,17 +498,17 @@ def log_probabilities(logits: Logits) -> Any:
 
 @dataclass
 class _Comparison:
-    """Compares a variant's logits with the kept ones.
+    """Compares a variant's logits with the stored ones of its base.
 
     Attributes:
-        kept: File of the base model's logits, shape (texts, tokens of each, known).
-        known: Logits that were kept of each position.
+        reference: File of the base model's logits, shape (texts, tokens of each, known).
+        known: Logits that were stored of each position.
         texts: Token ids.
         width: Logits of the variant, padding included; 0 before the first.
-        positions: What was found, by text and position.
+        positions: The comparisons, by text and position.
     """
 
-    kept: Path
+    reference: Path
     known: int
     texts: Sequence[Sequence[int]]
     width: int = 0
@@ -521,11 +528,11 @@ class _Comparison:
         if token >= count:
             raise ValueError(f"the variant has {self.width} logits, and the text the id {token}")
         row = number * len(self.texts[0]) + position
-        base = np.fromfile(self.kept, "<f4", count, offset=4 * row * self.known)
+        base = np.fromfile(self.reference, "<f4", count, offset=4 * row * self.known)
         self.positions[number, position] = compare_position(base, logits[:count], token)
 
-    def found(self) -> list[list[Position]]:
-        """What was found, by text, in the order of the positions."""
+    def by_text(self) -> list[list[Position]]:
+        """The comparisons of each text, in the order of the positions."""
         return [
             [self.positions[number, position] for position in range(len(ids))]
             for number, ids in enumerate(self.texts)
@@ -534,7 +541,7 @@ class _Comparison:
 
 def measure_fidelity(
     target: Target, catalogue: Catalogue, inputs: Inputs, output: Path, threads: int
-) -> Record:
+) -> FidelityRecord:
     """Let a variant go through the fixed text and write how far it lies from its base.
 
     Args:
@@ -551,67 +558,60 @@ def measure_fidelity(
         UserError: for bad input, such as an input file that differs from its manifest.
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
-    began, started = time.monotonic(), now()
-    model, hardware = catalogue.models[target.model], catalogue.hardware[target.hardware]
-    machine = hardware_identity(target.hardware, hardware)
+    model = catalogue.models[target.model]
+    envelope = Envelope(target.hardware, catalogue.hardware[target.hardware], model.file)
     for folder in (inputs.weights, inputs.base):
         verify_files(folder)
-    base_manifest = read_manifest(inputs.base)
-    said = read_reference(inputs.reference)
-    if said["model_sha256"] != base_manifest["sha256"]:
+    base = read_manifest(inputs.base)
+    reference = read_reference(inputs.reference)
+    if reference["model_sha256"] != base["sha256"]:
         raise UserError(
             "the reference is of another base model",
             file=relative(inputs.reference / "reference.json"),
             field="model_sha256",
-            value=said["model_sha256"],
+            value=reference["model_sha256"],
             fix=f"delete {relative(inputs.reference)} and run the workflow again",
         )
-    sequence = next_sequence(SEQUENCE_COUNTER)
-    cell_run = CellRun(state=said["state"], error=said["error"])
-    texts, comparison = said["texts"], None
-    if cell_run.state == "ok":
-        comparison = _Comparison(inputs.reference / LOGITS, said["vocabulary"], texts)
+    envelope.count()
+    status, engine = Status(reference["state"], reference["error"]), None
+    comparison = _Comparison(
+        inputs.reference / LOGITS, reference["vocabulary"] or 0, reference["texts"]
+    )
+    if status.ok:
         # The libraries read these variables when they are imported.
-        with engine_environment(threads), recording(cell_run):
-            settings = engine_settings(model, catalogue.fidelity, hardware, threads)
-            _ask(cell_run, target, inputs, settings, texts, comparison.take)
-    found = comparison.found() if comparison and cell_run.state == "ok" else []
-    record: Record = {
+        with engine_environment(threads):
+            engine, status = _forward(
+                target, catalogue, inputs, comparison.texts, comparison.take, threads
+            )
+    positions = comparison.by_text() if status.ok else []
+    record: FidelityRecord = {
         "schema_version": 1,
         "kind": "fidelity",
-        "state": cell_run.state,
-        "error": cell_run.error,
-        "model": model_block(model, base_manifest),
+        "state": "ok" if status.ok else "failed",
+        "error": status.error,
+        "model": model_block(model, base),
         "variant": variant_block(read_manifest(inputs.weights)),
-        "text": said["text"],
-        "tokens": sum(map(len, found)),
+        "text": reference["text"],
+        "tokens": sum(map(len, positions)),
         "vocabulary": {
-            "compared": comparison.vocabulary if comparison and found else None,
-            "base_logits": said["width"],
-            "variant_logits": comparison.width if comparison and found else None,
+            "compared": comparison.vocabulary if positions else None,
+            "base_logits": reference["width"],
+            "variant_logits": comparison.width if positions else None,
         },
-        "engine": _engine_block(cell_run, target.variant, threads),
-        "base_engine": said["engine"],
-        "environment": environment_identity(RECORDED_PACKAGES),
-        "hardware": machine,
-        "workflow": workflow_identity(model.file),
-        "metrics": metrics(found),
-        "texts": [text_sums(positions) for positions in found],
-        "result_sha256": "",
-        "sequence": sequence,
-        "started": started,
-        "duration_s": round(time.monotonic() - began, 3),
-        "command": command_for([output], None, target.hardware),
+        "engine": engine or unknown_engine(target.variant, threads),
+        "base_engine": reference["engine"],
+        **envelope.provenance(),
+        "metrics": metrics(positions),
+        "texts": [text_sums(each) for each in positions],
+        **envelope.closing(command_for([output], None, target.hardware)),
     }
-    record["result_sha256"] = result_digest(record)
-    write_record(output, record, "fidelity")
-    return record
+    return write_sealed(output, record, "fidelity")
 
 
 # ── the numbers ──
 
 
-def text_sums(positions: Sequence[Position]) -> Record:
+def text_sums(positions: Sequence[Position]) -> TextSums:
     """The fidelity schema's entry of one text."""
     return {
         "tokens": len(positions),
@@ -623,7 +623,7 @@ def text_sums(positions: Sequence[Position]) -> Record:
     }
 
 
-def metrics(found: Sequence[Sequence[Position]]) -> Record:
+def metrics(positions: Sequence[Sequence[Position]]) -> FidelityMetrics:
     """The fidelity schema's ``metrics``.
 
     Neighbouring tokens depend on each other, texts do not. So texts are the blocks that a bootstrap
@@ -634,34 +634,41 @@ def metrics(found: Sequence[Sequence[Position]]) -> Record:
     Annals of Statistics 17 (1989), 1217–1241, for drawing blocks of neighbours.
 
     Args:
-        found: The positions of each text; without texts every value is missing.
+        positions: Of each text; without texts every value is missing.
     """
-    if not found:
+    if not positions:
         nothing = _metric(None, reason="a side broke; see error")
-        names = ("kl_mean_nats", "kl_median_nats", "kl_p99_nats", "kl_max_nats")
-        more = ("top_token_agreement", "perplexity", "base_perplexity", "perplexity_ratio")
-        return dict.fromkeys((*names, *more), nothing)
+        return {
+            "kl_mean_nats": nothing,
+            "kl_median_nats": nothing,
+            "kl_p99_nats": nothing,
+            "kl_max_nats": nothing,
+            "top_token_agreement": nothing,
+            "perplexity": nothing,
+            "base_perplexity": nothing,
+            "perplexity_ratio": nothing,
+        }
     from slm_benchmark.statistics.bootstrap import of_totals
     from slm_benchmark.statistics.estimates import Sample, estimate
 
-    sums = [text_sums(positions) for positions in found]
-    kl = [[p.kl_nats for p in positions] for positions in found]
+    sums = [text_sums(text) for text in positions]
+    kl = [[p.kl_nats for p in text] for text in positions]
 
-    def drawn(values: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> Record:
+    def drawn(values: Sequence[Any], statistic: Callable[[Sequence[Any]], float]) -> FidelityMetric:
         return _estimated(estimate(Sample(values, share=False, statistic=statistic)))
 
-    def per_token(*names: str) -> list[list[float]]:
-        """Of each text a sum, less another where two are named, and its tokens."""
-        return [[s[names[0]] - math.fsum(s[name] for name in names[1:]), s["tokens"]] for s in sums]
+    def per_token(amounts: Sequence[float]) -> list[list[float]]:
+        """Of each text an amount, and its tokens."""
+        return [[amount, s["tokens"]] for amount, s in zip(amounts, sums, strict=True)]
 
     mean = of_totals(lambda total, _: float(total[0] / total[1]))
     exponential = of_totals(lambda total, _: math.exp(total[0] / total[1]))
     agreeing = Sample(
-        values=[float(p.agrees) for positions in found for p in positions],
-        clusters=[number for number, positions in enumerate(found) for _ in positions],
+        values=[float(p.agrees) for text in positions for p in text],
+        clusters=[number for number, text in enumerate(positions) for _ in text],
     )
     return {
-        "kl_mean_nats": drawn(per_token("kl_sum_nats"), mean),
+        "kl_mean_nats": drawn(per_token([s["kl_sum_nats"] for s in sums]), mean),
         "kl_median_nats": drawn(kl, functools.partial(_quantile, share=0.5)),
         "kl_p99_nats": drawn(kl, functools.partial(_quantile, share=0.99)),
         "kl_max_nats": _metric(
@@ -669,9 +676,11 @@ def metrics(found: Sequence[Sequence[Position]]) -> Record:
             reason="a maximum has no bootstrap interval: other tokens may lie beyond any of these",
         ),
         "top_token_agreement": _estimated(estimate(agreeing)),
-        "perplexity": drawn(per_token("nll_nats"), exponential),
-        "base_perplexity": drawn(per_token("base_nll_nats"), exponential),
-        "perplexity_ratio": drawn(per_token("nll_nats", "base_nll_nats"), exponential),
+        "perplexity": drawn(per_token([s["nll_nats"] for s in sums]), exponential),
+        "base_perplexity": drawn(per_token([s["base_nll_nats"] for s in sums]), exponential),
+        "perplexity_ratio": drawn(
+            per_token([s["nll_nats"] - s["base_nll_nats"] for s in sums]), exponential
+        ),
     }
 
 
@@ -686,7 +695,7 @@ def _metric(
     ci95: Sequence[float] | None = None,
     ci_method: str | None = None,
     reason: str | None = None,
-) -> Record:
+) -> FidelityMetric:
     return {
         "value": value,
         "ci95": None if ci95 is None else list(ci95),
@@ -695,19 +704,25 @@ def _metric(
     }
 
 
-def _estimated(found: Any) -> Record:
-    """A metric from an `Estimate`."""
-    return _metric(found.value, found.ci95, found.method, found.reason)
+def _estimated(score: Estimate) -> FidelityMetric:
+    return _metric(score.value, score.ci95, score.method, score.reason)
 
 
-def describe_fidelity(record: Record) -> str:
+def describe_fidelity(record: FidelityRecord) -> str:
     """A sentence about a record."""
     name = f"{record['model']['id']} {record['variant']['id']}"
     if record["state"] != "ok":
-        return f"{name}: fidelity {record['state']}: {record['error']['type']}"
-    found = {key: metric["value"] for key, metric in record["metrics"].items()}
+        error = record["error"]["type"] if record["error"] else "unknown"
+        return f"{name}: fidelity {record['state']}: {error}"
+    measures = record["metrics"]
+
+    def value(metric: FidelityMetric) -> float:
+        return math.nan if metric["value"] is None else metric["value"]
+
     return (
-        f"{name}: KL {found['kl_mean_nats']:.3g} nats a token (p99 {found['kl_p99_nats']:.3g}), "
-        f"{100 * found['top_token_agreement']:.1f} % of {record['tokens']} likeliest tokens agree, "
-        f"perplexity {found['perplexity']:.2f} against {found['base_perplexity']:.2f}"
+        f"{name}: KL {value(measures['kl_mean_nats']):.3g} nats a token "
+        f"(p99 {value(measures['kl_p99_nats']):.3g}), "
+        f"{100 * value(measures['top_token_agreement']):.1f} % of {record['tokens']} top-1 tokens "
+        f"agree, perplexity {value(measures['perplexity']):.2f} against "
+        f"{value(measures['base_perplexity']):.2f}"
     )

@@ -1,7 +1,8 @@
-"""One cell whose answers are texts: the model writes them, and nothing is scored yet.
+"""One cell that is answered by texts: the model generates them, and nothing is scored yet.
 
-A machine with the model may lack what scoring needs, such as a judge or an isolation for generated
-code; any machine that has it scores the answers later: see `slm_benchmark.evaluation.rescoring`.
+A machine with the model may lack what scoring needs, such as a judge or a sandbox for generated
+code; any machine that has it scores the generations later: see
+`slm_benchmark.evaluation.rescoring`.
 """
 
 from __future__ import annotations
@@ -9,88 +10,104 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
 from slm_benchmark.common.files import digest
-from slm_benchmark.common.schemas import write_record
 from slm_benchmark.evaluation.runner import (
-    CellRun,
     CellRunner,
     Folders,
-    Record,
+    LoadedTasks,
     engine_environment,
-    recording,
 )
-from slm_benchmark.evaluation.scores import plain_response, write_table
-from slm_benchmark.records.provenance import result_digest
+from slm_benchmark.evaluation.scores import Plain, plain_response, write_table
+from slm_benchmark.records.envelope import write_sealed
+from slm_benchmark.records.types import AnswersRecord
+
+if TYPE_CHECKING:
+    from slm_benchmark.engines.engine import Engine
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Files of a cell's answers; the record is written last."""
+    """Files of a cell's stored generations; the record is written last."""
 
     record: Path
     answers: Path
 
 
+class StoredGeneration(TypedDict):
+    """The generations of one document, as they are stored.
+
+    ``prompts`` and ``responses`` are those of each of its requests, in their order; ``truncated``
+    says whether a generation was cut at its limit, and is null where the engine does not report it.
+    """
+
+    part: str
+    index: int
+    document: str
+    prompts: list[str]
+    responses: list[list[Plain]]
+    truncated: bool | None
+
+
 def generate(
     cell: Cell, catalogue: Catalogue, folders: Folders, outputs: Outputs, threads: int
-) -> Record:
-    """Let the model answer the documents of one cell, and write the answers and their record.
+) -> AnswersRecord:
+    """Let the model answer the documents of one cell, and store the generations.
 
     Returns:
-        The record.
+        Their record.
 
     Raises:
         UserError: for bad input, such as an input file that differs from its manifest.
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
-    asking = CellRunner(cell, catalogue, folders, outputs.record, threads)
-    return ask_and_keep(asking, CellRun(), outputs)
+    return run_and_store(CellRunner(cell, catalogue, folders, outputs.record, threads), outputs)
 
 
-def ask_and_keep(asking: CellRunner, cell_run: CellRun, outputs: Outputs) -> Record:
-    """What `generate` does once its inputs are checked.
+def run_and_store(
+    runner: CellRunner, outputs: Outputs, tasks: LoadedTasks | None = None
+) -> AnswersRecord:
+    """Store the generations of a cell whose inputs are checked; see `generate`.
 
     Args:
-        asking: The cell's question.
-        cell_run: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
+        runner: Runs the cell.
         outputs: The files to write.
+        tasks: Its tasks with fewer documents; None = load them.
     """
-    answers: list[dict[str, Any]] = []
     # The libraries read these variables when they are imported.
-    with engine_environment(asking.threads), recording(cell_run):
-        asking.ask(cell_run)
-        answers = answer_rows(cell_run)
-    record: dict[str, Any] = {
-        **asking.blocks(cell_run),
+    with engine_environment(runner.threads):
+        run = runner.run(stored_generations, tasks)
+    rows = run.result or []
+    record: AnswersRecord = {
+        "schema_version": 1,
         "kind": "answers",
-        "truncated_contexts": cell_run.truncated_contexts if answers else None,
-        "truncated_generations": truncated_generations(answers),
-        "answers_sha256": digest(answers) if answers else None,
-        **asking.closing(),
+        **run.status.block(),
+        **runner.blocks(run),
+        "tokens": runner.tokens(run),
+        **runner.provenance(),
+        "truncated_contexts": len(run.engine.lm.truncated) if rows and run.engine else None,
+        "truncated_generations": truncated_generations(rows),
+        "answers_sha256": digest(rows) if rows else None,
+        **runner.closing(),
     }
-    record["result_sha256"] = result_digest(record)
-    write_table(outputs.answers, answers, ("index", "part", "document"))
-    write_record(outputs.record, record, "answers")
-    asking.journal.unlink(missing_ok=True)
+    # The digest covers the record, which is written last.
+    write_table(outputs.answers, rows, ("index", "part", "document"))
+    write_sealed(outputs.record, record, "answers")
+    runner.journal.unlink(missing_ok=True)
     return record
 
 
-def answer_rows(cell_run: CellRun) -> list[dict[str, Any]]:
-    """The answers of all documents, in the order of parts and indices.
-
-    Returns:
-        For each document its part, index and digest, the prompt and the responses of each of its
-        requests, and whether an answer was cut at its limit (None where the engine does not tell).
-    """
+def stored_generations(tasks: LoadedTasks, engine: Engine) -> list[StoredGeneration]:
+    """The generations of all documents, in the order of parts and indices."""
     from slm_benchmark.tasks.requests import document_digest, documents
 
-    rows = []
-    for part in cell_run.parts:
-        for index, requests in documents(part, cell_run.chosen):
+    unfinished: set[tuple[str, int]] | None = engine.lm.unfinished
+    rows: list[StoredGeneration] = []
+    for part in tasks.parts:
+        for index, requests in documents(part, tasks.chosen):
             name = (requests[0].task_name, requests[0].doc_id)
             rows.append(
                 {
@@ -102,15 +119,13 @@ def answer_rows(cell_run: CellRun) -> list[dict[str, Any]]:
                         [plain_response(response) for response in request.resps]
                         for request in requests
                     ],
-                    "truncated": None
-                    if cell_run.unfinished is None
-                    else name in cell_run.unfinished,
+                    "truncated": None if unfinished is None else name in unfinished,
                 }
             )
     return rows
 
 
-def truncated_generations(answers: Sequence[dict[str, Any]]) -> int | None:
-    """How many documents have an answer that was cut; None where that is not known."""
-    known = [row["truncated"] for row in answers]
-    return sum(known) if known and None not in known else None
+def truncated_generations(rows: Sequence[StoredGeneration]) -> int | None:
+    """Number of documents with a generation that was cut; None where that is not known."""
+    known = [row["truncated"] for row in rows if row["truncated"] is not None]
+    return sum(known) if known and len(known) == len(rows) else None

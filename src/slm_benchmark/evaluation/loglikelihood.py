@@ -1,24 +1,29 @@
-"""One cell whose answers are likelihoods: asked and scored in one go, with its evidence."""
+"""One cell that is answered by likelihoods: run and scored in one go, with its evidence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
 from slm_benchmark.common.files import atomic_write_json, digest
-from slm_benchmark.common.schemas import write_record
 from slm_benchmark.evaluation.runner import (
-    CellRun,
     CellRunner,
     Folders,
-    Record,
+    LoadedTasks,
     engine_environment,
-    recording,
 )
-from slm_benchmark.evaluation.scores import NOTHING, Given, Measurement, summarise, write_table
-from slm_benchmark.records.provenance import result_digest
+from slm_benchmark.evaluation.scores import (
+    NOTHING,
+    Measurement,
+    Truncated,
+    summarize,
+    write_table,
+)
+from slm_benchmark.records.envelope import write_sealed
+from slm_benchmark.records.types import Checks, Freeform, Score, ScoredBlock, ScoreRecord
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,11 @@ class Outputs:
 
 def evaluate(
     cell: Cell, catalogue: Catalogue, folders: Folders, outputs: Outputs, threads: int
-) -> Record:
+) -> ScoreRecord:
     """Measure one cell and write its record, its per-document values and its samples.
 
-    An error of the model or the task is itself a result: a record with state ``failed``. A fault
-    of the surroundings is raised, so that the same command can try again.
+    An error of the model or the task is itself a result: a record with state ``failed``. An
+    environment error is raised, so that the same command can try again.
 
     Returns:
         The record.
@@ -45,37 +50,66 @@ def evaluate(
         UserError: for bad input, such as an input file that differs from its manifest.
         RunEnvironmentError: when memory, the disk or the network gave out.
     """
-    asking = CellRunner(cell, catalogue, folders, outputs.record, threads)
-    return ask_and_score(asking, CellRun(), outputs)
+    return run_and_score(CellRunner(cell, catalogue, folders, outputs.record, threads), outputs)
 
 
-def ask_and_score(asking: CellRunner, cell_run: CellRun, outputs: Outputs) -> Record:
-    """What `evaluate` does once its inputs are checked.
+def run_and_score(
+    runner: CellRunner, outputs: Outputs, tasks: LoadedTasks | None = None
+) -> ScoreRecord:
+    """Measure a cell whose inputs are checked; see `evaluate`.
 
     Args:
-        asking: The cell's question.
-        cell_run: A new attempt, or one whose tasks are loaded and whose documents were narrowed.
+        runner: Runs the cell.
         outputs: The files to write.
+        tasks: Its tasks with fewer documents; None = load them.
     """
-    measurement = NOTHING
     # The libraries read these variables when they are imported.
-    with engine_environment(asking.threads):
+    with engine_environment(runner.threads):
         from slm_benchmark.tasks.requests import score_documents
 
-        with recording(cell_run):
-            asking.ask(cell_run)
-            cell_run.samples = score_documents(cell_run.parts, cell_run.chosen)
-            measurement = summarise(
-                cell_run.samples, asking.entry, cell_run.parts, Given(cell_run.truncated_contexts)
-            )
-    record = asking.blocks(cell_run) | results(measurement) | asking.closing()
+        run = runner.run(
+            lambda tasks, engine: summarize(
+                score_documents(tasks.parts, tasks.chosen),
+                runner.entry,
+                tasks.parts,
+                Truncated(contexts=len(engine.lm.truncated)),
+            ),
+            tasks,
+        )
+    measurement = run.result or NOTHING
+    record: ScoreRecord = {
+        "schema_version": 1,
+        "kind": "score",
+        **run.status.block(),
+        **runner.blocks(run),
+        "tokens": runner.tokens(run),
+        **runner.provenance(),
+        **results(measurement),
+        **runner.closing(),
+    }
     write_cell(record, measurement, outputs)
-    asking.journal.unlink(missing_ok=True)
+    runner.journal.unlink(missing_ok=True)
     return record
 
 
-def results(measurement: Measurement) -> Record:
-    """The cell schema's numbers, and the digests of what lies beside the record."""
+class Results(TypedDict):
+    """The numbers of a score record, and the digests of the files beside it.
+
+    `rescoring` and `publish` add the keys that are not required.
+    """
+
+    scores: list[Score]
+    checks: Checks
+    samples_sha256: str | None
+    documents_sha256: str | None
+    answers_sha256: NotRequired[str | None]
+    scoring: NotRequired[Freeform]
+    scored: NotRequired[ScoredBlock]
+    label: NotRequired[str]
+
+
+def results(measurement: Measurement) -> Results:
+    """The numbers of a score record, and the digests of the files beside it."""
     samples, documents = measurement.samples, measurement.documents
     return {
         "scores": measurement.scores,
@@ -85,10 +119,8 @@ def results(measurement: Measurement) -> Record:
     }
 
 
-def write_cell(record: Record, measurement: Measurement, outputs: Outputs) -> None:
-    """Complete a cell's record and write its files, the record last."""
-    record["kind"] = "score"
-    record["result_sha256"] = result_digest(record)
+def write_cell(record: ScoreRecord, measurement: Measurement, outputs: Outputs) -> None:
+    """Write a cell's files, the record last."""
     write_table(outputs.samples, measurement.samples, ("index", "part", "filter", "document"))
     atomic_write_json(outputs.documents, measurement.documents)
-    write_record(outputs.record, record, "cell")
+    write_sealed(outputs.record, record, "cell")

@@ -18,28 +18,42 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, cast
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.run_config import Cell
-from slm_benchmark.catalog.types import NoisePlan, Protocol
+from slm_benchmark.catalog.types import ChoiceColumn, NoisePlan, Protocol, Task
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import NotApplicable, UserError
 from slm_benchmark.common.paths import CONFIG
-from slm_benchmark.common.schemas import write_record
 from slm_benchmark.engines.identity import engine_name, sources_sha256
 from slm_benchmark.evaluation.runner import (
     CellRun,
     CellRunner,
     Folders,
-    Record,
+    LoadedTasks,
+    Status,
     engine_environment,
     raise_if_environment,
-    recording,
 )
 from slm_benchmark.evaluation.scores import score_rows
-from slm_benchmark.records.provenance import result_digest
+from slm_benchmark.records.envelope import write_sealed
+from slm_benchmark.records.types import (
+    EngineBlock,
+    NoiseFloor,
+    NoiseRecord,
+    NoiseReference,
+    NumericalNoise,
+    Perturbation,
+    PromptFamily,
+    PromptNoise,
+)
 from slm_benchmark.statistics.proportion import exact_interval
+
+if TYPE_CHECKING:
+    from slm_benchmark.engines.engine import Engine
+    from slm_benchmark.tasks.loader import TaskPart
+    from slm_benchmark.tasks.requests import ScoredDocument
 
 FILE = CONFIG / "noise.yaml"
 
@@ -47,12 +61,14 @@ DIGITS = 6
 """Decimals of the differences of log-likelihoods in a record."""
 
 LABELS: dict[str, Callable[[int], Any]] = {
-    "letters": lambda place: chr(ord("A") + place),
-    "bracketed": lambda place: f"({chr(ord('A') + place)})",
-    "numbers": lambda place: str(place + 1),
-    "index": lambda place: place,
+    "letters": lambda index: chr(ord("A") + index),
+    "bracketed": lambda index: f"({chr(ord('A') + index)})",
+    "numbers": lambda index: str(index + 1),
+    "index": lambda index: index,
 }
-"""How a dataset names the right option, by its place from 0."""
+"""How a dataset names the right option, by its index."""
+
+Kind = Literal["numerical", "prompt"]
 
 PROMPTS = ("fewshot_draw", "choice_order")
 """Families of prompt perturbations, as config/noise.yaml names them."""
@@ -98,7 +114,7 @@ def noise_choices(catalogue: Catalogue, task: str, protocol: str) -> dict[str, o
     }
 
 
-# ── what was answered ──
+# ── documents under a setting ──
 
 
 @dataclass(frozen=True)
@@ -129,7 +145,7 @@ class Run:
     documents: dict[tuple[str, int], Answered]
 
 
-def read_run(samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], parts: Any) -> Run:
+def read_run(samples: Sequence[ScoredDocument], entry: Task, parts: Sequence[TaskPart]) -> Run:
     """A run from the samples of `score_documents`.
 
     Args:
@@ -140,10 +156,10 @@ def read_run(samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], par
     Raises:
         UserError: when the task's metric is not one number for each document.
     """
-    named = (entry["metric"], entry.get("filter", "none"))
+    headline_key = (entry["metric"], entry.get("filter", "none"))
     documents = {}
     for sample in samples:
-        if sample["filter"] != named[1]:
+        if sample["filter"] != headline_key[1]:
             continue
         value = sample["values"].get(entry["metric"])
         if isinstance(value, list | tuple):
@@ -167,22 +183,35 @@ def _nats(response: Any) -> float:
     return float(response[0] if isinstance(response, tuple | list) else response)
 
 
-def compare(reference: Run, run: Run, kind: str) -> Record:
-    """What a perturbation did to a score: the numbers of the noise schema's ``perturbations``.
+class Effect(TypedDict):
+    """The numbers of the noise schema's ``perturbations``."""
+
+    n: int
+    value: float | None
+    delta: float | None
+    flips_to_right: int | None
+    flips_to_wrong: int | None
+    documents_changed: int | None
+    max_abs_delta_nats: float | None
+    mean_abs_delta_nats: float | None
+
+
+def compare(reference: Run, run: Run, kind: Kind) -> Effect:
+    """The effect of a perturbation on a score.
 
     Args:
         reference: The documents as the protocol asks them.
         run: The same documents under the perturbation.
         kind: numerical or prompt.
     """
-    pairs = [(found, run.documents[key]) for key, found in reference.documents.items()]
+    pairs = [(before, run.documents[key]) for key, before in reference.documents.items()]
     values = [
         (before.value, after.value)
         for before, after in pairs
         if before.value is not None and after.value is not None
     ]
     decided = all(value in (0.0, 1.0) for pair in values for value in pair)
-    record: Record = {
+    effect: Effect = {
         "n": len(values),
         "value": run.score,
         "delta": None
@@ -190,15 +219,13 @@ def compare(reference: Run, run: Run, kind: str) -> Record:
         else run.score - reference.score,
         "flips_to_right": sum(a > b for b, a in values) if decided else None,
         "flips_to_wrong": sum(a < b for b, a in values) if decided else None,
+        "documents_changed": sum(before.prompts != after.prompts for before, after in pairs),
+        "max_abs_delta_nats": None,
+        "mean_abs_delta_nats": None,
     }
     if kind == "prompt":
-        changed = sum(before.prompts != after.prompts for before, after in pairs)
-        return record | {
-            "documents_changed": changed,
-            "max_abs_delta_nats": None,
-            "mean_abs_delta_nats": None,
-        }
-    apart = [
+        return effect
+    deltas = [
         abs(b - a)
         for before, after in pairs
         for b, a in zip(before.nats, after.nats, strict=True)
@@ -206,10 +233,11 @@ def compare(reference: Run, run: Run, kind: str) -> Record:
         if b != a
     ]
     count = sum(len(before.nats) for before, _ in pairs)
-    return record | {
+    return {
+        **effect,
         "documents_changed": sum(before.nats != after.nats for before, after in pairs),
-        "max_abs_delta_nats": _rounded(max(apart, default=0.0)),
-        "mean_abs_delta_nats": _rounded(math.fsum(apart) / count) if count else None,
+        "max_abs_delta_nats": _rounded(max(deltas, default=0.0)),
+        "mean_abs_delta_nats": _rounded(math.fsum(deltas) / count) if count else None,
     }
 
 
@@ -220,8 +248,8 @@ def _rounded(value: float) -> float | None:
 # ── prompt perturbations ──
 
 
-def redrawn(part: Any, seed: int) -> Any:
-    """A part whose worked examples are drawn from a shuffled pool.
+def redrawn(part: TaskPart, seed: int) -> TaskPart:
+    """A part whose few-shot examples are drawn from a shuffled pool.
 
     The protocol's sampler draws: ``first_n`` takes the first of the shuffled pool, so that all
     documents still see the same examples.
@@ -238,8 +266,8 @@ def redrawn(part: Any, seed: int) -> Any:
     return dataclasses.replace(part, task=task)
 
 
-def reordered(part: Any, columns: Mapping[str, Any], seed: int) -> Any:
-    """A part with the options of every document, and of every worked example, in another order.
+def reordered(part: TaskPart, columns: ChoiceColumn, seed: int) -> TaskPart:
+    """A part with the options of every document, and of every few-shot example, in another order.
 
     Args:
         part: A `TaskPart`; it stays as it is.
@@ -260,23 +288,24 @@ def reordered(part: Any, columns: Mapping[str, Any], seed: int) -> Any:
     return dataclasses.replace(part, task=task)
 
 
-def permuted(doc: Mapping[str, Any], columns: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def permuted(doc: Mapping[str, Any], columns: ChoiceColumn, seed: int) -> dict[str, Any]:
     """A document with its options in another order, and its answer named accordingly; see
     `reordered`."""
     from slm_benchmark.tasks.requests import document_digest
 
-    place, answer = columns["options"], columns["answer"]
-    missing = [name for name in ([place] if isinstance(place, str) else place) if name not in doc]
+    holder, answer = columns["options"], columns["answer"]
+    holders = [holder] if isinstance(holder, str) else holder
+    missing = [name for name in holders if name not in doc]
     if missing or answer not in doc:
         raise _bad_columns("the dataset lacks a column", (missing or [answer])[0])
-    options = list(doc[place]) if isinstance(place, str) else [doc[name] for name in place]
+    options = list(doc[holder]) if isinstance(holder, str) else [doc[name] for name in holder]
     names = [LABELS[columns["labels"]](number) for number in range(len(options))]
     if doc[answer] not in names:
         raise _bad_columns(f"the column {answer} names no option of a document", doc[answer])
     draw = random.Random(f"{seed} {document_digest(doc)}")
     order = draw.sample(range(len(options)), len(options))
     moved = [options[number] for number in order]
-    changed = {place: moved} if isinstance(place, str) else dict(zip(place, moved, strict=True))
+    changed = {holder: moved} if isinstance(holder, str) else dict(zip(holder, moved, strict=True))
     return {**doc, **changed, answer: names[order.index(names.index(doc[answer]))]}
 
 
@@ -299,8 +328,8 @@ def options_show(run: Run) -> bool:
             for context, option in document.prompts
         )
 
-    found = [shows(document) for document in run.documents.values()]
-    return 2 * sum(found) > len(found)
+    shown = [shows(document) for document in run.documents.values()]
+    return 2 * sum(shown) > len(shown)
 
 
 # ── the measurement ──
@@ -308,7 +337,7 @@ def options_show(run: Run) -> bool:
 
 def measure_noise(
     cell: Cell, catalogue: Catalogue, folders: Folders, output: Path, threads: int
-) -> Record:
+) -> NoiseRecord:
     """Measure the noise floor of one cell and write its record.
 
     A model that breaks under the protocol's own settings leaves a record with state ``failed``; one
@@ -330,85 +359,111 @@ def measure_noise(
     """
     plan = noise_plan(catalogue, cell.protocol)
     fewer = with_documents(catalogue, cell, plan["documents"])
-    asking = CellRunner(cell, fewer, folders, output, threads)
-    cell_run, found, reference = CellRun(), [], None
+    runner = CellRunner(cell, fewer, folders, output, threads)
+    families: dict[str, list[int]] = cast(dict[str, list[int]], plan["prompt"])
     # The libraries read these variables when they are imported.
     with engine_environment(threads):
         from slm_benchmark.tasks.requests import score_documents
 
-        with recording(cell_run):
-            if engine_name(cell.variant, catalogue.engine(cell.protocol)) == "vllm":
-                raise NotApplicable("vLLM decides itself which requests run together")
-            asking.ask(cell_run)
-            samples = score_documents(cell_run.parts, cell_run.chosen)
-            reference = read_run(samples, asking.entry, cell_run.parts)
-        blocks = asking.blocks(cell_run)
-        if reference is not None:
-            perturbing = Perturbing(asking, cell_run, reference, blocks)
+        if engine_name(cell.variant, catalogue.engine(cell.protocol)) == "vllm":
+            reason = "vLLM decides itself which requests run together"
+            run = CellRun[Run](Status("not_applicable", reason=reason), LoadedTasks())
+        else:
+            run = runner.run(
+                lambda tasks, _: read_run(
+                    score_documents(tasks.parts, tasks.chosen), runner.entry, tasks.parts
+                )
+            )
+        blocks, provenance = runner.blocks(run), runner.provenance()
+        perturbations: list[Perturbation] = []
+        if run.result is not None and run.engine is not None:
+            perturber = Perturber(
+                runner, run.tasks, run.engine, run.result, {**blocks, **provenance}
+            )
             columns = catalogue.noise["choice_columns"].get(cell.task)
-            families: dict[str, Any] = {**plan["prompt"]}
-            found = perturbing.prompts(families, columns)
-            cell_run.engine.close()
-            found = perturbing.numbers(plan["numerical"]) + found
-    record = {key: value for key, value in blocks.items() if key != "tokens"}
-    record |= {
-        "kind": "noise",
-        "reference": reference_block(reference, cell_run),
-        "perturbations": found,
-        "floor": floor(found, plan["prompt"]),
-        **asking.closing(),
+            perturbations = perturber.prompts(families, columns)
+            run.engine.close()
+            perturbations = perturber.numbers(plan["numerical"]) + perturbations
+    results: _Results = {
+        "reference": reference_block(run),
+        "perturbations": perturbations,
+        "floor": floor(perturbations, families),
     }
-    record["result_sha256"] = result_digest(record)
-    write_record(output, record, "noise")
-    for journal in (asking.journal, *(journal_file(asking, name) for name in plan["numerical"])):
+    record: NoiseRecord = {
+        "schema_version": 1,
+        "kind": "noise",
+        **run.status.block(),
+        **blocks,
+        **provenance,
+        **results,
+        **runner.closing(),
+    }
+    write_sealed(output, record, "noise")
+    for journal in (runner.journal, *(journal_file(runner, name) for name in plan["numerical"])):
         journal.unlink(missing_ok=True)
     return record
 
 
+class _Results(TypedDict):
+    """The numbers of a noise record; `publish` adds the label."""
+
+    reference: NoiseReference | None
+    perturbations: list[Perturbation]
+    floor: NoiseFloor
+    label: NotRequired[str]
+
+
 def with_documents(catalogue: Catalogue, cell: Cell, most: int) -> Catalogue:
-    """The catalogue with a protocol that asks the cell's task for ``most`` documents at most."""
-    asked = catalogue.documents(cell.task, cell.protocol)
-    wanted = most if asked is None else min(asked, most)
+    """The catalogue with ``most`` documents at most of the cell's task and protocol."""
+    number = catalogue.documents(cell.task, cell.protocol)
+    fewer = most if number is None else min(number, most)
     protocol: Protocol = {
         **catalogue.protocols[cell.protocol],
-        "documents": {"default": wanted},
+        "documents": {"default": fewer},
     }
     return dataclasses.replace(
         catalogue, protocols={**catalogue.protocols, cell.protocol: protocol}
     )
 
 
-def journal_file(asking: CellRunner, name: str) -> Path:
-    """Where the finished documents of a perturbation are kept until the record is written."""
-    return asking.target.with_name(f"{asking.cell.task}.{name}.journal.jsonl")
+def journal_file(runner: CellRunner, name: str) -> Path:
+    """Where the finished documents of a perturbation are stored until the record is written."""
+    return runner.target.with_name(f"{runner.cell.task}.{name}.journal.jsonl")
 
 
-def reference_block(reference: Run | None, cell_run: CellRun) -> Record | None:
+def reference_block(run: CellRun[Run]) -> NoiseReference | None:
     """The noise schema's ``reference``."""
-    if reference is None:
+    if run.result is None or run.engine is None:
         return None
     return {
-        "value": reference.score,
-        "n": sum(found.value is not None for found in reference.documents.values()),
-        "settings": dict(cell_run.engine.lm.model.effective),
+        "value": run.result.score,
+        "n": sum(document.value is not None for document in run.result.documents.values()),
+        "settings": dict(run.engine.lm.model.effective),
     }
 
 
-class Perturbing:
-    """The documents of one cell, to be asked again under perturbations.
+class Perturber:
+    """Runs the documents of one cell again under perturbations.
 
     Args:
-        asking: The cell.
-        cell_run: Its attempt, with the loaded engine and all requests.
-        reference: What came out of it.
+        runner: Of the cell.
+        tasks: Its tasks, with all requests.
+        engine: The engine of the reference.
+        reference: The documents without a perturbation.
         blocks: The record's blocks.
     """
 
     def __init__(
-        self, asking: CellRunner, cell_run: CellRun, reference: Run, blocks: Record
+        self,
+        runner: CellRunner,
+        tasks: LoadedTasks,
+        engine: Engine,
+        reference: Run,
+        blocks: Mapping[str, Any],
     ) -> None:
-        self._asking, self._attempt, self._reference = asking, cell_run, reference
-        self._effective = dict(cell_run.engine.lm.model.effective)
+        self._runner, self._tasks, self._engine = runner, tasks, engine
+        self._reference = reference
+        self._effective = dict(engine.lm.model.effective)
         self._decisive = {
             **{key: blocks[key] for key in ("model", "variant", "environment", "hardware")},
             "sources": sources_sha256(),
@@ -416,7 +471,7 @@ class Perturbing:
 
     # ── numerical ──
 
-    def numbers(self, planned: Mapping[str, Mapping[str, Any]]) -> list[Record]:
+    def numbers(self, planned: Mapping[str, Mapping[str, object]]) -> list[Perturbation]:
         """One entry for each numerical perturbation; the reference's engine is closed before."""
         return [
             self._perturbed(
@@ -425,38 +480,38 @@ class Perturbing:
             for name, change in planned.items()
         ]
 
-    def _recomputed(self, name: str, change: Mapping[str, Any]) -> tuple[Run, Record]:
+    def _recomputed(self, name: str, change: Mapping[str, Any]) -> tuple[Run, EngineBlock]:
         """The same requests, put to an engine with other settings."""
         from slm_benchmark.engines.journal import Journal
         from slm_benchmark.engines.load import load_engine
         from slm_benchmark.tasks.requests import ask, score_documents
 
         self._check(change)
-        asking, cell_run = self._asking, self._attempt
-        settings = dataclasses.replace(cell_run.engine.settings, **change)
+        runner, tasks = self._runner, self._tasks
+        settings = dataclasses.replace(self._engine.settings, **change)
         decisive = {**self._decisive, "settings": asdict(settings)}
         engine = load_engine(
-            engine_name(asking.cell.variant),
-            asking.folders.weights,
-            asking.folders.base,
+            engine_name(runner.cell.variant),
+            runner.folders.weights,
+            runner.folders.base,
             settings,
-            progress=progress.documents(f"{asking.name} {name}"),
+            progress=progress.documents(f"{runner.name} {name}"),
             journal=lambda block: Journal(
-                journal_file(asking, name), {**decisive, "engine": block}
+                journal_file(runner, name), {**decisive, "engine": block}
             ),
         )
         try:
             effective = engine.lm.model.effective
             if any(effective[key] != value for key, value in change.items()):
                 raise NotApplicable(f"the engine keeps to {_words(effective, change)}")
-            for part in cell_run.parts:
+            for part in tasks.parts:
                 for instance in part.task.instances:
                     instance.resps, instance.filtered_resps = [], {}
-            ask(engine.lm, cell_run.parts)
+            ask(engine.lm, tasks.parts)
         finally:
             engine.close()
-        samples = score_documents(cell_run.parts, cell_run.chosen)
-        return read_run(samples, asking.entry, cell_run.parts), engine.identity
+        samples = score_documents(tasks.parts, tasks.chosen)
+        return read_run(samples, runner.entry, tasks.parts), engine.identity
 
     def _check(self, change: Mapping[str, Any]) -> None:
         """Refuse a change that is none.
@@ -464,7 +519,7 @@ class Perturbing:
         Raises:
             NotApplicable: saying why.
         """
-        engine = self._attempt.engine.identity["name"]
+        engine = self._engine.identity["name"]
         for key in change:
             if key not in self._effective:
                 raise NotApplicable(f"{engine} has no setting {key}")
@@ -476,92 +531,110 @@ class Perturbing:
     # ── prompts ──
 
     def prompts(
-        self, planned: Mapping[str, Sequence[int]], columns: Mapping[str, Any] | None
-    ) -> list[Record]:
+        self, planned: Mapping[str, Sequence[int]], columns: ChoiceColumn | None
+    ) -> list[Perturbation]:
         """One entry for each draw of each family, or one that says why there are none."""
-        found = []
+        entries = []
         for family, seeds in planned.items():
             reason = self._unpromptable(family, columns)
             if reason is not None:
-                found.append(_entry(family, "prompt", {}) | _nothing("not_applicable", reason))
+                entries.append(_without_numbers(family, "prompt", {}, "not_applicable", reason))
                 continue
             for seed in seeds:
-                again = functools.partial(self._asked_otherwise, family, seed, columns)
-                found.append(self._perturbed(f"{family}-{seed}", "prompt", {family: seed}, again))
-        return found
+                again = functools.partial(self._reprompted, family, seed, columns)
+                entries.append(self._perturbed(f"{family}-{seed}", "prompt", {family: seed}, again))
+        return entries
 
-    def _unpromptable(self, family: str, columns: Mapping[str, Any] | None) -> str | None:
+    def _unpromptable(self, family: str, columns: ChoiceColumn | None) -> str | None:
         """Why a family does not apply to this task; None where it does."""
         if family == "fewshot_draw":
-            drawn = self._asking.entry["num_fewshot"] > 0
-            return None if drawn else "the task draws no worked examples"
+            drawn = self._runner.entry["num_fewshot"] > 0
+            return None if drawn else "the task draws no few-shot examples"
         if columns is not None:
             return None
         if options_show(self._reference):
-            task = self._asking.cell.task
+            task = self._runner.cell.task
             return f"config/noise.yaml does not say which columns hold the options of {task}"
         return "the order of the options is not in the prompt"
 
-    def _asked_otherwise(
-        self, family: str, seed: int, columns: Mapping[str, Any] | None
-    ) -> tuple[Run, Record]:
+    def _reprompted(
+        self, family: str, seed: int, columns: ChoiceColumn | None
+    ) -> tuple[Run, EngineBlock]:
         """Other prompts about the same documents, put to the reference's engine."""
         from slm_benchmark.tasks.requests import measure
 
-        asking, cell_run = self._asking, self._attempt
-        draws = asking.protocol["seed"]
+        runner, tasks = self._runner, self._tasks
+        draws = runner.protocol["seed"]
         if family == "fewshot_draw":
-            parts, draws = [redrawn(part, seed) for part in cell_run.parts], seed
+            parts, draws = [redrawn(part, seed) for part in tasks.parts], seed
         else:
             assert columns is not None
-            parts = [reordered(part, columns, seed) for part in cell_run.parts]
-        chat = asking.templated
-        samples = measure(cell_run.engine.lm, parts, cell_run.chosen, draws, chat)
-        run = read_run(samples, asking.entry, parts)
+            parts = [reordered(part, columns, seed) for part in tasks.parts]
+        samples = measure(self._engine.lm, parts, tasks.chosen, draws, runner.templated)
+        run = read_run(samples, runner.entry, parts)
         if not compare(self._reference, run, "prompt")["documents_changed"]:
             raise NotApplicable("every prompt stayed the same")
-        return run, cell_run.engine.identity
+        return run, self._engine.identity
 
     # ── both ──
 
     def _perturbed(
-        self, name: str, kind: str, setting: Mapping[str, Any], again: Callable[[], Any]
-    ) -> Record:
+        self,
+        name: str,
+        kind: Kind,
+        setting: Mapping[str, object],
+        again: Callable[[], tuple[Run, EngineBlock]],
+    ) -> Perturbation:
         """The noise schema's entry of one perturbation.
 
         Raises:
             UserError: for bad input.
             RunEnvironmentError: when memory, the disk or the network gave out.
         """
-        entry = _entry(name, kind, setting)
         try:
             run, engine = again()
         except NotApplicable as raised:
-            return entry | _nothing("not_applicable", raised.message)
+            return _without_numbers(name, kind, setting, "not_applicable", raised.message)
         except Exception as raised:
             raise_if_environment(raised)
             traceback.print_exc()
-            return entry | _nothing("failed", f"{type(raised).__name__}: {raised}"[:2000])
-        return entry | {"engine": engine} | compare(self._reference, run, kind)
+            message = f"{type(raised).__name__}: {raised}"[:2000]
+            return _without_numbers(name, kind, setting, "failed", message)
+        return {
+            "name": name,
+            "kind": kind,
+            "state": "ok",
+            "reason": None,
+            "setting": dict(setting),
+            "engine": engine,
+            **compare(self._reference, run, kind),
+        }
 
 
-def _entry(name: str, kind: str, setting: Mapping[str, Any]) -> Record:
-    named = {"name": name, "kind": kind, "state": "ok", "reason": None}
-    return {**named, "setting": dict(setting), "engine": None}
-
-
-def _nothing(state: str, reason: str) -> Record:
-    """The numbers of a perturbation that gave none."""
-    numbers = (
-        "value",
-        "delta",
-        "flips_to_right",
-        "flips_to_wrong",
-        "documents_changed",
-        "max_abs_delta_nats",
-        "mean_abs_delta_nats",
-    )
-    return {"state": state, "reason": reason, "n": 0, **dict.fromkeys(numbers)}
+def _without_numbers(
+    name: str,
+    kind: Kind,
+    setting: Mapping[str, object],
+    state: Literal["not_applicable", "failed"],
+    reason: str,
+) -> Perturbation:
+    """The noise schema's entry of a perturbation that gave no numbers."""
+    return {
+        "name": name,
+        "kind": kind,
+        "state": state,
+        "reason": reason,
+        "setting": dict(setting),
+        "engine": None,
+        "n": 0,
+        "value": None,
+        "delta": None,
+        "flips_to_right": None,
+        "flips_to_wrong": None,
+        "documents_changed": None,
+        "max_abs_delta_nats": None,
+        "mean_abs_delta_nats": None,
+    }
 
 
 def _words(settings: Mapping[str, Any], names: Mapping[str, Any]) -> str:
@@ -571,14 +644,14 @@ def _words(settings: Mapping[str, Any], names: Mapping[str, Any]) -> str:
 # ── the floor ──
 
 
-def floor(found: Sequence[Record], families: Mapping[str, Any]) -> Record:
+def floor(perturbations: Sequence[Perturbation], families: Mapping[str, object]) -> NoiseFloor:
     """The noise schema's ``floor``.
 
     Args:
-        found: The record's ``perturbations``.
+        perturbations: Of the record.
         families: The families of prompt perturbations that were planned.
     """
-    ran = [entry for entry in found if entry["state"] == "ok"]
+    ran = [entry for entry in perturbations if entry["state"] == "ok"]
     numerical = [entry for entry in ran if entry["kind"] == "numerical"]
     drawn = {
         family: _spread([entry for entry in ran if family in entry["setting"]])
@@ -587,15 +660,22 @@ def floor(found: Sequence[Record], families: Mapping[str, Any]) -> Record:
     return {"numerical": _numerical_floor(numerical), "prompt": _prompt_floor(drawn)}
 
 
-def _numerical_floor(ran: Sequence[Record]) -> Record:
+def _numerical_floor(ran: Sequence[Perturbation]) -> NumericalNoise:
     deltas = {entry["name"]: abs(entry["delta"]) for entry in ran if entry["delta"] is not None}
     if not deltas:
-        nothing = dict.fromkeys(("max_abs_delta", "by", "max_flip_rate", "flip_rate_upper95"))
-        return nothing | {"reason": "no numerical perturbation gave a score"}
+        return {
+            "max_abs_delta": None,
+            "by": None,
+            "max_flip_rate": None,
+            "flip_rate_upper95": None,
+            "reason": "no numerical perturbation gave a score",
+        }
     flips = [
         (entry["flips_to_right"] + entry["flips_to_wrong"], entry["n"])
         for entry in ran
-        if entry["flips_to_right"] is not None and entry["n"]
+        if entry["flips_to_right"] is not None
+        and entry["flips_to_wrong"] is not None
+        and entry["n"]
     ]
     widest = max(deltas, key=deltas.__getitem__)
     return {
@@ -608,7 +688,7 @@ def _numerical_floor(ran: Sequence[Record]) -> Record:
     }
 
 
-def _spread(draws: Sequence[Record]) -> Record:
+def _spread(draws: Sequence[Perturbation]) -> PromptFamily:
     """How far the score moved over the draws of one family."""
     values = [entry["value"] for entry in draws if entry["value"] is not None]
     deltas = [abs(entry["delta"]) for entry in draws if entry["delta"] is not None]
@@ -619,9 +699,9 @@ def _spread(draws: Sequence[Record]) -> Record:
     }
 
 
-def _prompt_floor(drawn: Mapping[str, Record]) -> Record:
-    def largest(name: str) -> float | None:
-        return max((d[name] for d in drawn.values() if d[name] is not None), default=None)
+def _prompt_floor(drawn: Mapping[str, PromptFamily]) -> PromptNoise:
+    def largest(name: Literal["sd", "max_abs_delta"]) -> float | None:
+        return max((value for d in drawn.values() if (value := d[name]) is not None), default=None)
 
     nothing = not any(each["draws"] for each in drawn.values())
     return {
@@ -632,15 +712,17 @@ def _prompt_floor(drawn: Mapping[str, Record]) -> Record:
     }
 
 
-def describe_noise(record: Mapping[str, Any]) -> str:
+def describe_noise(record: NoiseRecord) -> str:
     """A record in one line."""
     name = f"{record['model']['id']} {record['variant']['id']} {record['task']['id']}"
     if record["state"] != "ok":
         error = record["error"]["type"] if record["error"] else record.get("reason")
         return f"{name}: noise {record['state']}: {error}"
-    numerical, prompt = record["floor"]["numerical"], record["floor"]["prompt"]
     words = []
-    for title, found in (("numerical", numerical), ("prompt", prompt)):
-        largest = found["max_abs_delta"]
+    for title, largest in (
+        ("numerical", record["floor"]["numerical"]["max_abs_delta"]),
+        ("prompt", record["floor"]["prompt"]["max_abs_delta"]),
+    ):
         words.append(f"{title} {'none' if largest is None else f'±{largest:.4g}'}")
-    return f"{name}: noise of {record['reference']['n']} documents: {'; '.join(words)}"
+    n = record["reference"]["n"] if record["reference"] else 0
+    return f"{name}: noise of {n} documents: {'; '.join(words)}"

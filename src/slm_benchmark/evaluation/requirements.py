@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slm_benchmark.catalog.catalog import Catalogue
+from slm_benchmark.catalog.types import Task
 from slm_benchmark.common.errors import NotRun, UserError, require_known
 from slm_benchmark.common.paths import ROOT
 
@@ -30,7 +31,7 @@ class Used:
 
 
 @contextlib.contextmanager
-def task_resources(entry: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+def task_resources(entry: Task) -> Iterator[dict[str, str]]:
     """Let a task find its pinned inputs, from loading it to scoring its answers.
 
     Yields:
@@ -40,22 +41,22 @@ def task_resources(entry: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         UserError: when one is missing or was changed.
     """
     with contextlib.ExitStack() as stack:
-        found = {}
+        digests = {}
         if "nltk" in entry.get("resources", ()):
             from slm_benchmark.download.nltk_data import nltk_environment
 
-            found["nltk"] = stack.enter_context(nltk_environment(ROOT / "resources/tools/nltk"))
+            digests["nltk"] = stack.enter_context(nltk_environment(ROOT / "resources/tools/nltk"))
         if entry["runs_code"]:
             # The harness's code tasks try their metric when they are loaded: nothing runs there.
             from slm_benchmark.tasks.code_eval import code_eval_metric
 
             stack.enter_context(code_eval_metric(None))
-        yield found
+        yield digests
 
 
 @contextlib.contextmanager
 def scoring_tools(
-    entry: Mapping[str, Any], catalogue: Catalogue, judge: str | None, verdicts: Path, threads: int
+    entry: Task, catalogue: Catalogue, judge: str | None, verdicts: Path, threads: int
 ) -> Iterator[Used]:
     """Let a task's scoring find what it needs.
 
@@ -63,7 +64,7 @@ def scoring_tools(
         entry: The task's entry in config/tasks.yaml.
         catalogue: The catalogue of the checkout.
         judge: Id of the judge; None where there is none.
-        verdicts: Where the judge's verdicts are kept until the record is written.
+        verdicts: Where the judge's verdicts are stored until the record is written.
         threads: CPU threads of a judge that runs on this machine.
 
     Yields:
@@ -134,17 +135,17 @@ def _judge(
         )
     templates = load_templates(ROOT / "resources/datasets" / JUDGE_PROMPTS)
     require_known("judge", judge, catalogue.judges, "config/judges.yaml")
-    asked = load_judge(judge, {**catalogue.judges[judge]}, threads)
-    grader = Grader(asked, templates, verdicts)
+    loaded = load_judge(judge, catalogue.judges[judge], threads)
+    grader = Grader(loaded, templates, verdicts)
     try:
         with use_judge(grader):
             yield
     finally:
-        asked.close()
+        loaded.close()
     used.decisive["judge"] = grader.identity
 
 
-def can_score(entry: Mapping[str, Any], judge: str | None) -> bool:
+def can_score(entry: Task, judge: str | None) -> bool:
     """Whether this machine has what scoring a task needs."""
     if entry["runs_code"]:
         from slm_benchmark.sandbox import Unavailable, confinement

@@ -8,13 +8,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
 
+from slm_benchmark.catalog.types import Task
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_bytes
+from slm_benchmark.records.types import Checks, DocumentRow, Interval, Score
 from slm_benchmark.statistics.estimates import estimate, sample_of
 from slm_benchmark.tasks.clusters import cluster_ids
 from slm_benchmark.tasks.extra import GROUP_FIELDS, GROUP_SCORES
+
+if TYPE_CHECKING:
+    from slm_benchmark.tasks.loader import TaskPart
+    from slm_benchmark.tasks.requests import ScoredDocument
+
+Plain = float | str | bool | list["Plain"]
+"""A JSON value of a response."""
 
 Value = float | list[float] | None
 """A document's value of a metric: a number, several (sufficient statistics), or missing."""
@@ -22,7 +31,7 @@ Value = float | list[float] | None
 
 @dataclass(frozen=True)
 class Measurement:
-    """What came out of a measurement.
+    """The numbers of a measurement.
 
     Attributes:
         scores: The cell schema's ``scores``.
@@ -32,24 +41,24 @@ class Measurement:
         samples: Per-document samples with text.
     """
 
-    scores: list[dict[str, Any]]
-    checks: dict[str, Any]
-    documents: list[dict[str, Any]]
+    scores: list[Score]
+    checks: Checks
+    documents: list[DocumentRow]
     samples: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is known of the answers apart from their texts.
+class Truncated:
+    """Numbers of documents of which something was cut.
 
     Attributes:
-        truncated_contexts: Documents whose context was cut from the left.
-        truncated_generations: Documents whose answer was cut at its limit; None where the engine
-            does not tell.
+        contexts: Documents whose context was cut from the left.
+        generations: Documents with a generation that was cut at its limit; None where the engine
+            does not report it.
     """
 
-    truncated_contexts: int | None = None
-    truncated_generations: int | None = None
+    contexts: int | None = None
+    generations: int | None = None
 
 
 NOTHING = Measurement(
@@ -66,19 +75,19 @@ NOTHING = Measurement(
 )
 
 
-def summarise(
-    samples: list[dict[str, Any]], entry: Mapping[str, Any], parts: Sequence[Any], given: Given
+def summarize(
+    samples: Sequence[ScoredDocument], entry: Task, parts: Sequence[TaskPart], truncated: Truncated
 ) -> Measurement:
     """Scores with intervals, sanity checks and per-document values.
 
     Args:
-        samples: What `score_documents` gave.
+        samples: What `score_documents` returned.
         entry: The task's entry in config/tasks.yaml.
         parts: The loaded parts.
-        given: What is known of the answers.
+        truncated: Numbers of cut documents.
 
     Raises:
-        UserError: when the task does not give the entry's metric.
+        UserError: when the task does not have the entry's metric.
     """
     samples = with_groups(samples, entry)
     scores = score_rows(samples, entry, parts)
@@ -99,29 +108,27 @@ def summarise(
         scores += group_scores(samples)
     return Measurement(
         scores=scores,
-        checks=sanity_checks(samples, headline, entry, given),
+        checks=sanity_checks(samples, headline, entry, truncated),
         documents=[compact(sample, entry["kind"]) for sample in samples],
         samples=[plain_sample(sample) for sample in samples],
     )
 
 
-def with_groups(
-    samples: Sequence[dict[str, Any]], entry: Mapping[str, Any]
-) -> list[dict[str, Any]]:
-    """The samples with what tells where their documents belong.
+def with_groups(samples: Sequence[ScoredDocument], entry: Task) -> list[ScoredDocument]:
+    """The samples with the groups that their documents belong to.
 
     ``cluster`` is the group within which documents are not independent, for a task with the key of
     that name; see `cluster_ids`. ``group`` has the names under which `GROUP_SCORES` compares them.
     """
-    found = list(samples)
+    grouped = list(samples)
     if fields := GROUP_FIELDS.get(entry["harness_task"]):
-        found = [{**s, "group": [str(s["doc"][name]) for name in fields]} for s in found]
-    clusters = cluster_ids(found, entry["cluster"]) if "cluster" in entry else None
+        grouped = [{**s, "group": [str(s["doc"][name]) for name in fields]} for s in grouped]
+    clusters = cluster_ids(grouped, entry["cluster"]) if "cluster" in entry else None
     if clusters is None:
-        return found
+        return grouped
     return [
         sample if cluster is None else {**sample, "cluster": cluster}
-        for sample, cluster in zip(found, clusters, strict=True)
+        for sample, cluster in zip(grouped, clusters, strict=True)
     ]
 
 
@@ -137,86 +144,123 @@ class _Values:
 
 
 def score_rows(
-    samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any], parts: Sequence[Any]
-) -> list[dict[str, Any]]:
+    samples: Sequence[ScoredDocument], entry: Task, parts: Sequence[TaskPart]
+) -> list[Score]:
     """The cell schema's ``scores``: for each filter and metric the column's, then its parts'."""
     tasks = {part.name: part.task for part in parts}
-    found: dict[tuple[str, str], _Values] = {}
+    metrics: dict[tuple[str, str], _Values] = {}
     for sample in samples:
         for metric, value in sample["values"].items():
             key = (sample["filter"], metric)
-            if key not in found:
+            if key not in metrics:
                 how = tasks[sample["part"]].aggregation().get(metric)
                 share = entry.get("unit", "share") == "share"
-                found[key] = _Values(metric, sample["filter"], how, share)
-            group = found[key].by_part.setdefault(sample["part"], [])
+                metrics[key] = _Values(metric, sample["filter"], how, share)
+            group = metrics[key].by_part.setdefault(sample["part"], [])
             group.append((_plain_value(value), sample.get("cluster")))
     rows = []
-    for values in found.values():
+    for values in metrics.values():
         of_parts = [_row(values, [part], "documents", part) for part in values.by_part if part]
         whole = _row(values, list(values.by_part), entry.get("combine", "documents"), None)
-        named = (values.metric, values.filter) == (entry["metric"], entry.get("filter", "none"))
-        whole |= {"headline": named, "chance": _chance(samples, entry) if named else None}
+        if (values.metric, values.filter) == (entry["metric"], entry.get("filter", "none")):
+            whole["headline"], whole["chance"] = True, _chance(samples, entry)
         rows += [whole, *of_parts]
     return rows
 
 
-def _empty_row(entry: Mapping[str, Any], missing: int) -> dict[str, Any]:
+def _empty_row(entry: Task, missing: int) -> Score:
     """The column's score where no document has a value."""
-    nothing = dict.fromkeys(("value", "stderr", "ci95", "ci_method", "chance"))
-    named = {"metric": entry["metric"], "filter": entry.get("filter", "none")}
-    return {**named, **nothing, "n": 0, "missing": missing, "headline": True}
+    return {
+        "metric": entry["metric"],
+        "filter": entry.get("filter", "none"),
+        "value": None,
+        "stderr": None,
+        "ci95": None,
+        "ci_method": None,
+        "chance": None,
+        "n": 0,
+        "missing": missing,
+        "headline": True,
+    }
 
 
-def _row(values: _Values, parts: Sequence[str], combine: str, name: str | None) -> dict[str, Any]:
-    """One score: over all documents of the parts, or the mean of the parts' own scores."""
+class _Estimate(TypedDict):
+    """What a score has in common with an `EstimateRow`, or with none."""
+
+    value: float | None
+    stderr: float | None
+    ci95: Interval | None
+    ci_method: str | None
+    clusters: NotRequired[int]
+    reason: NotRequired[str]
+
+
+_NO_ESTIMATE: _Estimate = {"value": None, "stderr": None, "ci95": None, "ci_method": None}
+
+
+class _Optional(TypedDict, total=False):
+    """Keys that some scores lack."""
+
+    part: str
+    combine: Literal["parts"]
+    missing: int
+
+
+def _row(values: _Values, parts: Sequence[str], combine: str, name: str | None) -> Score:
+    """One score: over all documents of the parts, or the mean of the scores of the parts."""
     known = [(p, v, c) for p in parts for v, c in values.by_part[p] if v is not None]
     missing = sum(len(values.by_part[part]) for part in parts) - len(known)
     over_parts = combine == "parts" and len(parts) > 1
-    nothing = dict.fromkeys(("value", "stderr", "ci95", "ci_method"))
     # A part without a value would be missing from the mean without a word.
     complete = len({part for part, _, _ in known}) == len(parts)
     sample = sample_of(known, values.is_share, values.aggregation, over_parts=over_parts)
+    optional: _Optional = {}
+    if name is not None:
+        optional["part"] = name
+    if over_parts:
+        optional["combine"] = "parts"
+    estimated: _Estimate = {**estimate(sample).row()} if complete else _NO_ESTIMATE
+    absent: _Optional = {"missing": missing} if missing else {}
     return {
         "metric": values.metric,
         "filter": values.filter,
-        **({} if name is None else {"part": name}),
-        **({"combine": "parts"} if over_parts else {}),
-        **(estimate(sample).row() if complete else nothing),
+        **optional,
+        **estimated,
         "n": len(known),
-        **({"missing": missing} if missing else {}),
+        **absent,
         "chance": None,
         "headline": False,
     }
 
 
-def _chance(samples: Sequence[Mapping[str, Any]], entry: Mapping[str, Any]) -> float | None:
+def _chance(samples: Sequence[ScoredDocument], entry: Task) -> float | None:
     """The score that a guesser is expected to get: the entry's, or from the documents' options."""
-    if entry["chance"] != "options":
-        return None if entry["chance"] is None else float(entry["chance"])
+    chance = entry["chance"]
+    if chance != "options":
+        return None if chance is None else float(chance)
     options = [len(sample["arguments"]) for sample in samples]
     return math.fsum(1 / n for n in options) / len(options)
 
 
 def sanity_checks(
-    samples: Sequence[Mapping[str, Any]],
-    headline: Mapping[str, Any],
-    entry: Mapping[str, Any],
-    given: Given,
-) -> dict[str, Any]:
-    """What a reader should know beside a score."""
+    samples: Sequence[ScoredDocument],
+    headline: Score,
+    entry: Task,
+    truncated: Truncated,
+) -> Checks:
+    """The records' ``checks``: counts of documents that something went wrong with."""
     group = [s for s in samples if s["filter"] == entry.get("filter", "none")]
     generated = entry["kind"] == "generate"
     interval, chance = headline["ci95"], headline["chance"]
 
-    def empty(sample: Mapping[str, Any]) -> bool:
+    def empty(sample: ScoredDocument) -> bool:
         response = sample["resps"][0][0]
         turns = json.loads(response) if entry.get("conversation") else [response]
         return not all(turn.strip() for turn in turns)
 
     return {
-        "truncated_contexts": given.truncated_contexts,
-        "truncated_generations": given.truncated_generations if generated else None,
+        "truncated_contexts": truncated.contexts,
+        "truncated_generations": truncated.generations if generated else None,
         "empty_generations": sum(map(empty, group)) if generated else None,
         "unparsed": sum(map(_is_unparsed, group))
         + (headline.get("missing", 0) if entry.get("judged") else 0)
@@ -228,16 +272,16 @@ def sanity_checks(
     }
 
 
-def _is_unparsed(sample: Mapping[str, Any]) -> bool:
-    """Whether the filter found no answer in the text; the harness writes it so."""
+def _is_unparsed(sample: ScoredDocument) -> bool:
+    """Whether the filter matched no answer in the text; the harness writes it so."""
     return bool(sample["filtered_resps"][0] == "[invalid]")
 
 
-def compact(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def compact(sample: ScoredDocument, kind: str) -> DocumentRow:
     """A document's values without its text.
 
     The margin is how far the right choice lies above the best wrong one, in nats; null for
-    generated answers.
+    generations.
     """
     margin = None
     target = sample["target"]
@@ -246,19 +290,33 @@ def compact(sample: Mapping[str, Any], kind: str) -> dict[str, Any]:
         sums = [float(response[0]) for response in sample["filtered_resps"]]
         right = sums.pop(int(target))
         margin = round(right - max(sums), 6) if sums else None
+    optional: _Place = {}
+    if sample["part"]:
+        optional["part"] = sample["part"]
+    if "cluster" in sample:
+        optional["cluster"] = sample["cluster"]
+    if "group" in sample:
+        optional["group"] = sample["group"]
     return {
         "document": sample["doc_hash"],
         "index": sample["doc_id"],
-        **_part(sample),
-        **{key: sample[key] for key in ("cluster", "group") if key in sample},
+        **optional,
         "filter": sample["filter"],
         "values": {metric: _plain_value(value) for metric, value in sample["values"].items()},
         "margin": margin,
     }
 
 
-def plain_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """A document's sample as JSON values, with prompts and answers."""
+class _Place(TypedDict, total=False):
+    """Where a document belongs; some belong nowhere."""
+
+    part: str
+    cluster: str
+    group: list[str]
+
+
+def plain_sample(sample: ScoredDocument) -> dict[str, Any]:
+    """A document's sample as JSON values, with prompts and responses."""
     return {
         "index": sample["doc_id"],
         **_part(sample),
@@ -272,7 +330,7 @@ def plain_sample(sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(sample: Mapping[str, Any]) -> dict[str, str]:
+def _part(sample: ScoredDocument) -> dict[str, str]:
     return {"part": sample["part"]} if sample["part"] else {}
 
 
@@ -296,8 +354,8 @@ def _finite(value: Any) -> float:
     return number
 
 
-def plain_response(response: Any) -> Any:
-    """A response as the harness keeps it, as JSON values."""
+def plain_response(response: Any) -> Plain:
+    """A response of the harness as JSON values."""
     if isinstance(response, tuple | list):
         return [plain_response(part) for part in response]
     if isinstance(response, str | bool):
