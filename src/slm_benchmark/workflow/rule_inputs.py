@@ -188,7 +188,8 @@ class RuleInputs(RuleValues):
     def page_files(self) -> list[str]:
         """Hand-written pages and what the generated ones are made with."""
         site = [p for p in (ROOT / "src/slm_benchmark/site").rglob("*") if p.suffix != ".pyc"]
-        files = [ROOT / "mkdocs.yml", *(ROOT / "docs").rglob("*"), *site]
+        settings = [ROOT / "mkdocs.yml", ROOT / "pyproject.toml"]
+        files = [*settings, *(ROOT / "docs").rglob("*"), *site]
         return sorted(relative(path) for path in files if path.is_file())
 
     @property
