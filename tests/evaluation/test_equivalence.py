@@ -220,7 +220,8 @@ def test_each_bound_counts() -> None:
         {"max_delta_nats": None, "mean_delta_nats_per_token": None},
     ]
     for change in changes:
-        assert len(breaches([good, {**good, **change}], bounds)) == 1
+        changed: Any = {**good, **change}
+        assert len(breaches([good, changed], bounds)) == 1
 
 
 @pytest.mark.parametrize(
