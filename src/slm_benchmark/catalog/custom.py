@@ -40,8 +40,8 @@ def read_custom(
         UserError: when a folder has no benchmark.yaml or an entry that does not fit the schema, an
             id or a harness task that is taken, or names something that is not there.
     """
-    found_tasks: Entries = {}
-    found_datasets: Entries = {}
+    custom_tasks: Entries = {}
+    custom_datasets: Entries = {}
     files: dict[str, Path] = {}
     # Files of the harness tasks that are taken; None where another place defines them.
     defined: dict[str, Path | None] = {
@@ -57,20 +57,20 @@ def read_custom(
             )
         described = read_config(file, "benchmark")
         own_datasets = described.get("datasets", {})
-        _refuse_taken("dataset", own_datasets, {**datasets, **found_datasets}, file)
-        _refuse_taken("task", described["tasks"], {**tasks, **found_tasks}, file)
+        _refuse_taken("dataset", own_datasets, {**datasets, **custom_datasets}, file)
+        _refuse_taken("task", described["tasks"], {**tasks, **custom_tasks}, file)
         for name, entry in own_datasets.items():
             _check_paths(name, entry, folder, file)
-        found_datasets |= own_datasets
+        custom_datasets |= own_datasets
         own_defined = _definitions(folder, defined)
         code = _code_sha256(folder, own_datasets)
         for name, entry in described["tasks"].items():
             _check_harness_tasks(name, entry, own_defined, file)
-            found_tasks[name] = {**entry, "code_sha256": code}
+            custom_tasks[name] = {**entry, "code_sha256": code}
             files[name] = file
-    for name, entry in found_tasks.items():  # the dataset may stand in a later folder
-        _check_datasets(name, entry, {**datasets, **found_datasets}, files[name])
-    return found_tasks, found_datasets
+    for name, entry in custom_tasks.items():  # the dataset may stand in a later folder
+        _check_datasets(name, entry, {**datasets, **custom_datasets}, files[name])
+    return custom_tasks, custom_datasets
 
 
 def _folders(custom: Path) -> list[Path]:
@@ -159,7 +159,7 @@ _HarnessLoader.add_constructor(
 
 def _definitions(folder: Path, taken: dict[str, Path | None]) -> dict[str, Path]:
     """The harness tasks that a folder's YAML files define, which join those that are taken."""
-    found = {}
+    definitions = {}
     for path in _code(folder, ".yaml"):
         try:
             config = yaml.load(path.read_text(encoding="utf-8"), Loader=_HarnessLoader)
@@ -181,8 +181,8 @@ def _definitions(folder: Path, taken: dict[str, Path | None]) -> dict[str, Path]
                 value=name,
                 fix="choose another name, such as one that begins with the folder's name",
             )
-        taken[name] = found[name] = path
-    return found
+        taken[name] = definitions[name] = path
+    return definitions
 
 
 def _code(folder: Path, *endings: str) -> Iterator[Path]:

@@ -74,20 +74,20 @@ class Model:
     @property
     def warnings(self) -> list[str]:
         """What a reader of the card should know and a validator does not refuse."""
-        found = []
+        warnings = []
         if self.source["type"] == "hub" and self.revision is None:
-            found.append(
+            warnings.append(
                 f"{self.file}: revision: null is not reproducible and cannot be published. "
                 f"Fix: slm-benchmark pin {self.file}"
             )
         if self.source["type"] == "local":
-            found.append(f"{self.file}: source: local files cannot be published")
+            warnings.append(f"{self.file}: source: local files cannot be published")
         if self.remote_code and self.remote_code["allowed_by"] is None:
-            found.append(
+            warnings.append(
                 f"{self.file}: remote_code: {self.remote_code['reason']}; "
                 "no maintainer has allowed it, so it will not run"
             )
-        return found
+        return warnings
 
 
 def load_model(path: Path | str) -> Model:

@@ -154,11 +154,11 @@ def _tasks(chosen: str | list[str], protocol: str, catalogue: Catalogue, file: s
         ready = catalogue.tasks[task]["state"] == "ready"
         return ready and catalogue.dataset_id(task, protocol) is not None
 
-    own = [task for task in catalogue.protocol_tasks(protocol) if runs(task)]
+    ready = [task for task in catalogue.protocol_tasks(protocol) if runs(task)]
     if isinstance(chosen, str):
-        return own
+        return ready
     more = [task for task, e in catalogue.tasks.items() if not e.get("default", True)]
-    offered = own + [task for task in more if task not in own and runs(task)]
+    offered = ready + [task for task in more if task not in ready and runs(task)]
     for task in chosen:
         require_known("task", task, catalogue.tasks, file, "tasks")
         if task not in offered:

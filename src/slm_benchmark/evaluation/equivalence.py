@@ -206,10 +206,21 @@ def check_equivalence(
 
 
 def dataset_source(folder: Path) -> EquivalenceDataset:
-    """The equivalence schema's entry of a prepared dataset."""
+    """The equivalence schema's entry of a prepared dataset.
+
+    Raises:
+        UserError: for a generated one.
+    """
     manifest: DatasetManifest = read_json(folder / "manifest.json")
     source = manifest["source"]
-    assert source != "generated", "the gate reads benchmarks of others"
+    if source == "generated":
+        raise UserError(
+            "the gate compares on benchmarks of others, not on a generated dataset",
+            file="config/equivalence.yaml",
+            field="tasks",
+            value=manifest["dataset"],
+            fix="name a dataset from the hub, a package or this machine",
+        )
     return {
         "id": manifest["dataset"],
         "source": source,

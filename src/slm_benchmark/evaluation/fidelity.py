@@ -393,6 +393,9 @@ def _forward(
             read_texts(engine, texts, take, f"fidelity {target.model} {target.variant}")
         finally:
             engine.close()
+    except UserError:
+        # Its record has no state for what cannot be measured.
+        raise
     except Exception as raised:
         return identity, status_of(raised)
     return identity, OK

@@ -114,21 +114,21 @@ def committed_manifests(results: Path) -> tuple[list[tuple[str, Entries]], list[
     tags = (git(results, "tag", "--sort=-creatordate") or "").splitlines()
     log = ("log", "--full-history", "--format=%h", "--", MANIFEST)
     commits = (git(results, *log) or "").splitlines()
-    places: dict[str, str] = {}
-    for place in ("HEAD", *tags, *commits):
-        blob = git(results, "rev-parse", "--verify", "--quiet", f"{place}:./{MANIFEST}")
+    revisions: dict[str, str] = {}
+    for revision in ("HEAD", *tags, *commits):
+        blob = git(results, "rev-parse", "--verify", "--quiet", f"{revision}:./{MANIFEST}")
         if blob is not None:
-            places.setdefault(blob.strip(), place)
-    notes = [] if places else [f"{unchecked}: no commit has one"]
-    if places and (git(results, "rev-parse", "--is-shallow-repository") or "").strip() == "true":
+            revisions.setdefault(blob.strip(), revision)
+    notes = [] if revisions else [f"{unchecked}: no commit has one"]
+    if revisions and (git(results, "rev-parse", "--is-shallow-repository") or "").strip() == "true":
         notes.append("compared with few committed manifests: this clone is shallow")
-    return [(place, _entries(results, blob, place)) for blob, place in places.items()], notes
+    return [(name, _entries(results, blob, name)) for blob, name in revisions.items()], notes
 
 
-def _entries(results: Path, blob: str, place: str) -> Entries:
+def _entries(results: Path, blob: str, revision: str) -> Entries:
     import json
 
-    file = f"{relative(results / MANIFEST)} at {place}"
+    file = f"{relative(results / MANIFEST)} at {revision}"
     try:
         manifest = json.loads(git(results, "cat-file", "blob", blob) or "")
     except json.JSONDecodeError as error:

@@ -36,7 +36,7 @@ ROW_KINDS = ("score", "performance")
 
 def published_records(results: Path = RESULTS) -> list[Path]:
     """All records of results/, of every kind; summaries and per-document values are none."""
-    found: list[Path] = []
+    records: list[Path] = []
     # A model's summaries lie in its folder, its records deeper.
     highest = str(results).count(os.sep) + 2
     for folder, folders, names in os.walk(results):
@@ -44,14 +44,14 @@ def published_records(results: Path = RESULTS) -> list[Path]:
         if folder.count(os.sep) >= highest:
             # Half of the files lie beside a record: names are looked at before paths are made.
             chosen = sorted(n for n in names if n.endswith(".json") and not n.endswith(BESIDE))
-            found += filter(is_record, (Path(folder, name) for name in chosen))
-    return found
+            records += filter(is_record, (Path(folder, name) for name in chosen))
+    return records
 
 
 def is_record(path: Path) -> bool:
     """Whether a JSON file holds a measurement's record.
 
-    Its documents, kept answers and profiling sessions (``sessions/{hardware}/{protocol}.json``)
+    Its documents, stored generations and profiling sessions (``sessions/{hardware}/{protocol}.json``)
     lie beside records and are none.
     """
     return not path.name.endswith(BESIDE) and path.parts[-3:-2] != ("sessions",)
@@ -158,9 +158,9 @@ def current_records(
         cell = (_cell_names(record), _protocol(record))
         return cell, reduced(record) if reduced else record
 
-    for path, found in zip(every, parallel_map(read, every), strict=True):
-        if found is not None:
-            cell, record = found
+    for path, read_cell in zip(every, parallel_map(read, every), strict=True):
+        if read_cell is not None:
+            cell, record = read_cell
             if cell not in chosen or _age(path, record) > _age(*chosen[cell]):
                 chosen[cell] = (path, record)
     return [chosen[cell] for cell in sorted(chosen)]
@@ -171,7 +171,7 @@ _Cell = tuple[tuple[str, ...], str]
 
 def _age(path: Path, record: Mapping[str, Any]) -> tuple[bool, str, str]:
     """By which of several records of a cell the last one stands for it."""
-    # Kept answers may be scored again: then the later scoring stands.
+    # Stored generations may be scored again: then the later scoring stands.
     scored = record.get("scored", {}).get("started", "")
     return relative(path).startswith("runs/"), record["started"], scored
 
@@ -180,7 +180,7 @@ class SharedReader:
     """Reads scores as `read_run` does, but what many of them have in common only once.
 
     Most of a record's text stands in others too: it tells of the model, the weights, the machine
-    and the surroundings. So what an item's text was found to be is kept: its value, that it fits
+    and the environment. So what an item's text turned out to be is cached: its value, that it fits
     the schema, and its canonical spelling, of which the digest is made. Equal items of several
     records are one object, which nobody may change.
 
@@ -188,8 +188,8 @@ class SharedReader:
     other kinds, and files that are laid out in another way.
     """
 
-    KEPT = 8192
-    """Items that are kept at most; a record has some twenty."""
+    CACHED = 8192
+    """Items that are cached at most; a record has some twenty."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Item] = {}
@@ -235,7 +235,7 @@ class SharedReader:
         # Of an error not all is part of the result.
         if record["error"] or _digest(result) != record["result_sha256"]:
             return None
-        if len(self._known) > self.KEPT:
+        if len(self._known) > self.CACHED:
             self._known.clear()
         self._known |= new
         return record
@@ -307,20 +307,20 @@ class Slim:
 
     def __call__(self, record: Record) -> Record:
         """What is kept of a record; the record itself stays as it is."""
-        kept = {key: value for key, value in record.items() if key not in self.LEFT_OUT}
-        if "hardware" in kept:
-            kept["hardware"] = {name: kept["hardware"][name] for name in ("id", "fingerprint")}
-        if kept.get("error"):
-            kept["error"] = {name: kept["error"][name] for name in ("type", "message")}
-        if kept["kind"] == "score":
-            kept["scores"] = [score for score in kept["scores"] if score["headline"]]
-        if kept["kind"] == "performance":
-            kept["raw"] = _first_point(kept["raw"])
+        slim = {key: value for key, value in record.items() if key not in self.LEFT_OUT}
+        if "hardware" in slim:
+            slim["hardware"] = {name: slim["hardware"][name] for name in ("id", "fingerprint")}
+        if slim.get("error"):
+            slim["error"] = {name: slim["error"][name] for name in ("type", "message")}
+        if slim["kind"] == "score":
+            slim["scores"] = [score for score in slim["scores"] if score["headline"]]
+        if slim["kind"] == "performance":
+            slim["raw"] = _first_point(slim["raw"])
         for name in self.ALIKE:
-            if name in kept:
+            if name in slim:
                 # Its bytes tell 1, 1.0 and true apart, as equality does not.
-                kept[name] = self._known.setdefault(marshal.dumps(kept[name], 2), kept[name])
-        return kept
+                slim[name] = self._known.setdefault(marshal.dumps(slim[name], 2), slim[name])
+        return slim
 
 
 def _first_point(raw: Record) -> Record:
@@ -329,7 +329,7 @@ def _first_point(raw: Record) -> Record:
         # The first version of the method measured that point alone.
         names = ("prompt_tokens", "output_tokens", "energy_source")
         return {name: raw[name] for name in names if name in raw}
-    return {"processes": [{"points": found["points"][:1]} for found in raw["processes"][:1]]}
+    return {"processes": [{"points": process["points"][:1]} for process in raw["processes"][:1]]}
 
 
 def documents_digest(documents: Sequence[Any]) -> str | None:

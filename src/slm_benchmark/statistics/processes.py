@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 SESSION_SD = 0.01
 """Standard deviation from session to session, as a share of the value, that prediction intervals
-allow for: temperature, memory placement, neighbours on the same host. One session cannot show it,
+allow for: temperature, memory placement, neighbors on the same host. One session cannot show it,
 so it is a stated assumption."""
 
 
