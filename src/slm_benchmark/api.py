@@ -60,20 +60,20 @@ class Leaderboard:
 
     Attributes:
         address: Where the API lies: the address or the folder of index.json.
-        index: Content of index.json: version, edition, digest of the records, licence, files.
+        index: Content of index.json: version, edition, digest of the records, license, files.
     """
 
     def __init__(self, address: str, index: Record, fetch: Callable[[str, int], bytes]) -> None:
         self.address, self.index = address, index
         self._fetch = fetch
-        self._kept: dict[str, bytes] = {}
+        self._cached: dict[str, bytes] = {}
 
     @classmethod
-    def open(cls, place: str | Path, *, timeout_s: float = 30) -> Leaderboard:
+    def open(cls, source: str | Path, *, timeout_s: float = 30) -> Leaderboard:
         """Read the index of a site.
 
         Args:
-            place: Address of a site or of one of its top pages (https, http or file), folder of a
+            source: Address of a site or of one of its top pages (https, http or file), folder of a
                 built site, or either of its ``api/v1``.
             timeout_s: How long a server may stay silent.
 
@@ -81,7 +81,7 @@ class Leaderboard:
             UserError: where there is no such API, or one of another version.
             RunEnvironmentError: when the network or the server fails.
         """
-        address, fetch = _source(place, timeout_s)
+        address, fetch = _source(source, timeout_s)
         file = f"{address}/{INDEX}"
         return cls(address, _checked(_parse(fetch(INDEX, INDEX_LIMIT_BYTES), file), file), fetch)
 
@@ -95,7 +95,7 @@ class Leaderboard:
             UserError: when the index does not list it, or lists other bytes.
             RunEnvironmentError: when the network or the server fails.
         """
-        if path not in self._kept:
+        if path not in self._cached:
             listed = self.index["files"].get(path)
             if listed is None:
                 raise UserError(
@@ -107,8 +107,8 @@ class Leaderboard:
                 )
             data = self._fetch(path, listed["size_bytes"])
             self._verify(path, data, listed)
-            self._kept[path] = data
-        return self._kept[path]
+            self._cached[path] = data
+        return self._cached[path]
 
     def _verify(self, path: str, data: bytes, listed: Record) -> None:
         facts = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -175,8 +175,8 @@ class Leaderboard:
         Raises:
             UserError: when there is no such model.
         """
-        found = self._record("leaderboard.json") if model is None else self.model(model)
-        return _matching(found["rows"], variant=variant, hardware=hardware, protocol=protocol)
+        content = self._record("leaderboard.json") if model is None else self.model(model)
+        return _matching(content["rows"], variant=variant, hardware=hardware, protocol=protocol)
 
     def scores(
         self,
@@ -265,15 +265,15 @@ class Leaderboard:
         return {column["name"]: column["kind"] for column in tables[name]["columns"]}
 
     def _list(self, name: str) -> list[Record]:
-        found: list[Record] = self.json(f"{name}.json")[name]
-        return found
+        entries: list[Record] = self.json(f"{name}.json")[name]
+        return entries
 
     def _record(self, path: str) -> Record:
-        found: Record = self.json(path)
-        return found
+        content: Record = self.json(path)
+        return content
 
     def _known(self, model: str) -> None:
-        known = [found["id"] for found in self.models()]
+        known = [card["id"] for card in self.models()]
         if model not in known:
             raise UserError(
                 "there is no such model",
@@ -284,21 +284,21 @@ class Leaderboard:
             )
 
 
-def _source(place: str | Path, timeout_s: float) -> tuple[str, Callable[[str, int], bytes]]:
+def _source(source: str | Path, timeout_s: float) -> tuple[str, Callable[[str, int], bytes]]:
     """Where the API lies, and what reads a file there, of which it takes a path and a limit.
 
     One byte more than the limit is read, so that a file that is too long shows.
     """
-    text = str(place)
+    text = str(source)
     if "://" not in text:
-        return _folder(Path(place))
+        return _folder(Path(source))
     parts = urllib.parse.urlsplit(text)
     if parts.scheme == "file":
         return _folder(Path(urllib.request.url2pathname(parts.path)))
     if parts.scheme not in ("https", "http"):
         raise UserError(
             "not an address of the web",
-            field="place",
+            field="source",
             value=text,
             fix="give one that begins with https://, or a folder",
         )
@@ -314,9 +314,9 @@ def _source(place: str | Path, timeout_s: float) -> tuple[str, Callable[[str, in
     return address, fetch
 
 
-def _folder(place: Path) -> tuple[str, Callable[[str, int], bytes]]:
+def _folder(path: Path) -> tuple[str, Callable[[str, int], bytes]]:
     """`_source` of a folder, or of a file in it, such as a page or the index."""
-    folder = place.parent if place.is_file() else place
+    folder = path.parent if path.is_file() else path
     if not (folder / INDEX).is_file():
         folder /= FOLDER
 
@@ -368,9 +368,9 @@ def _parse(data: bytes, file: str) -> Any:
 
 def _checked(index: Any, file: str) -> Record:
     """An index of the version that this client reads."""
-    found: Record = index if isinstance(index, dict) else {}
-    version = found.get("api_version")
-    if not isinstance(version, str) or not isinstance(found.get("files"), dict):
+    content: Record = index if isinstance(index, dict) else {}
+    version = content.get("api_version")
+    if not isinstance(version, str) or not isinstance(content.get("files"), dict):
         raise UserError(
             "not the index of this API",
             file=file,
@@ -386,11 +386,11 @@ def _checked(index: Any, file: str) -> Record:
             value=version,
             fix=f"use a newer slm-benchmark, or the site's {FOLDER}",
         )
-    return found
+    return content
 
 
 def _matching(rows: Iterable[Record], **where: str | None) -> list[Record]:
-    """The rows that have every wanted value; what is None is not asked for."""
+    """The rows that have every wanted value; None matches all."""
     wanted = {name: value for name, value in where.items() if value is not None}
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 

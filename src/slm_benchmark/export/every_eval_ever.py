@@ -226,14 +226,14 @@ def _metric(record: Record, score: Record, catalogue: Catalogue) -> Record:
 
 
 def _uncertainty(score: Record) -> Record:
-    found: Record = {"num_samples": score["n"]}
+    block: Record = {"num_samples": score["n"]}
     if score["stderr"] is not None:
-        found["standard_error"] = {"value": score["stderr"]}
+        block["standard_error"] = {"value": score["stderr"]}
     if score["ci95"] is not None:
         low, high = score["ci95"]
         interval = {"lower": low, "upper": high, "confidence_level": 0.95}
-        found["confidence_interval"] = interval | {"method": score["ci_method"] or "not named"}
-    return found
+        block["confidence_interval"] = interval | {"method": score["ci_method"] or "not named"}
+    return block
 
 
 def _generation(record: Record) -> Record:

@@ -73,8 +73,8 @@ class Exporter:
         for sheet in self._sheets.values():
             sheet.close()
         for name, entry in self._eval_results.items():
-            found = hf_eval_results.eval_result(entry, self._catalogue, self._project)
-            atomic_write_text(self._folder / "hf" / name, hf_eval_results.as_yaml(found))
+            result = hf_eval_results.eval_result(entry, self._catalogue, self._project)
+            atomic_write_text(self._folder / "hf" / name, hf_eval_results.as_yaml(result))
         if not self._files():
             raise UserError(
                 f"no record here can be written as {', '.join(self._formats)}",
@@ -116,11 +116,11 @@ class Exporter:
             self._sheets[name].add(build_rows(table, entry))
 
     def _write_evaluation(self, entry: Entry) -> None:
-        found = every_eval_ever.evaluation(entry, self._catalogue, self._project)
-        if found is None:
+        evaluation = every_eval_ever.evaluation(entry, self._catalogue, self._project)
+        if evaluation is None:
             self.left_out["eee: no score, or none of which it is known whether more is better"] += 1
             return
-        atomic_write_json(self._folder / "eee" / every_eval_ever.file_name(entry), found)
+        atomic_write_json(self._folder / "eee" / every_eval_ever.file_name(entry), evaluation)
 
     def _choose_eval_result(self, entry: Entry) -> None:
         """Keep one result of a task: that of the newest run, where several machines have one."""
@@ -234,9 +234,9 @@ def _check_target(out: Path, results: Path) -> None:
 def _report(out: Path, formats: Sequence[str], left_out: collections.Counter[str]) -> list[str]:
     lines = []
     for name in formats:
-        place = out / (croissant.FILE if name == "croissant" else name)
-        files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+        path = out / (croissant.FILE if name == "croissant" else name)
+        files = [file for file in (path, *path.rglob("*")) if file.is_file()]
         lines.append(
-            f"{name}: {len(files)} files in {relative(place)}" if files else f"{name}: none"
+            f"{name}: {len(files)} files in {relative(path)}" if files else f"{name}: none"
         )
     return lines + [f"{why} ({count} records left out)" for why, count in sorted(left_out.items())]

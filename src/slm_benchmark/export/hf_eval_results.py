@@ -88,7 +88,7 @@ def _check_model(record: Record) -> None:
     model = record["model"]
     if model["source"].get("dequantised_from"):
         raise NotApplicable(
-            f"{model['id']} was dequantised from {model['source']['dequantised_from']}: "
+            f"{model['id']} was dequantized from {model['source']['dequantised_from']}: "
             f"these are not the weights of {model['repo']}"
         )
     if model["source"]["type"] != "hub":
@@ -98,16 +98,16 @@ def _check_model(record: Record) -> None:
 def _benchmark(record: Record, catalogue: Catalogue) -> Benchmark:
     """The benchmark that a record measures whole."""
     task, dataset = record["task"]["id"], record["dataset"]
-    found = BENCHMARKS.get(task)
-    if found is None:
+    benchmark = BENCHMARKS.get(task)
+    if benchmark is None:
         raise NotApplicable(f"{task} is not registered as a benchmark on the hub")
     entry = catalogue.datasets.get(dataset["id"])
     repo = entry["repo"] if entry is not None and entry["source"] == "hub" else None
-    if dataset["source"] != "hub" or repo != found.dataset:
-        raise NotApplicable(f"{task} was not measured on the hub's {found.dataset}")
+    if dataset["source"] != "hub" or repo != benchmark.dataset:
+        raise NotApplicable(f"{task} was not measured on the hub's {benchmark.dataset}")
     if dataset["documents"] != dataset["documents_total"]:
         raise NotApplicable(f"{task} was measured on a part of its documents")
-    return found
+    return benchmark
 
 
 def _notes(record: Record, headline: Record) -> str:

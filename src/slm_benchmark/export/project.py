@@ -1,4 +1,4 @@
-"""What the project says of itself: the exports' title, authors, address and licence."""
+"""What the project says of itself: the exports' title, authors, address and license."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.paths import ROOT, relative
 
 RESULTS_LICENSE = "https://creativecommons.org/licenses/by/4.0/"
-"""Licence of results/, as its LICENSE says."""
+"""License of results/, as its LICENSE says."""
 
 
 @dataclass(frozen=True)

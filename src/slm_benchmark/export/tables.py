@@ -113,7 +113,7 @@ EVIDENCE = (
     Column(
         "dequantised_from",
         "text",
-        "Format that the base weights were dequantised from, if they were.",
+        "Format that the base weights were dequantized from, if they were.",
         "model.source.dequantised_from",
     ),
     Column("model_sha256", "text", "Digest of the base model's files.", "model.sha256"),
@@ -156,7 +156,7 @@ TASK_EVIDENCE = (
     Column("harness_task", "text", "Name of the task in lm_eval.", "task.harness_task"),
     Column("task_version", "text", "Version that lm_eval gives it.", "task.version"),
     Column("task_config_sha256", "text", "Digest of its configuration.", "task.config_sha256"),
-    Column("num_fewshot", "integer", "Worked examples before each question.", "task.num_fewshot"),
+    Column("num_fewshot", "integer", "Few-shot examples before each question.", "task.num_fewshot"),
     Column(
         "chat_template_sha256",
         "text",
@@ -184,9 +184,9 @@ def build_rows(table: Table, entry: Entry) -> Iterator[Row]:
     shared = {**record, "record": entry.name, "run_id": entry.path.stem, "current": entry.current}
     shared["reason"] = reason(record)
     fixed = {c.name: _typed(_look_up(shared, c.source), c.kind) for c in table.columns if c.source}
-    own = [column for column in table.columns if not column.source]
+    computed = [column for column in table.columns if not column.source]
     for cells in table.rows(entry.path, record):
-        yield fixed | {c.name: _typed(cells.get(c.name), c.kind) for c in own}
+        yield fixed | {c.name: _typed(cells.get(c.name), c.kind) for c in computed}
 
 
 def reason(record: Record) -> str | None:
@@ -208,10 +208,10 @@ def unit_of(metric: str) -> str | None:
 
 def _look_up(record: Record, source: str) -> Any:
     """The value at a dotted path, None where the record lacks it."""
-    found: Any = record
+    value: Any = record
     for name in source.split("."):
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
 
 
 def _typed(value: Any, kind: Kind) -> Any:
@@ -256,12 +256,12 @@ def _performance_rows(path: Path, record: Record) -> Iterator[Row]:
     points += [{**point, "point": "grid"} for point in record.get("grid", [])]
     shared = {"warnings": "; ".join(record["host"].get("warnings", []))}
     for point in points:
-        place = {**shared, **point_lengths(point), "point": point["point"]}
+        where = {**shared, **point_lengths(point), "point": point["point"]}
         for name, quantity in point["metrics"].items():
             ends = interval_ends("ci95", quantity["ci95"]) | interval_ends(
                 "pi95", quantity.get("pi95")
             )
-            yield _metric(name, quantity) | ends | place
+            yield _metric(name, quantity) | ends | where
 
 
 def point_lengths(block: Mapping[str, Any]) -> Row:
@@ -294,9 +294,13 @@ def _fidelity_rows(path: Path, record: Record) -> Iterator[Row]:
 
 
 def _noise_rows(path: Path, record: Record) -> Iterator[Row]:
-    for found in record["perturbations"]:
-        named = {"perturbation": found["name"], "perturbation_kind": found["kind"]}
-        yield {**found, **named, "setting": canonical_json(found.get("setting"))}
+    for perturbation in record["perturbations"]:
+        named = {
+            "perturbation": perturbation["name"],
+            "perturbation_kind": perturbation["kind"],
+        }
+        setting = canonical_json(perturbation.get("setting"))
+        yield {**perturbation, **named, "setting": setting}
 
 
 _FLOOR_WORDS = ("by", "families", "reason")
@@ -306,8 +310,8 @@ _FLOOR_WORDS = ("by", "families", "reason")
 def _floor_rows(path: Path, record: Record) -> Iterator[Row]:
     for kind, floor in record["floor"].items():
         values = {name: value for name, value in floor.items() if name not in _FLOOR_WORDS}
-        for family, found in floor.get("families", {}).items():
-            values |= {f"{family}.{name}": value for name, value in found.items()}
+        for family, spread in floor.get("families", {}).items():
+            values |= {f"{family}.{name}": value for name, value in spread.items()}
         for name, value in values.items():
             shown = {"metric": name, "value": value, "value_reason": floor.get("reason")}
             yield {"perturbation_kind": kind, **shown}
@@ -334,7 +338,7 @@ TABLES = {
             Column("combine", "text", "parts: the mean of the parts; missing: over all documents."),
             Column("n", "integer", "Documents with a value."),
             Column("missing", "integer", "Documents without one; missing where there are none."),
-            Column("chance", "number", "What a guesser is expected to get, where known."),
+            Column("chance", "number", "Expected score of guessing, where known."),
             *EVIDENCE,
             *TASK_EVIDENCE,
             Column("scoring", "text", "Judge, classifiers and limits that decided it, as JSON."),

@@ -170,14 +170,14 @@ def quantization_report(
         "alpha": ALPHA,
         "power": POWER,
         "groups": [
-            _group(place, variants, floors, streams, tasks)
-            for place, variants in sorted(groups.items())
+            _group(key, variants, floors, streams, tasks)
+            for key, variants in sorted(groups.items())
         ],
     }
 
 
 def _group(
-    place: tuple[str, str],
+    key: tuple[str, str],
     variants: Mapping[str, Mapping[str, ScoreRun]],
     floors: Floors,
     streams: Mapping[str, FidelityRecord],
@@ -186,8 +186,8 @@ def _group(
     """The variants of one machine and protocol beside their base."""
     base = variants.get("base", {})
     return {
-        "hardware": place[0],
-        "protocol": place[1],
+        "hardware": key[0],
+        "protocol": key[1],
         "base": _facts(base) if base else None,
         "variants": [
             _variant_row(base, variants[variant], floors, streams.get(variant), tasks)
