@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks import llama_bench, report
 from benchmarks.llama_bench import Work
@@ -30,6 +30,7 @@ from slm_benchmark.profiling.job import Job, Point
 from slm_benchmark.profiling.limits import apply_limits
 from slm_benchmark.profiling.process import collecting_by_hand, overhead_us_per_token, repeat
 from slm_benchmark.profiling.prompts import Prompt, make_prompt
+from slm_benchmark.profiling.types import Measured
 from slm_benchmark.records.hardware import describe
 from slm_benchmark.records.provenance import now, versions
 from slm_benchmark.statistics.bootstrap import bootstrap_interval
@@ -172,11 +173,12 @@ class Bench:
         """
         job = self.job("gguf", path if path.is_dir() else path.parent)
         (file,) = job.weight_files()
-        request = {"do": "measure", "job": asdict(job)}
+        request: launch.Request = {"do": "measure", "job": asdict(job)}
         overheads_us = []
 
         def ours() -> Rates:
-            result = launch.run(request, device=job.runs_on, threads=job.threads)
+            done = launch.run(request, device=job.runs_on, threads=job.threads)
+            result = cast(Measured, done)
             overheads_us.append(result["overhead_us_per_token"])
             (point,) = result["points"]
             return measured_rates(self.work, point["repetitions"])
