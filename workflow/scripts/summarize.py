@@ -21,8 +21,9 @@ with job(snakemake.log[0]):
     kinds = ("cells", "performance", "equivalence", "fidelity", "noise")
     records = [Path(path) for kind in kinds for path in getattr(inputs, kind)]
     progress.say(summary(leaderboard, records))
-    for path in inputs.fidelity:
-        progress.say(describe_fidelity(read_run(Path(path))))
+    for record in map(read_run, map(Path, inputs.fidelity)):
+        if record["kind"] == "fidelity":
+            progress.say(describe_fidelity(record))
     progress.say(f"What quantization costs: {Path(inputs.quantization).resolve()}")
     progress.say(f"Open {Path(inputs.site).resolve()}")
     failures(records)

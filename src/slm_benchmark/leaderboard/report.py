@@ -323,9 +323,9 @@ def failures(records: Sequence[Path]) -> None:
     failed = []
     for path in records:
         record = read_run(path)
-        if record["state"] == "failed":
+        if record["error"] is not None:
             failed.append(f"{relative(path)} ({record['error']['type']})")
-        elif not record.get("passed", True):
+        elif record["kind"] == "equivalence" and not record["passed"]:
             failed.append(f"{relative(path)} ({record['reasons'][0]})")
     if failed:
         raise UserError(

@@ -140,7 +140,7 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Me
     Raises:
         UserError: naming what forbids it.
     """
-    record = cast(MeasuredRecord, read_run(path))
+    record = read_run(path)
     file = relative(path)
 
     def refuse(message: str, field: str, value: object, fix: str) -> UserError:

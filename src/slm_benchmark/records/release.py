@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import sha256_file
@@ -20,16 +19,22 @@ from slm_benchmark.records.store import (
     published_records,
     read_run,
 )
+from slm_benchmark.records.types import (
+    FileEntry,
+    IndexCell,
+    MeasuredRecord,
+    OlderRecord,
+    ReleaseIndex,
+)
 
-Record = dict[str, Any]
-Entries = dict[str, dict[str, Any]]
+Entries = dict[str, FileEntry]
 """File, from the folder of results → ``sha256`` and ``size_bytes``."""
 
 MANIFEST = "manifest.json"
 INDEX = "index.json"
 
 
-def destination(record: Mapping[str, Any], results: Path) -> Path:
+def destination(record: MeasuredRecord, results: Path) -> Path:
     """Where a record is published: the folder of its kind, and a name from time and content."""
     started = record["started"].replace("-", "").replace(":", "").replace("+0000", "Z")
     run_id = f"{started}-{record['result_sha256'][:8]}"
@@ -48,7 +53,7 @@ def evidence(results: Path) -> list[Path]:
     )
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> FileEntry:
     """A manifest's entry of a file."""
     return {"sha256": sha256_file(path), "size_bytes": path.stat().st_size}
 
@@ -89,7 +94,7 @@ def extend_manifest(results: Path, records: Iterable[Path]) -> None:
         write_record(path, {"schema_version": 1, "files": complete}, "release")
 
 
-def changes(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def changes(now: Entries, earlier: Entries) -> Iterator[tuple[str, str]]:
     """The files that a manifest lost or tells otherwise than an earlier one; and in which way."""
     for name, entry in earlier.items():
         if name not in now:
@@ -143,7 +148,7 @@ def _entries(results: Path, blob: str, revision: str) -> Entries:
 # --- the index -----------------------------------------------------------------------------------
 
 
-def build_index(current: Sequence[tuple[Path, Record]], results: Path) -> Record:
+def build_index(current: Sequence[tuple[Path, MeasuredRecord]], results: Path) -> ReleaseIndex:
     """The index: of each cell the run that stands, why it does, and all older ones.
 
     Args:
@@ -151,7 +156,7 @@ def build_index(current: Sequence[tuple[Path, Record]], results: Path) -> Record
         results: The folder of published records.
     """
     standing = {path for path, _ in current}
-    older: dict[tuple[Path, str], list[tuple[Path, Record]]] = defaultdict(list)
+    older: dict[tuple[Path, str], list[tuple[Path, MeasuredRecord]]] = defaultdict(list)
     for path in published_records(results):
         if path not in standing:
             record = read_run(path)
@@ -163,8 +168,8 @@ def build_index(current: Sequence[tuple[Path, Record]], results: Path) -> Record
 
 
 def _cell(
-    path: Path, record: Record, others: Sequence[tuple[Path, Record]], results: Path
-) -> Record:
+    path: Path, record: MeasuredRecord, others: Sequence[tuple[Path, MeasuredRecord]], results: Path
+) -> IndexCell:
     older = [_run(*other, results) for other in others]
     older.sort(key=lambda run: (run["started"], run["record"]), reverse=True)
     why = f"newest of {len(older) + 1}" if older else "only run"
@@ -184,7 +189,7 @@ def _cell(
     }
 
 
-def _run(path: Path, record: Record, results: Path) -> Record:
+def _run(path: Path, record: MeasuredRecord, results: Path) -> OlderRecord:
     return {
         "record": path.relative_to(results).as_posix(),
         "started": record["started"],
@@ -192,6 +197,8 @@ def _run(path: Path, record: Record, results: Path) -> Record:
     }
 
 
-def write_index(current: Sequence[tuple[Path, Record]], results: Path, folder: Path) -> None:
+def write_index(
+    current: Sequence[tuple[Path, MeasuredRecord]], results: Path, folder: Path
+) -> None:
     """Write the index of ``results`` into ``folder``."""
     write_record(folder / INDEX, build_index(current, results), "index")

@@ -6,7 +6,7 @@ import marshal
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import canonical_json, digest, parse_json, read_json, sha256_bytes
@@ -14,9 +14,7 @@ from slm_benchmark.common.parallel import parallel_map
 from slm_benchmark.common.paths import RESULTS, relative
 from slm_benchmark.common.schemas import item_check, schema, validate_quickly
 from slm_benchmark.records.provenance import NOT_A_RESULT, result_digest
-from slm_benchmark.records.types import DocumentRow
-
-Record = dict[str, Any]
+from slm_benchmark.records.types import DocumentRow, Freeform, MeasuredRecord, ScoreRecord
 
 RECORD_SCHEMAS = {
     "score": "cell",
@@ -51,8 +49,8 @@ def published_records(results: Path = RESULTS) -> list[Path]:
 def is_record(path: Path) -> bool:
     """Whether a JSON file holds a measurement's record.
 
-    Its documents, stored generations and profiling sessions (``sessions/{hardware}/{protocol}.json``)
-    lie beside records and are none.
+    Its documents, stored generations and profiling sessions
+    (``sessions/{hardware}/{protocol}.json``) lie beside records and are none.
     """
     return not path.name.endswith(BESIDE) and path.parts[-3:-2] != ("sessions",)
 
@@ -62,7 +60,7 @@ def documents_file(record: Path) -> Path:
     return record.with_name(f"{record.stem}.documents.json")
 
 
-def cell_folder(record: Mapping[str, Any], results: Path) -> Path:
+def cell_folder(record: MeasuredRecord, results: Path) -> Path:
     """Folder of all published runs of what a record is about.
 
     That is a model for equivalence, a variant of it for fidelity, and otherwise a variant on a
@@ -71,25 +69,24 @@ def cell_folder(record: Mapping[str, Any], results: Path) -> Path:
     return Path(results, *_cell_names(record))
 
 
-def _cell_names(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _cell_names(record: MeasuredRecord) -> tuple[str, ...]:
     """The names of the folders that lead to a record, below the folder of all results."""
-    kind = record["kind"]
     model = record["model"]["id"]
-    if kind == "equivalence":
-        return model, kind
+    if record["kind"] == "equivalence":
+        return model, record["kind"]
     variant = record["variant"]["id"]
-    if kind == "fidelity":
-        return model, variant, kind
+    if record["kind"] == "fidelity":
+        return model, variant, record["kind"]
     hardware = record["hardware"]["id"]
-    if kind == "performance":
-        return model, variant, hardware, kind
+    if record["kind"] == "performance":
+        return model, variant, hardware, record["kind"]
     protocol, task = record["protocol"]["id"], record["task"]["id"]
-    if kind == "noise":
-        return model, variant, hardware, protocol, kind, task
+    if record["kind"] == "noise":
+        return model, variant, hardware, protocol, record["kind"], task
     return model, variant, hardware, protocol, task
 
 
-def cell_key(record: Mapping[str, Any]) -> tuple[Path, str]:
+def cell_key(record: MeasuredRecord) -> tuple[Path, str]:
     """What a record is about: its folder and its protocol.
 
     The profiles of a variant on a machine lie in one folder under all protocols.
@@ -97,17 +94,19 @@ def cell_key(record: Mapping[str, Any]) -> tuple[Path, str]:
     return cell_folder(record, Path()), _protocol(record)
 
 
-def _protocol(record: Mapping[str, Any]) -> str:
-    return str(record.get("protocol", {}).get("id", ""))
+def _protocol(record: MeasuredRecord) -> str:
+    if record["kind"] == "equivalence" or record["kind"] == "fidelity":
+        return ""
+    return record["protocol"]["id"]
 
 
-def read_run(path: Path) -> Record:
+def read_run(path: Path) -> MeasuredRecord:
     """Read a record of any kind and check it.
 
     Raises:
         UserError: when the record breaks its schema, or its result was edited by hand.
     """
-    record: Record = read_json(path)
+    record: MeasuredRecord = read_json(path)
     kind = record.get("kind") if isinstance(record, dict) else None
     if kind not in tuple(RECORD_SCHEMAS):
         raise UserError(
@@ -132,8 +131,8 @@ def read_run(path: Path) -> Record:
 def current_records(
     paths: Iterable[Path],
     kinds: Collection[str] = ROW_KINDS,
-    reduced: Callable[[Record], Record] | None = None,
-) -> list[tuple[Path, Record]]:
+    reduced: Callable[[MeasuredRecord], MeasuredRecord] | None = None,
+) -> list[tuple[Path, MeasuredRecord]]:
     """The record that stands for each cell: a run of this checkout, else the newest published.
 
     Many records are read by several processes.
@@ -148,10 +147,10 @@ def current_records(
         UserError: as `read_run`, for the first of the paths that is at fault.
     """
     every = list(paths)
-    chosen: dict[_Cell, tuple[Path, Record]] = {}
+    chosen: dict[_Cell, tuple[Path, MeasuredRecord]] = {}
     read_whole = SharedReader() if reduced else read_run
 
-    def read(path: Path) -> tuple[_Cell, Record] | None:
+    def read(path: Path) -> tuple[_Cell, MeasuredRecord] | None:
         record = read_whole(path)
         if record["kind"] not in kinds:
             return None
@@ -169,10 +168,12 @@ def current_records(
 _Cell = tuple[tuple[str, ...], str]
 
 
-def _age(path: Path, record: Mapping[str, Any]) -> tuple[bool, str, str]:
+def _age(path: Path, record: MeasuredRecord) -> tuple[bool, str, str]:
     """By which of several records of a cell the last one stands for it."""
     # Stored generations may be scored again: then the later scoring stands.
-    scored = record.get("scored", {}).get("started", "")
+    scored = ""
+    if record["kind"] == "score" and "scored" in record:
+        scored = record["scored"]["started"]
     return relative(path).startswith("runs/"), record["started"], scored
 
 
@@ -196,7 +197,7 @@ class SharedReader:
         self._required = frozenset(schema(RECORD_SCHEMAS["score"])["required"])
         self._fits = item_check(RECORD_SCHEMAS["score"])
 
-    def __call__(self, path: Path) -> Record:
+    def __call__(self, path: Path) -> MeasuredRecord:
         """The record at a path.
 
         Raises:
@@ -208,7 +209,7 @@ class SharedReader:
             record = None
         return read_run(path) if record is None else record
 
-    def _assembled(self, text: str) -> Record | None:
+    def _assembled(self, text: str) -> ScoreRecord | None:
         """The score that a text spells; None where that does not follow from its items.
 
         Raises:
@@ -217,7 +218,7 @@ class SharedReader:
         parts = _parts(text)
         if 'kind": "score"' not in parts:
             return None
-        record: Record = {}
+        record: Freeform = {}
         result: dict[str, str] = {}
         new: dict[str, _Item] = {}
         for part in parts:
@@ -238,7 +239,7 @@ class SharedReader:
         if len(self._known) > self.CACHED:
             self._known.clear()
         self._known |= new
-        return record
+        return cast(ScoreRecord, record)
 
 
 class _Item(NamedTuple):
@@ -305,9 +306,9 @@ class Slim:
     def __init__(self) -> None:
         self._known: dict[bytes, Any] = {}
 
-    def __call__(self, record: Record) -> Record:
+    def __call__(self, record: MeasuredRecord) -> MeasuredRecord:
         """What is kept of a record; the record itself stays as it is."""
-        slim = {key: value for key, value in record.items() if key not in self.LEFT_OUT}
+        slim: Freeform = {key: value for key, value in record.items() if key not in self.LEFT_OUT}
         if "hardware" in slim:
             slim["hardware"] = {name: slim["hardware"][name] for name in ("id", "fingerprint")}
         if slim.get("error"):
@@ -320,10 +321,10 @@ class Slim:
             if name in slim:
                 # Its bytes tell 1, 1.0 and true apart, as equality does not.
                 slim[name] = self._known.setdefault(marshal.dumps(slim[name], 2), slim[name])
-        return slim
+        return cast(MeasuredRecord, slim)
 
 
-def _first_point(raw: Record) -> Record:
+def _first_point(raw: Freeform) -> Freeform:
     """Of a profile's repetitions the first point of the first process, which is the reference."""
     if "processes" not in raw:
         # The first version of the method measured that point alone.

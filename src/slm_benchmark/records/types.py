@@ -160,8 +160,8 @@ class Checks(TypedDict):
 
 
 class ScoredBlock(TypedDict):
-    """Where and when kept answers were scored; the record's other blocks say where they were
-    given.
+    """Where and when stored generations were scored; the record's other blocks say where they were
+    generated.
     """
 
     environment: Environment
@@ -519,7 +519,7 @@ class FidelityText(TypedDict):
 
 class FidelityVocabulary(TypedDict):
     """Both distributions are taken over the tokens that both models and the tokenizer have, and
-    normalised over these.
+    normalized over these.
     """
 
     compared: int | None
