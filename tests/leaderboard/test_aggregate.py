@@ -59,7 +59,7 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture
 def checkout(tmp_path: Path, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty checkout, so that runs/ and results/ are told apart by their names."""
+    """An empty checkout, so that runs/ and results/ differ by their names."""
     monkeypatch.setattr("slm_benchmark.common.paths.ROOT", tmp_path)
     return tmp_path
 
@@ -206,7 +206,7 @@ def score_record(
 
 
 def scored_from_answers(record: Record) -> Record:
-    """The record as the step that scores kept answers writes it."""
+    """The record as the step that scores stored generations writes it."""
     return sealed(
         {
             **record,
@@ -1044,7 +1044,7 @@ def test_rows_that_are_not_told_apart_share_a_group(checkout: Path, catalogue: C
     def row(rights: tuple[int, ...], **where: str) -> list[Record]:
         tasks = ("arc_challenge", "hellaswag")
         return [
-            score_record(catalogue, task, right, 400, **where)  # type: ignore[arg-type]
+            score_record(catalogue, task, right, 400, **where)
             for task, right in zip(tasks, rights, strict=False)
         ]
 
@@ -1194,7 +1194,8 @@ def test_an_edited_reason_or_state_is_refused(
 ) -> None:
     good = score_record(catalogue, "mt_bench", reason="no judge", state=state)
     path = put(checkout, good)
-    assert read_run(path)["reason"] == "no judge"
+    record: Any = read_run(path)
+    assert record["reason"] == "no judge"
     other = {"not_run": "not_applicable", "not_applicable": "not_run"}[state]
     for change in ({"reason": "another"}, {"state": other}, {"state": "ok"}):
         atomic_write_json(path, good | change)
@@ -1226,8 +1227,8 @@ def test_every_field_of_the_wrong_kind_or_missing_is_refused(
                 continue
             with pytest.raises(UserError, match=f"^{shown}: {field}"):
                 read_run(path)
-    atomic_write_json(path, {**good, "colour": "red"})
-    with pytest.raises(UserError, match=f"^{shown}: colour: unknown key"):
+    atomic_write_json(path, {**good, "color": "red"})
+    with pytest.raises(UserError, match=f"^{shown}: color: unknown key"):
         read_run(path)
 
 
@@ -1371,7 +1372,8 @@ def test_profiles_are_published_with_their_flags_and_without_a_meter(
     publish(catalogue, [path], "demo", checkout / "results")
     (published,) = published_records(checkout / "results")
     assert published.parent == checkout / "results" / MODEL / "base" / "local" / "performance"
-    assert read_run(published)["host"]["warnings"] == ["swapped"]
+    record: Any = read_run(published)
+    assert record["host"]["warnings"] == ["swapped"]
     old = put(checkout, first_performance_record("base", LATE))
     with pytest.raises(UserError, match=r"schema_version: .*first version of the method"):
         publish(catalogue, [old], "demo", checkout / "results")

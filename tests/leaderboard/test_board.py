@@ -89,7 +89,7 @@ def test_the_site_has_the_columns_of_the_list(board: Any) -> None:
     for section in build_sections(board, board["rows"], by_group=True):
         columns = section_columns(section)
         for part in ("rows", "details"):
-            listed = page_columns(columns, part)  # type: ignore[arg-type]
+            listed = page_columns(columns, part)
             shown = written[section["id"]][part]
             assert [c["key"] for c in shown] == [column.key for column in listed]
             for entry, column in zip(shown, listed, strict=True):
@@ -139,7 +139,7 @@ def test_shared_columns_mean_the_same_in_exported_tables() -> None:
 
 def test_rows_by_model_protocol_and_hardware_hold_every_row(board: Any) -> None:
     for key in ("model", "protocol", "hardware"):
-        views = rows_by(board, key)  # type: ignore[arg-type]
+        views = rows_by(board, key)
         assert sum(map(len, views.values())) == len(board["rows"])
         assert all(row[key] == name for name, rows in views.items() for row in rows)
 

@@ -13,12 +13,7 @@ from scipy.stats import binomtest
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.common.files import atomic_write_json, digest
 from slm_benchmark.common.schemas import validate
-from slm_benchmark.leaderboard.comparison import (
-    Difference,
-    ScoreRun,
-    incomparable_reason,
-    outcomes,
-)
+from slm_benchmark.leaderboard.comparison import Difference, incomparable_reason, outcomes
 from slm_benchmark.leaderboard.quantization_report import (
     _within,
     conclude,
@@ -30,7 +25,10 @@ from slm_benchmark.statistics.multiple import holm
 from slm_benchmark.statistics.paired import compare_paired, tango_interval
 from slm_benchmark.statistics.power import smallest_detectable_loss
 
-TASKS: dict[str, dict[str, Any]] = {
+Run = tuple[Path, Any]
+"""A record and its file."""
+
+TASKS: dict[str, Any] = {
     "quiz": {"title": "Quiz", "metric": "acc", "category": "knowledge"},
     "riddles": {"title": "Riddles", "metric": "acc", "category": "reasoning"},
     "riddles_long": {
@@ -64,7 +62,7 @@ def score(
     parts: Sequence[str] | None = None,
     clusters: Sequence[str] | None = None,
     changes: Mapping[str, Any] | None = None,
-) -> ScoreRun:
+) -> Run:
     """A score of some documents, as its file and record; ``changes`` replace keys of blocks."""
     metric = TASKS[task]["metric"]
     record: dict[str, Any] = {
@@ -105,7 +103,7 @@ def flipped(both: int, lost: int, gained: int, neither: int) -> tuple[list[float
     return first, second
 
 
-def report_of(*records: ScoreRun, noise: Sequence[ScoreRun] = ()) -> dict[str, Any]:
+def report_of(*records: Run, noise: Sequence[Run] = ()) -> Any:
     report = quantization_report(records, [], noise, TASKS)
     validate(report, "quantization", "report")
     return report
@@ -118,7 +116,7 @@ def only_row(report: Mapping[str, Any], task: int = 0) -> dict[str, Any]:
 
 def pair(
     folder: Path, lost: int, gained: int, *, task: str = "quiz", n: int = 200, right: int = 100
-) -> tuple[ScoreRun, ScoreRun]:
+) -> tuple[Run, Run]:
     first, second = flipped(right - lost, lost, gained, n - right - gained)
     return (
         score(folder, first, task=task),
@@ -392,7 +390,7 @@ def test_a_loss_that_several_tasks_may_show_by_chance_is_said_to(tmp_path: Path)
     assert "not significant after Holm's correction over the tasks (p = 0.062)" in row["statement"]
 
 
-def noise_record(variant: str, floor: float | None, task: str = "quiz") -> ScoreRun:
+def noise_record(variant: str, floor: float | None, task: str = "quiz") -> Run:
     blocks = {"variant": variant, "hardware": "local", "protocol": "demo", "task": task}
     record: dict[str, Any] = {name: {"id": value} for name, value in blocks.items()}
     return Path("noise.json"), {
@@ -455,7 +453,7 @@ def test_without_a_floor_or_a_test_nothing_is_claimed() -> None:
 # ── beside ──
 
 
-def fidelity_record(sha256: str, state: str = "ok") -> ScoreRun:
+def fidelity_record(sha256: str, state: str = "ok") -> Run:
     names = ("kl_mean_nats", "kl_median_nats", "kl_p99_nats", "kl_max_nats", "top_token_agreement")
     return Path("fidelity.json"), {
         "state": state,
@@ -469,7 +467,7 @@ def fidelity_record(sha256: str, state: str = "ok") -> ScoreRun:
 def test_fidelity_stands_beside_or_its_absence_is_explained(tmp_path: Path) -> None:
     records = pair(tmp_path, 3, 1)
 
-    def fidelity(*found: ScoreRun) -> Any:
+    def fidelity(*found: Run) -> Any:
         report = quantization_report(records, found, [], TASKS)
         validate(report, "quantization", "report")
         assert "| gguf-q8_0 |" in render_quantization(report)
@@ -493,7 +491,7 @@ def test_a_report_needs_a_score() -> None:
 
 
 def test_the_published_demo_has_a_report() -> None:
-    records = current_records(published_records(), ("score",))
+    records: list[Any] = current_records(published_records(), ("score",))
     report = quantization_report(records, [], [], load_catalogue().tasks)
     validate(report, "quantization", "report")
     group = next(g for g in report["groups"] if g["protocol"] == "demo")

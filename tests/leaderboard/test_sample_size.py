@@ -11,7 +11,6 @@ from slm_benchmark.catalog.catalog import Catalogue, load_catalogue
 from slm_benchmark.cli import main
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_json, digest
-from slm_benchmark.leaderboard.comparison import ScoreRun
 from slm_benchmark.leaderboard.sample_size import (
     SampleSizeRequest,
     check_request,
@@ -29,6 +28,9 @@ from slm_benchmark.statistics.power import (
 )
 
 MODEL = "smollm2-135m-instruct"
+
+Run = tuple[Path, Any]
+"""A record and its file."""
 OTHER = "gguf-q4_k_m"
 
 
@@ -52,7 +54,7 @@ def score(
     generated: int = 0,
     hardware: str = "local",
     protocol: str = "demo",
-) -> ScoreRun:
+) -> Run:
     n = len(values)
     record: dict[str, Any] = {
         "kind": "score",
@@ -81,7 +83,7 @@ def score(
     return path, record
 
 
-def profile(variant: str, hardware: str, prompt: float, written: float | None = 20.0) -> ScoreRun:
+def profile(variant: str, hardware: str, prompt: float, written: float | None = 20.0) -> Run:
     metrics = {
         "prompt_throughput_tokens_per_s": {"value": prompt},
         "generation_throughput_tokens_per_s": {"value": written},
@@ -97,9 +99,7 @@ def changing(n: int, changed: int) -> tuple[list[float], list[float]]:
     return first, [1 - v if i < changed else v for i, v in enumerate(first)]
 
 
-def pair(
-    folder: Path, changed: int, n: int = 100, variant: str = OTHER, **more: Any
-) -> list[ScoreRun]:
+def pair(folder: Path, changed: int, n: int = 100, variant: str = OTHER, **more: Any) -> list[Run]:
     first, second = changing(n, changed)
     return [score(folder, "base", first, **more), score(folder, variant, second, **more)]
 

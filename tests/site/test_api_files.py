@@ -31,7 +31,7 @@ from slm_benchmark.leaderboard.board import render_table
 from slm_benchmark.site.api_files import SCHEMAS, write_api
 from tests.support.sites import HOSTILE, Quiet, serving, write_leaderboard
 
-Record = dict[str, Any]
+Record = Any
 
 PLACEHOLDER = "https://example.org/slm-benchmark"
 """The address in the examples of docs/reference/api.md."""

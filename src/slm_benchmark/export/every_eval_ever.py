@@ -11,13 +11,13 @@ import datetime
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common.files import canonical_json, digest
 from slm_benchmark.export.project import Project
 from slm_benchmark.export.tables import Entry
-from slm_benchmark.records.store import Record
+from slm_benchmark.records.types import Score, ScoreRecord
 
 SCHEMA_VERSION = "0.3.0"
 
@@ -47,7 +47,7 @@ def file_name(entry: Entry) -> str:
     return "/".join(["data", COLLECTION, *folders, f"{name}.json"])
 
 
-def evaluation(entry: Entry, catalogue: Catalogue, project: Project) -> Record | None:
+def evaluation(entry: Entry, catalogue: Catalogue, project: Project) -> dict[str, object] | None:
     """A score record as an evaluation log; None where it has no score that the schema can hold.
 
     Args:
@@ -56,7 +56,7 @@ def evaluation(entry: Entry, catalogue: Catalogue, project: Project) -> Record |
             a dataset lies.
         project: Who publishes the results.
     """
-    record = entry.record
+    record = cast(ScoreRecord, entry.record)
     results = [
         _result(record, score, catalogue)
         for score in record["scores"]
@@ -90,15 +90,15 @@ def evaluation(entry: Entry, catalogue: Catalogue, project: Project) -> Record |
 
 def _evaluation_id(entry: Entry) -> str:
     """What tells an evaluation from every other: its task, model, variant, place and run."""
-    record = entry.record
+    record = cast(ScoreRecord, entry.record)
     places = [record[name]["id"] for name in ("variant", "hardware", "protocol")]
     return "/".join([record["task"]["id"], record["model"]["repo"], *places, entry.path.stem])
 
 
-def _source(entry: Entry, catalogue: Catalogue, project: Project) -> Record:
-    record = entry.record
+def _source(entry: Entry, catalogue: Catalogue, project: Project) -> dict[str, object]:
+    record = cast(ScoreRecord, entry.record)
     protocol = catalogue.protocols.get(record["protocol"]["id"])
-    source = {
+    source: dict[str, object] = {
         "source_name": project.title,
         "source_type": "evaluation_run",
         "source_organization_name": ", ".join(project.authors),
@@ -118,7 +118,7 @@ def _source(entry: Entry, catalogue: Catalogue, project: Project) -> Record:
     return source | ({"source_organization_url": project.url} if project.url else {})
 
 
-def _model(record: Record) -> Record:
+def _model(record: ScoreRecord) -> dict[str, object]:
     model, variant, engine = record["model"], record["variant"], record["engine"]
     developer, _, _ = model["repo"].rpartition("/")
     return {
@@ -148,7 +148,7 @@ def _model(record: Record) -> Record:
     }
 
 
-def _result(record: Record, score: Record, catalogue: Catalogue) -> Record:
+def _result(record: ScoreRecord, score: Score, catalogue: Catalogue) -> dict[str, object]:
     task = record["task"]
     name = ".".join(["slm-benchmark", task["id"], *([score["part"]] if "part" in score else [])])
     return {
@@ -176,7 +176,7 @@ def _result(record: Record, score: Record, catalogue: Catalogue) -> Record:
     }
 
 
-def _dataset(record: Record, catalogue: Catalogue) -> Record:
+def _dataset(record: ScoreRecord, catalogue: Catalogue) -> dict[str, object]:
     """The dataset; one of the hub by its repository, where the catalogue still knows it."""
     dataset = record["dataset"]
     entry = catalogue.datasets.get(dataset["id"])
@@ -193,13 +193,13 @@ def _dataset(record: Record, catalogue: Catalogue) -> Record:
     }
 
 
-def _known_direction(record: Record, metric: str, catalogue: Catalogue) -> bool:
+def _known_direction(record: ScoreRecord, metric: str, catalogue: Catalogue) -> bool:
     """Whether it is known that more, or less, of a metric is better: the schema asks for it."""
     headline = metric == record["task"]["metric"] and record["task"]["id"] in catalogue.tasks
     return headline or metric in KNOWN_METRICS
 
 
-def _metric(record: Record, score: Record, catalogue: Catalogue) -> Record:
+def _metric(record: ScoreRecord, score: Score, catalogue: Catalogue) -> dict[str, object]:
     """What the number means. Bounds are stated for shares; of points only the best is known."""
     task, metric = record["task"], score["metric"]
     kind, name = KNOWN_METRICS.get(metric, (metric, metric))
@@ -207,7 +207,7 @@ def _metric(record: Record, score: Record, catalogue: Catalogue) -> Record:
     higher = True
     if metric == task["metric"] and task["id"] in catalogue.tasks:
         higher = catalogue.tasks[task["id"]].get("higher_is_better", True)
-    described = {
+    described: dict[str, object] = {
         "evaluation_description": f"{metric} of {task['harness_task']}, filter {score['filter']}",
         "metric_id": kind if metric in KNOWN_METRICS else f"slm-benchmark.{metric}",
         "metric_name": name,
@@ -217,16 +217,12 @@ def _metric(record: Record, score: Record, catalogue: Catalogue) -> Record:
         "lower_is_better": not higher,
         "additional_details": _texts(metric=metric, filter=score["filter"]),
     }
-    bounds = {"score_type": "continuous", "min_score": 0, "max_score": 1}
-    return (
-        described
-        | (bounds if is_share and 0 <= score["value"] <= 1 else {})
-        | (bounds if is_share else {})
-    )
+    bounds: dict[str, object] = {"score_type": "continuous", "min_score": 0, "max_score": 1}
+    return described | bounds if is_share else described
 
 
-def _uncertainty(score: Record) -> Record:
-    block: Record = {"num_samples": score["n"]}
+def _uncertainty(score: Score) -> dict[str, object]:
+    block: dict[str, object] = {"num_samples": score["n"]}
     if score["stderr"] is not None:
         block["standard_error"] = {"value": score["stderr"]}
     if score["ci95"] is not None:
@@ -236,7 +232,7 @@ def _uncertainty(score: Record) -> Record:
     return block
 
 
-def _generation(record: Record) -> Record:
+def _generation(record: ScoreRecord) -> dict[str, object]:
     """How answers were generated, and the command; nothing of a prompt."""
     task = record["task"]
     settings = dict(task["generation"] or {})
@@ -265,7 +261,7 @@ def _texts(**values: Any) -> dict[str, str]:
     }
 
 
-def _epoch(record: Record) -> str:
+def _epoch(record: ScoreRecord) -> str:
     """When the measurement began, in seconds since 1970, as text."""
     return str(int(datetime.datetime.fromisoformat(record["started"]).timestamp()))
 

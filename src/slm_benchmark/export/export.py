@@ -129,7 +129,7 @@ class Exporter:
         except NotApplicable as why:
             self.left_out[f"hf: {why.message}"] += 1
             return
-        name = hf_eval_results.file_name(entry.record)
+        name = hf_eval_results.file_name(entry)
         other = self._eval_results.get(name)
         if other is not None:
             self.left_out["hf: another machine or protocol has a newer run of the same task"] += 1

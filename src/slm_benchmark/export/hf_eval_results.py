@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common.errors import NotApplicable
 from slm_benchmark.export.project import Project
 from slm_benchmark.export.tables import Entry
-from slm_benchmark.records.store import Record
+from slm_benchmark.records.types import Score, ScoreRecord
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 """Task here → the benchmark of the Hub that it measures."""
 
 
-def file_name(record: Record) -> str:
+def file_name(entry: Entry) -> str:
     """Where a record's result lies: below a folder of its model and variant."""
+    record = cast(ScoreRecord, entry.record)
     folder = f"{record['model']['id']}/{record['variant']['id']}/.eval_results"
     return f"{folder}/slm_benchmark_{record['task']['id']}.yaml"
 
@@ -48,7 +49,7 @@ def eval_result(entry: Entry, catalogue: Catalogue, project: Project) -> list[di
     """
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-    record = entry.record
+    record = cast(ScoreRecord, entry.record)
     _check_protocol(record, catalogue)
     _check_model(record)
     benchmark = _benchmark(record, catalogue)
@@ -76,14 +77,14 @@ def as_yaml(content: list[dict[str, Any]]) -> str:
     return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100))
 
 
-def _check_protocol(record: Record, catalogue: Catalogue) -> None:
+def _check_protocol(record: ScoreRecord, catalogue: Catalogue) -> None:
     protocol = record["protocol"]["id"]
     entry = catalogue.protocols.get(protocol)
     if entry is None or not entry["ranked"] or "label" in record:
         raise NotApplicable(f"the protocol {protocol} is not ranked")
 
 
-def _check_model(record: Record) -> None:
+def _check_model(record: ScoreRecord) -> None:
     """Refuse weights that no repository of the Hub holds, so that no repository is credited."""
     model = record["model"]
     if model["source"].get("dequantised_from"):
@@ -95,7 +96,7 @@ def _check_model(record: Record) -> None:
         raise NotApplicable(f"{model['id']} did not come from the hub")
 
 
-def _benchmark(record: Record, catalogue: Catalogue) -> Benchmark:
+def _benchmark(record: ScoreRecord, catalogue: Catalogue) -> Benchmark:
     """The benchmark that a record measures whole."""
     task, dataset = record["task"]["id"], record["dataset"]
     benchmark = BENCHMARKS.get(task)
@@ -110,7 +111,7 @@ def _benchmark(record: Record, catalogue: Catalogue) -> Benchmark:
     return benchmark
 
 
-def _notes(record: Record, headline: Record) -> str:
+def _notes(record: ScoreRecord, headline: Score) -> str:
     """How the number came about, in one line."""
     variant, task, protocol = record["variant"], record["task"], record["protocol"]
     stated = [

@@ -10,11 +10,18 @@ import datetime
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from slm_benchmark.common.files import canonical_json
 from slm_benchmark.leaderboard.board import Kind, columns
-from slm_benchmark.records.store import Record, read_documents
+from slm_benchmark.records.store import read_documents
+from slm_benchmark.records.types import (
+    FidelityMetric,
+    FidelityRecord,
+    MeasuredRecord,
+    NoiseRecord,
+    ScoreRecord,
+)
 
 Row = dict[str, Any]
 """Column → cell, of whatever kind."""
@@ -84,7 +91,7 @@ class Entry:
     path: Path
     name: str
     current: bool
-    record: Record
+    record: MeasuredRecord
 
 
 RUN = (
@@ -189,14 +196,15 @@ def build_rows(table: Table, entry: Entry) -> Iterator[Row]:
         yield fixed | {c.name: _typed(cells.get(c.name), c.kind) for c in computed}
 
 
-def reason(record: Record) -> str | None:
+def reason(record: Mapping[str, Any]) -> str | None:
     """Why a record has no result, in words that hold nothing of a document.
 
     An error's message can quote what broke it, so its type alone is given.
     """
     if record.get("error"):
         return str(record["error"]["type"])
-    return record.get("reason")
+    why: str | None = record.get("reason")
+    return why
 
 
 def unit_of(metric: str) -> str | None:
@@ -206,7 +214,7 @@ def unit_of(metric: str) -> str | None:
     return next((unit for ending, unit in UNITS.items() if metric.endswith(ending)), None)
 
 
-def _look_up(record: Record, source: str) -> Any:
+def _look_up(record: Mapping[str, Any], source: str) -> Any:
     """The value at a dotted path, None where the record lacks it."""
     value: Any = record
     for name in source.split("."):
@@ -235,11 +243,11 @@ def interval_ends(name: str, interval: list[float] | None) -> Row:
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _score_rows(path: Path, record: Record) -> Iterator[Row]:
+def _score_rows(path: Path, record: ScoreRecord) -> Iterator[Row]:
     """One row for each score; one without a value where a record has none."""
     task = record["task"]
-    nothing = {"metric": task["metric"], "filter": task["filter"], "headline": True}
-    shared = {"unit": task.get("unit", "share")}
+    nothing: Any = {"metric": task["metric"], "filter": task["filter"], "headline": True}
+    shared: Row = {"unit": task.get("unit", "share")}
     if record.get("scoring"):
         shared["scoring"] = canonical_json(record["scoring"])
     for score in record["scores"] or [nothing]:
@@ -247,7 +255,7 @@ def _score_rows(path: Path, record: Record) -> Iterator[Row]:
         yield {**score, **shared, **why, **interval_ends("ci95", score.get("ci95"))}
 
 
-def _performance_rows(path: Path, record: Record) -> Iterator[Row]:
+def _performance_rows(path: Path, record: Any) -> Iterator[Row]:
     """One row for each metric at the reference point, and at every other point of the grid."""
     processes = record["raw"].get("processes")
     # In version 1 the only process's repetitions are the whole of ``raw``.
@@ -274,7 +282,7 @@ def _metric(name: str, quantity: Mapping[str, Any]) -> Row:
     return {**quantity, **shown}
 
 
-def _document_rows(path: Path, record: Record) -> Iterator[Row]:
+def _document_rows(path: Path, record: ScoreRecord) -> Iterator[Row]:
     """One row for each document, filter and metric."""
     for document in read_documents(path, record):
         for metric, value in document["values"].items():
@@ -288,12 +296,13 @@ def _document_rows(path: Path, record: Record) -> Iterator[Row]:
             }
 
 
-def _fidelity_rows(path: Path, record: Record) -> Iterator[Row]:
-    for name, quantity in record["metrics"].items():
-        yield _metric(name, quantity) | interval_ends("ci95", quantity.get("ci95"))
+def _fidelity_rows(path: Path, record: FidelityRecord) -> Iterator[Row]:
+    metrics = cast(Mapping[str, FidelityMetric], record["metrics"])
+    for name, quantity in metrics.items():
+        yield _metric(name, quantity) | interval_ends("ci95", quantity["ci95"])
 
 
-def _noise_rows(path: Path, record: Record) -> Iterator[Row]:
+def _noise_rows(path: Path, record: NoiseRecord) -> Iterator[Row]:
     for perturbation in record["perturbations"]:
         named = {
             "perturbation": perturbation["name"],
@@ -307,8 +316,8 @@ _FLOOR_WORDS = ("by", "families", "reason")
 """Of a floor, what is no number of its own."""
 
 
-def _floor_rows(path: Path, record: Record) -> Iterator[Row]:
-    for kind, floor in record["floor"].items():
+def _floor_rows(path: Path, record: NoiseRecord) -> Iterator[Row]:
+    for kind, floor in cast(Mapping[str, Mapping[str, Any]], record["floor"]).items():
         values = {name: value for name, value in floor.items() if name not in _FLOOR_WORDS}
         for family, spread in floor.get("families", {}).items():
             values |= {f"{family}.{name}": value for name, value in spread.items()}
