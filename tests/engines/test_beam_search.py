@@ -162,7 +162,7 @@ def test_the_library_finds_the_same_on_a_real_model(inputs: Path, count: int) ->
     folder = inputs / "models" / MODEL / "base"
     real = load_transformers(folder, dtype="float32", device="cpu")
     lm = BenchmarkLM(Transformers(real, TWO_THREADS), folder)
-    for text in ("def add(a, b):\n    return a + b\n", "Three colours are", "Once upon a time"):
+    for text in ("def add(a, b):\n    return a + b\n", "Three colors are", "Once upon a time"):
         context, beams = lm.tok_encode(text), Beams(count, 1.0, False)
         end = lm.eot_token_id
         ask = Search(context, 24, beams, lambda new: new[-1] == end, 1)  # noqa: B023

@@ -464,7 +464,7 @@ def test_a_ruled_out_token_is_an_error_unless_the_base_rules_it_out_too() -> Non
         compare_position(np.zeros(3, np.float32), masked, 0)
 
 
-def test_intervals_allow_for_tokens_that_depend_on_their_neighbours() -> None:
+def test_intervals_allow_for_tokens_that_depend_on_their_neighbors() -> None:
     draw = np.random.default_rng(0)
     # All tokens of a text are alike: 20 texts of 100 tokens say as much as 20 tokens.
     levels = draw.uniform(0.1, 0.3, 20)

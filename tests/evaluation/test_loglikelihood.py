@@ -377,7 +377,7 @@ def test_another_seed_gives_other_documents() -> None:
 class Oracle(LM):  # type: ignore[misc]
     """Answers every document right, or every document wrong.
 
-    Choices are told apart by their place, not by the harness's words.
+    Choices are identified by their index, not by the harness's words.
     """
 
     def __init__(self, right: bool) -> None:

@@ -1,4 +1,4 @@
-"""Kept answers and their scoring: apart in time and place, and never mistaken for others."""
+"""Stored generations and their scoring, in another job or on another machine; none is mixed up."""
 
 from __future__ import annotations
 

@@ -133,10 +133,10 @@ def test_a_bad_card_is_one_line_that_names_the_field(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = tmp_path / "tinyllama-1.1b-chat.yaml"
-    card.write_text((MODELS / card.name).read_text() + "colour: red\n")
+    card.write_text((MODELS / card.name).read_text() + "color: red\n")
     assert main(["validate", str(card)]) == 1
     line = one_line_error(capsys)
-    assert f"{card}: colour: unknown key" in line
+    assert f"{card}: color: unknown key" in line
 
 
 def test_publishing_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +166,7 @@ def test_scoring_nothing_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"{missing}: " in one_line_error(capsys)
 
 
-def test_kept_answers_are_not_published_as_records(
+def test_stored_generations_are_not_published_as_records(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder of runs holds answers beside scores; only scores are looked at."""

@@ -108,7 +108,7 @@ def test_code_ran_confined_and_the_record_says_how(measured: tuple[Checkout, Don
         assert record["scoring"]["code"]["limits"]["wall_s"] >= 60
 
 
-def test_kept_answers_are_scored_again_without_the_model(measured: tuple[Checkout, Done]) -> None:
+def test_stored_generations_are_rescored_without_the_model(measured: tuple[Checkout, Done]) -> None:
     """As on another machine: neither weights nor workflow, only runs/ and the catalogue."""
     checkout, _ = measured
     elsewhere = checkout.copy(checkout.root.with_name("elsewhere"))

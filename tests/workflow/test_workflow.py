@@ -401,12 +401,12 @@ def test_a_variant_outside_of_the_session_is_one_error(copy: Checkout) -> None:
 
 
 def test_a_changed_way_of_scoring_asks_no_model_again(copy: Checkout) -> None:
-    """Kept answers are scored anew; what another metric needs of the model is the same."""
+    """Stored generations are scored anew; what another metric needs of the model is the same."""
     copy.path(GSM8K).unlink()
     assert copy.plan(*RUN).measurements() == [SCORE_GSM8K]
 
 
-def test_kept_answers_are_scored_where_there_is_no_model(copy: Checkout) -> None:
+def test_stored_generations_are_scored_where_there_is_no_model(copy: Checkout) -> None:
     before = copy.record(GSM8K)
     for name in ("resources/models", "resources/datasets", ".snakemake"):
         shutil.rmtree(copy.path(name))

@@ -68,7 +68,7 @@ class TreeCache(Cache):  # type: ignore[misc]
 
     def bytes_per_token(self) -> int:
         """Memory of the keys and values of one token."""
-        used = [tensor for layer in self.layers for tensor in _kept(layer)]
+        used = [tensor for layer in self.layers for tensor in _tensors(layer)]
         return sum(t.element_size() * t[..., :1, :].numel() for t in used)
 
     def copy(self, room: int) -> Running:
@@ -76,7 +76,7 @@ class TreeCache(Cache):  # type: ignore[misc]
         layers = []
         for layer in self.layers:
             copied = []
-            for tensor in _kept(layer):
+            for tensor in _tensors(layer):
                 grown = _empty(tensor, room)
                 grown[..., : layer.length, :] = tensor[..., : layer.length, :]
                 copied.append(grown)
@@ -84,7 +84,7 @@ class TreeCache(Cache):  # type: ignore[misc]
         return Running(layers, self.length)
 
 
-def _kept(layer: _Layer) -> tuple[torch.Tensor, ...]:
+def _tensors(layer: _Layer) -> tuple[torch.Tensor, ...]:
     # A layer that uses the keys of another one has none of its own.
     return (layer.keys, layer.values) if layer.is_initialized else ()
 
@@ -119,11 +119,11 @@ class _RowsLayer(DynamicLayer):  # type: ignore[misc]
     ) -> Any:
         keys, values = [], []
         for index, row in enumerate(self.rows):
-            kept_keys, kept_values = row.layers[self.number]
-            kept_keys[0, :, row.length] = key_states[index, :, 0]
-            kept_values[0, :, row.length] = value_states[index, :, 0]
-            keys.append(kept_keys[:, :, : row.length + 1])
-            values.append(kept_values[:, :, : row.length + 1])
+            cached_keys, cached_values = row.layers[self.number]
+            cached_keys[0, :, row.length] = key_states[index, :, 0]
+            cached_values[0, :, row.length] = value_states[index, :, 0]
+            keys.append(cached_keys[:, :, : row.length + 1])
+            values.append(cached_values[:, :, : row.length + 1])
         return keys, values
 
     def get_seq_length(self) -> int:

@@ -2,7 +2,7 @@
 
 The engines share prefixes, batch and reuse caches. This module scores the same texts in the
 plainest way there is, one forward over the whole sequence from nothing, and looks at what the
-engines promise: the same numbers, in any company.
+engines promise: bitwise identical numbers for any batch composition.
 """
 
 from __future__ import annotations
@@ -228,18 +228,18 @@ def render(target: Target, findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-# ── what the engine says ──
+# ── the engine ──
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of a context and its continuation, and what the engine says of it.
+    """Token ids of a context and its continuation, and the engine's score of it.
 
     Attributes:
         context: Before any cut.
         continuation: Not empty.
         nats: Log-probability.
-        greedy: Whether each token is the likeliest.
+        greedy: Whether each token is the top-1 token.
     """
 
     context: list[int]
@@ -249,14 +249,14 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the plain forwards are compared with, once the engine is gone.
+class EngineOutputs:
+    """Scores and texts of the engine, which plain forwards check once it is freed.
 
     Attributes:
         pairs: All continuations of `DOCUMENTS`.
-        prompts: Token ids of `PROMPTS`, cut to leave room for the answer.
-        texts: What the engine generated.
-        findings: What could be told from the engine alone.
+        prompts: Token ids of `PROMPTS`, cut to leave room for the new tokens.
+        texts: Generations, one for each prompt.
+        findings: Results of the checks that need the engine alone.
     """
 
     pairs: list[Pair]
@@ -273,10 +273,10 @@ def check_target(target: Target, threads: int) -> list[Finding]:
     # Some libraries greet on standard output, which belongs to the table.
     with engine_environment(threads), contextlib.redirect_stdout(sys.stderr):
         try:
-            asked = ask(target, threads)
+            outputs = run_engine(target, threads)
             plain = plain_model(target, threads)
             try:
-                return [*asked.findings, *compare(target, asked, plain)]
+                return [*outputs.findings, *compare(target, outputs, plain)]
             finally:
                 plain.close()
         except RunEnvironmentError:
@@ -286,8 +286,8 @@ def check_target(target: Target, threads: int) -> list[Finding]:
             return [Finding("load and run", False, f"{type(error).__name__}: {words}")]
 
 
-def ask(target: Target, threads: int) -> Asked:
-    """Load the engine, put all questions to it, and free it again."""
+def run_engine(target: Target, threads: int) -> EngineOutputs:
+    """Load the engine, run all requests on it, and free it again."""
     from slm_benchmark.engines.load import load_engine
     from slm_benchmark.engines.settings import Settings
 
@@ -302,7 +302,7 @@ def ask(target: Target, threads: int) -> Asked:
         findings = [
             Finding("path", True, engine.identity["schedule"]),
             token_ids(lm),
-            *company(lm, scored),
+            *batch_invariance(lm, scored),
         ]
         texts = generate(lm, PROMPTS)
         findings.append(same("scores after generating", scored, score(lm, everything)))
@@ -310,7 +310,7 @@ def ask(target: Target, threads: int) -> Asked:
         encoded = [lm.encode(c, t) for c, choices in DOCUMENTS for t in choices]
         flat = [value for document in everything for value in scored[document]]
         room = target.window - NEW_TOKENS
-        return Asked(
+        return EngineOutputs(
             pairs=[
                 Pair(list(context), list(continuation), *value)
                 for (context, continuation), value in zip(encoded, flat, strict=True)
@@ -328,7 +328,7 @@ Scores = dict[int, list[tuple[float, bool]]]
 
 
 def score(lm: Any, documents: Sequence[int]) -> Scores:
-    """Score documents of `DOCUMENTS`, in the given order, in one call."""
+    """Score documents of `DOCUMENTS`, in this order, in one call."""
     from lm_eval.api.instance import Instance
 
     requests = [
@@ -336,12 +336,12 @@ def score(lm: Any, documents: Sequence[int]) -> Scores:
         for n in documents
         for i, choice in enumerate(DOCUMENTS[n][1])
     ]
-    found = iter(lm.loglikelihood(requests, disable_tqdm=True))
-    return {n: [next(found) for _ in DOCUMENTS[n][1]] for n in documents}
+    results = iter(lm.loglikelihood(requests, disable_tqdm=True))
+    return {n: [next(results) for _ in DOCUMENTS[n][1]] for n in documents}
 
 
 def generate(lm: Any, prompts: Sequence[str]) -> list[str]:
-    """Greedy answers to prompts, in one call."""
+    """Greedy generations for prompts, in one call."""
     from lm_eval.api.instance import Instance
 
     settings = {"until": [], "max_gen_toks": NEW_TOKENS, "do_sample": False}
@@ -352,8 +352,8 @@ def generate(lm: Any, prompts: Sequence[str]) -> list[str]:
     return [str(text) for text in lm.generate_until(requests, disable_tqdm=True)]
 
 
-def company(lm: Any, scored: Scores) -> list[Finding]:
-    """Whether log-probabilities are the same bits alone, in a subset, shuffled and after others."""
+def batch_invariance(lm: Any, scored: Scores) -> list[Finding]:
+    """Check batch invariance: bitwise identical alone, in a subset, shuffled and after others."""
     everything = list(scored)
     alone: Scores = {}
     for document in everything:
@@ -369,22 +369,22 @@ def company(lm: Any, scored: Scores) -> list[Finding]:
     ]
 
 
-def same(check: str, expected: Scores, found: Scores) -> Finding:
-    """Whether scores are equal to the last bit."""
+def same(check: str, expected: Scores, actual: Scores) -> Finding:
+    """Check that scores are bitwise identical."""
     pairs = [
         (ours, theirs)
-        for document, scores in found.items()
+        for document, scores in actual.items()
         for ours, theirs in zip(expected[document], scores, strict=True)
     ]
-    apart = [abs(ours[0] - theirs[0]) for ours, theirs in pairs if ours != theirs]
-    if apart:
-        detail = f"{len(apart)} of {len(pairs)} differ, by up to {max(apart):.3g} nats"
+    differences = [abs(ours[0] - theirs[0]) for ours, theirs in pairs if ours != theirs]
+    if differences:
+        detail = f"{len(differences)} of {len(pairs)} differ, by up to {max(differences):.3g} nats"
         return Finding(check, False, detail)
-    return Finding(check, True, f"{len(pairs)} log-probabilities identical to the last bit")
+    return Finding(check, True, f"{len(pairs)} log-probabilities bitwise identical")
 
 
 def generations(lm: Any, together: Sequence[str]) -> Finding:
-    """Whether answers that were generated together are the same alone."""
+    """Check that prompts generated as a batch give the same texts alone."""
     alone = [generate(lm, [prompt])[0] for prompt in PROMPTS]
     differing = sum(a != b for a, b in zip(together, alone, strict=True))
     detail = f"{differing} of {len(PROMPTS)} differ" if differing else f"{len(PROMPTS)} texts equal"
@@ -418,7 +418,7 @@ def token_ids(lm: Any) -> Finding:
     return Finding("token ids", True, f"{len(pairs)} pairs encoded as lm_eval's hf backend does")
 
 
-# ── what a plain forward says ──
+# ── plain forwards ──
 
 
 class Plain(Protocol):
@@ -513,20 +513,20 @@ class PlainTransformers:
 
         with torch.inference_mode():
             output = self._model(input_ids=torch.tensor([list(tokens)]), use_cache=False)
-        found: Logits = output.logits[0].float().numpy()
-        return found
+        logits: Logits = output.logits[0].float().numpy()
+        return logits
 
     def close(self) -> None:
         """See `Plain.close`."""
         self._model = None
 
 
-def compare(target: Target, asked: Asked, plain: Plain) -> list[Finding]:
+def compare(target: Target, outputs: EngineOutputs, plain: Plain) -> list[Finding]:
     """Whether the engine's scores and texts are those of plain forwards."""
     bound = BOUNDS_NATS_PER_TOKEN[plain.format]
     return [
-        plain_scores(asked.pairs, plain, target.window, bound),
-        plain_texts(asked, plain, target.tokenizer, bound),
+        plain_scores(outputs.pairs, plain, target.window, bound),
+        plain_texts(outputs, plain, target.tokenizer, bound),
     ]
 
 
@@ -564,11 +564,11 @@ def _leads(logits: NDArray[np.float64], tokens: Sequence[int], bound: float) -> 
     return bool((chosen - others.max(axis=1) > bound).all())
 
 
-def plain_texts(asked: Asked, plain: Plain, tokenizer: Path, bound: float) -> Finding:
-    """Whether each generated text follows the likeliest tokens of plain forwards.
+def plain_texts(outputs: EngineOutputs, plain: Plain, tokenizer: Path, bound: float) -> Finding:
+    """Check that each generated text follows the top-1 tokens of plain forwards.
 
-    Tokens within ``bound`` of the likeliest count as likeliest too: rounding may decide between
-    them. The text's own token ids are not known, so every way that spells the text is tried.
+    Tokens within ``bound`` of the top-1 token count as top-1 too: rounding may decide between them.
+    The text's own token ids are not known, so every way that spells the text is tried.
     """
     import numpy as np
     from transformers import AutoTokenizer
@@ -579,7 +579,8 @@ def plain_texts(asked: Asked, plain: Plain, tokenizer: Path, bound: float) -> Fi
     def decoded(tokens: Sequence[int]) -> str:
         return str(decoder.decode(tokens, skip_special_tokens=True))
 
-    for number, (prompt, text) in enumerate(zip(asked.prompts, asked.texts, strict=True), start=1):
+    generated = zip(outputs.prompts, outputs.texts, strict=True)
+    for number, (prompt, text) in enumerate(generated, start=1):
         furthest = 0
         open_ends: list[list[int]] = [[]]  # several tokens may begin as the text goes on
         while open_ends:
@@ -595,6 +596,6 @@ def plain_texts(asked: Asked, plain: Plain, tokenizer: Path, bound: float) -> Fi
                 # A character may be cut between its bytes.
                 open_ends += [w for w in ways if text.startswith(decoded(w).rstrip("\ufffd"))]
         else:
-            detail = f"prompt {number} leaves the likeliest token at token {furthest + 1}"
+            detail = f"prompt {number} leaves the top-1 token at token {furthest + 1}"
             return Finding(check, False, detail)
-    return Finding(check, True, f"{len(asked.texts)} texts of up to {NEW_TOKENS} tokens")
+    return Finding(check, True, f"{len(outputs.texts)} texts of up to {NEW_TOKENS} tokens")

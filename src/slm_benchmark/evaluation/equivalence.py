@@ -1,7 +1,7 @@
 """The gate before GGUF rows: a model's F16 file and its base must agree, each on its own engine.
 
 A GGUF file can load, answer fluently and still be another model: a converter that takes a wrong
-rope base, a permuted projection or another normalisation gives plausible, lower scores. The F16
+rope base, a permuted projection or another normalization gives plausible, lower scores. The F16
 file holds the same numbers as the base model up to the rounding of 16 bits, so it is where such a
 fault can be told from the effect of quantization.
 """

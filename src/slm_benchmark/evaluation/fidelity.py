@@ -629,12 +629,12 @@ def text_sums(positions: Sequence[Position]) -> TextSums:
 def metrics(positions: Sequence[Sequence[Position]]) -> FidelityMetrics:
     """The fidelity schema's ``metrics``.
 
-    Neighbouring tokens depend on each other, texts do not. So texts are the blocks that a bootstrap
+    Neighboring tokens depend on each other, texts do not. So texts are the blocks that a bootstrap
     draws (`expanded_bootstrap`), and the clusters of the share of agreeing tokens. A bootstrap
     cannot tell how much larger the largest of other tokens would be: the maximum has no interval.
 
     Source: H. R. Künsch, The Jackknife and the Bootstrap for General Stationary Observations,
-    Annals of Statistics 17 (1989), 1217–1241, for drawing blocks of neighbours.
+    Annals of Statistics 17 (1989), 1217–1241, for drawing blocks of neighbors.
 
     Args:
         positions: Of each text; without texts every value is missing.

@@ -290,7 +290,7 @@ def compact(sample: ScoredDocument, kind: str) -> DocumentRow:
         sums = [float(response[0]) for response in sample["filtered_resps"]]
         right = sums.pop(int(target))
         margin = round(right - max(sums), 6) if sums else None
-    optional: _Place = {}
+    optional: _Membership = {}
     if sample["part"]:
         optional["part"] = sample["part"]
     if "cluster" in sample:
@@ -307,8 +307,8 @@ def compact(sample: ScoredDocument, kind: str) -> DocumentRow:
     }
 
 
-class _Place(TypedDict, total=False):
-    """Where a document belongs; some belong nowhere."""
+class _Membership(TypedDict, total=False):
+    """Part, cluster and groups of a document, each where it has one."""
 
     part: str
     cluster: str

@@ -50,7 +50,7 @@ _BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError, Arithmet
 
 @dataclass
 class Report:
-    """What a check found.
+    """Problems that a check reports.
 
     Attributes:
         findings: One for each thing that is wrong: file, field, what, and what to do.
