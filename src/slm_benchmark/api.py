@@ -69,11 +69,11 @@ class Leaderboard:
         self._cached: dict[str, bytes] = {}
 
     @classmethod
-    def open(cls, source: str | Path, *, timeout_s: float = 30) -> Leaderboard:
+    def open(cls, place: str | Path, *, timeout_s: float = 30) -> Leaderboard:
         """Read the index of a site.
 
         Args:
-            source: Address of a site or of one of its top pages (https, http or file), folder of a
+            place: Address of a site or of one of its top pages (https, http or file), folder of a
                 built site, or either of its ``api/v1``.
             timeout_s: How long a server may stay silent.
 
@@ -81,7 +81,7 @@ class Leaderboard:
             UserError: where there is no such API, or one of another version.
             RunEnvironmentError: when the network or the server fails.
         """
-        address, fetch = _source(source, timeout_s)
+        address, fetch = _source(place, timeout_s)
         file = f"{address}/{INDEX}"
         return cls(address, _checked(_parse(fetch(INDEX, INDEX_LIMIT_BYTES), file), file), fetch)
 
@@ -298,7 +298,7 @@ def _source(source: str | Path, timeout_s: float) -> tuple[str, Callable[[str, i
     if parts.scheme not in ("https", "http"):
         raise UserError(
             "not an address of the web",
-            field="source",
+            field="place",
             value=text,
             fix="give one that begins with https://, or a folder",
         )

