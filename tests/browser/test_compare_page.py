@@ -306,7 +306,7 @@ def test_speeds_compare_as_ratios_on_one_machine_only(
         shown, verdict, basis = difference(page, key)
         assert shown == pytest.approx(expected, rel=0.005)
         assert verdict == "▲ significantly better"
-        assert basis == "same machine"
+        assert basis == "ratio to the reference, same machine"
         assert difference(page, "ttft_ms")[1] == "▼ significantly worse"
         assert "not compared: different machines" in cell(page, key, 2).inner_text()
         assert cell(page, key, 2).locator("[data-verdict]").count() == 0
@@ -560,6 +560,6 @@ def test_charts_show_the_chosen_rows_and_follow_the_scheme(browser: Browser, sit
         assert all(before != after for before, after in zip(light, dark, strict=True))
         page = visit.compare(BASE, AWQ)
         expect(page.locator("[data-part=radar]")).to_contain_text(
-            "A radar needs 3 categories of which each row has a score. Without Safety"
+            "A radar chart needs 3 categories in which every row has a score. Without Safety"
         )
         expect(page.locator("[data-part=radar] [role=img]")).to_be_hidden()

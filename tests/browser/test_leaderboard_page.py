@@ -475,7 +475,7 @@ def test_weights_change_the_score_its_interval_and_the_order(
         page.reload()
         page.wait_for_selector(".slm-filters:not([hidden])")
         assert page.input_value(f"[name='w:{categories[0]}']") == "3"
-        assert "groups are made for equal weights alone" in (
+        assert "tied groups exist for equal category weights only" in (
             page.locator("td .slm-why[data-why*=groups]").first.get_attribute("title") or ""
         )
 
@@ -549,7 +549,7 @@ def test_the_csv_is_what_is_shown(browser: Browser, leaderboard: Path, frame: pd
         page = open_board(visit, leaderboard, f"#quant=gguf&tps=10&sort=-{SPEED}")
         settle(page, len(wanted), len(rows))
         with page.expect_download() as download:
-            page.get_by_role("button", name="CSV of these rows").click()
+            page.get_by_role("button", name="Download these rows as CSV").click()
         assert download.value.suggested_filename == "slm-benchmark-full.csv"
         text = Path(download.value.path()).read_text(encoding="utf-8")
     table = pd.read_csv(io.StringIO(text))

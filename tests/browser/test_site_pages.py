@@ -298,7 +298,7 @@ def test_groups_and_aggregates_stand_beside_the_scores(
                     assert text == f"none {{{overall['reason']}}}"
                     continue
                 assert text.split()[0].rstrip("‡") == formats.percent(overall["value"])
-                assert ("{without mmlu}" in text) is ("mmlu" in overall["missing"])
+                assert ("{incomplete, without mmlu}" in text) is ("mmlu" in overall["missing"])
         groups = shown(page, "group")
     ranks = [int(text.split()[0]) for text in groups.values() if text[0].isdigit()]
     ranked = [row for row in rows.values() if row["group"]["rank"] and row["ranked"]]

@@ -228,7 +228,7 @@ def test_each_machine_tells_its_limits_and_its_grid(browser: Browser, site: Path
             assert facts[0]["Energy"]["lines"] == ["estimated", "a estimated source"]
             assert facts[0]["Warnings"]["lines"] == [DISTURBED]
             grid = [line["cells"] for line in read(page, f"grid on {machine}, Full sets")]
-            names = ("Variant", "Prompt tokens", "Answer tokens", "Sequences")
+            names = ("Variant", "Prompt tokens", "Output tokens", "Sequences")
             assert list(grid[0]) == [*names, "Throughput tokens/s", "TTFT, engine ms"]
             assert [tuple(cells[name]["lines"][0] for name in names) for cells in grid[:3]] == [
                 ("base", "512", "128", "1"),
@@ -389,7 +389,7 @@ def test_a_copy_button_copies_exactly_the_command(
             visit.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.click("a[href='#demo/base/local/hellaswag'] >> nth=0")
         again = page.locator("dialog dl > div", has_text="Command to reproduce")
-        again.get_by_role("button", name="Copy measure again").click()
+        again.get_by_role("button", name="Copy command to reproduce").click()
         again.get_by_text("copied").wait_for()
         command = again.locator("code").inner_text()
         assert command.startswith(

@@ -336,8 +336,8 @@ _WEIGHTS = (
                 lambda _, row: row["effective_bits_per_weight"],
             ),
         ),
-        "Bits per weight",
-        "effective",
+        "Effective bits",
+        "per weight",
         "identity",
         "less",
         part="rows",
@@ -351,7 +351,7 @@ _GROUP = Column(
         Field(
             "group",
             "integer",
-            "Rank of the tied group: one more than the rows in better groups.",
+            "Rank of the tied group; ties share it and count as rows: 1, 1, 1, 4.",
             lambda _, row: row["group"]["rank"],
         ),
         Field(

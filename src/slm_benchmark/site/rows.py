@@ -17,11 +17,18 @@ from typing import Any, cast
 from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.leaderboard.board import Column, page_columns
 from slm_benchmark.leaderboard.board import columns as columns_of
-from slm_benchmark.records.types import LeaderboardRow
+from slm_benchmark.records.types import (
+    AggregateScore,
+    Leaderboard,
+    LeaderboardModel,
+    LeaderboardScore,
+    Measurement,
+    Quantity,
+    QuantizationReport,
+    ReportTask,
+)
 from slm_benchmark.site.metrics import METRICS, Metric
-
-Record = Mapping[str, Any]
-Row = Mapping[str, Any]
+from slm_benchmark.site.sections import Row, Section
 
 STATES = {"failed": "failed", "not_run": "not run", "not_applicable": "not applicable"}
 """Words for a score that is no number."""
@@ -41,7 +48,9 @@ VALUE_DIGITS, LIMIT_DIGITS = 6, 5
 """Significant digits of other quantities and of their intervals, of which three are shown."""
 
 
-def row_files(sections: Sequence[Record], leaderboard: Record, reports: Record) -> dict[str, str]:
+def row_files(
+    sections: Sequence[Section], leaderboard: Leaderboard, reports: Mapping[str, QuantizationReport]
+) -> dict[str, str]:
     """Name → text of the files for scripts.
 
     Args:
@@ -58,12 +67,7 @@ def row_files(sections: Sequence[Record], leaderboard: Record, reports: Record) 
     return files
 
 
-def row_id(row: Row) -> str:
-    """What names a row within its protocol, for people and in addresses."""
-    return f"{row['model']}/{row['variant']}/{row['hardware']}"
-
-
-def _call(protocol: str, part: str, content: Record) -> str:
+def _call(protocol: str, part: str, content: Mapping[str, Any]) -> str:
     """A call with the content as a JSON text, which a browser reads faster than a program."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     # In a text that stands in quotes of a script.
@@ -71,7 +75,7 @@ def _call(protocol: str, part: str, content: Record) -> str:
     return f"slm.receive({json.dumps(protocol)},{json.dumps(part)},'{quoted}');\n"
 
 
-def _rows(section: Record, leaderboard: Record) -> dict[str, Any]:
+def _rows(section: Section, leaderboard: Leaderboard) -> dict[str, Any]:
     rows = section["rows"]
     models = list(dict.fromkeys(row["model"] for row in rows))
     hardware = list(dict.fromkeys(row["hardware"] for row in rows))
@@ -98,24 +102,26 @@ def _rows(section: Record, leaderboard: Record) -> dict[str, Any]:
     }
 
 
-def _details(section: Record) -> dict[str, Any]:
+def _details(section: Section) -> dict[str, Any]:
     rows, texts = section["rows"], _Texts()
     columns = page_columns(section_columns(section), "details")
-    tasks = [{key: task[key] for key in ("id", "title", "category")} for task in section["tasks"]]
     return {
-        "tasks": tasks,
+        "tasks": [
+            {"id": task["id"], "title": task["title"], "category": task["category"]}
+            for task in section["tasks"]
+        ],
         "columns": [_column(column, rows, texts) for column in columns],
         "texts": texts.listed,
     }
 
 
-def section_columns(section: Record) -> tuple[Column, ...]:
+def section_columns(section: Section) -> tuple[Column, ...]:
     """The columns of a protocol's rows."""
     return columns_of(section["categories"], section["tasks"])
 
 
-def _pairs(section: Record, reports: Record) -> dict[str, Any]:
-    """Row → task → what the report says of it: its base on the same documents."""
+def _pairs(section: Section, reports: Mapping[str, QuantizationReport]) -> dict[str, Any]:
+    """Id of a row → task → what the report says of it: its base on the same questions."""
     texts = _Texts()
     pairs: dict[str, dict[str, Any]] = {}
     for model, report in reports.items():
@@ -123,16 +129,20 @@ def _pairs(section: Record, reports: Record) -> dict[str, Any]:
             if group["protocol"] != section["id"]:
                 continue
             for variant in group["variants"]:
-                tasks = {t["task"]: _pair(t, texts) for t in variant["tasks"] if t["ci95"]}
+                tasks = {
+                    task["task"]: _pair(task, ci95, texts)
+                    for task in variant["tasks"]
+                    if (ci95 := task["ci95"])
+                }
                 if tasks:
-                    pairs[row_id({**group, "model": model, **variant})] = tasks
+                    pairs[f"{model}/{variant['variant']}/{group['hardware']}"] = tasks
     return {"pairs": pairs, "texts": texts.listed}
 
 
-def _pair(task: Record, texts: _Texts) -> list[Any]:
-    """Difference, interval, documents, noise floor, whether within it, and the statement."""
+def _pair(task: ReportTask, ci95: Sequence[float], texts: _Texts) -> list[Any]:
+    """Difference, interval, questions, noise floor, whether within it, and the statement."""
     factor = _factor(task["unit"])
-    numbers = [task["difference"], *task["ci95"], task["noise_floor"]]
+    numbers = [task["difference"], *ci95, task["noise_floor"]]
     rounded = [None if x is None else keep(factor * x, VALUE_DECIMALS) for x in numbers]
     return [
         *rounded[:3],
@@ -190,7 +200,7 @@ def _column(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
 
 def _exact(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
     """A quantity of the weight files, which has no interval."""
-    values = [row[column.key] for row in rows]
+    values = [cast(Mapping[str, float | None], row)[column.key] for row in rows]
     return {"value": [None if v is None else _digits(column.factor * v) for v in values]}
 
 
@@ -206,7 +216,7 @@ def _groups(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
 
 def _aggregates(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
     """An overall or category score; an incomplete one has a warning that names what it lacks."""
-    scores = _cells(column, rows)
+    scores = [cast(AggregateScore, cell) for cell in _cells(column, rows)]
     notes = [("none", score["reason"]) if score["value"] is None else None for score in scores]
     incomplete = [
         [f"incomplete, without {', '.join(score['missing'])}"] if score["missing"] else []
@@ -221,7 +231,7 @@ def _aggregates(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str,
 
 
 def _scores(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
-    scores = _cells(column, rows)
+    scores = [cast(LeaderboardScore, cell) for cell in _cells(column, rows)]
     notes = [(STATES[s["state"]], s["reason"]) if s["state"] != "ok" else None for s in scores]
     return {
         **_intervals(scores, column.factor, _decimals),
@@ -238,8 +248,8 @@ def _scores(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
 
 def _quantities(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
     metric = next(metric for metric in METRICS if metric.key == column.key)
-    nothing = {"value": None, "ci95": None, "reason": None}
-    quantities = [cell or nothing for cell in _cells(column, rows)]
+    nothing: Quantity = {"value": None, "ci95": None, "pi95": None, "n": 0, "reason": None}
+    quantities = [cast(Quantity, cell or nothing) for cell in _cells(column, rows)]
     measurements = [row["measurement"] for row in rows]
     notes = [
         None if q["value"] is not None else (metric.lacking(how is not None), q["reason"])
@@ -260,10 +270,10 @@ def _quantities(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str,
 def _cells(column: Column, rows: Sequence[Row]) -> list[Any]:
     """The column's cell of each row."""
     assert column.cell is not None
-    return [column.cell(cast(LeaderboardRow, row)) for row in rows]
+    return [column.cell(row) for row in rows]
 
 
-def _measurement_warnings(metric: Metric, measurement: Record) -> list[str]:
+def _measurement_warnings(metric: Metric, measurement: Measurement) -> list[str]:
     """Where an energy comes from, and what may have disturbed a value."""
     energy = measurement["energy"]
     label = [f"energy {energy['label']}: {energy['source']}"] if metric.is_energy else []
@@ -271,7 +281,9 @@ def _measurement_warnings(metric: Metric, measurement: Record) -> list[str]:
 
 
 def _intervals(
-    cells: Sequence[Record], factor: float, rounded: Callable[..., float]
+    cells: Sequence[AggregateScore] | Sequence[LeaderboardScore] | Sequence[Quantity],
+    factor: float,
+    rounded: Callable[..., float],
 ) -> dict[str, list[float | None]]:
     """Values and the ends of their intervals, times ``factor``."""
     ends = [cell["ci95"] if cell["value"] is not None else None for cell in cells]
@@ -303,9 +315,16 @@ def _warnings(warnings: Sequence[Sequence[str]], texts: _Texts) -> dict[int, lis
     }
 
 
-def _model(model: str, card: Record) -> dict[str, Any]:
-    facts = ("name", "parameters", "license", "languages", "tags", "reference")
-    return {"id": model, **{name: card[name] for name in facts}}
+def _model(model: str, card: LeaderboardModel) -> dict[str, Any]:
+    return {
+        "id": model,
+        "name": card["name"],
+        "parameters": card["parameters"],
+        "license": card["license"],
+        "languages": card["languages"],
+        "tags": card["tags"],
+        "reference": card["reference"],
+    }
 
 
 def _indices(listed: Sequence[str], values: Sequence[str]) -> list[int]:

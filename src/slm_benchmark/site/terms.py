@@ -81,7 +81,7 @@ TERMS = (
     ),
     Term(
         "Peak memory",
-        "What the resident memory of the process grew by from before it loaded the model.",
+        "Growth of the process's resident memory from before it loaded the model to its peak.",
         ("peak_memory_bytes",),
     ),
     Term(
