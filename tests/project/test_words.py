@@ -17,9 +17,8 @@ SOURCES = [
 ]
 
 NO_NAMES = frozenset(
-    "found kept own told place given asked tried wishes obstacle surroundings company chooser trunk"
-    " standings harmless unclean".split()
-)
+    ("found", "kept", "own", "told", "place", "given", "asked", "tried", "wishes", "obstacle")
+) | frozenset(("surroundings", "company", "chooser", "trunk", "standings", "harmless", "unclean"))
 """Words that say nothing of the value that they would name, or for which the field has another."""
 
 NO_PHRASES = (

@@ -50,10 +50,9 @@ def _one(option: Any, node: Mapping[str, Any], home: str, path: str) -> Iterator
     elif is_typeddict(option):
         yield from _typed_dict(option, node, home, path)
     elif origin is dict:
-        if node.get("type") != "object" or "properties" in node.keys() - {"default"}:
-            if set(node.get("properties", {})) - {"default"}:
-                yield f"{path}: a map for {sorted(node.get('properties', {}))}"
-                return
+        if keys := sorted(set(node.get("properties", {})) - {"default"}):
+            yield f"{path}: a map for {keys}"
+            return
         entry = node.get("additionalProperties")
         value = get_args(option)[1]
         if isinstance(entry, dict) and "default" not in node.get("properties", {}):
