@@ -193,8 +193,8 @@ def clone(folder: Path) -> Path:
         shutil.copy(ROOT / name, folder / name)
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     source = folder / "src" / "slm_benchmark"
-    source.mkdir(parents=True)
-    for name in ("__init__.py", "profiles.py"):
+    (source / "workflow").mkdir(parents=True)
+    for name in ("__init__.py", "workflow/__init__.py", "workflow/profile_links.py"):
         shutil.copy(ROOT / "src" / "slm_benchmark" / name, source / name)
     return folder
 
@@ -380,7 +380,7 @@ def test_the_names_are_written_once(names_file: Path) -> None:
     assert names_file.stat() == before
     names_file.write_text("import something_else")
     install.name_engines()
-    assert "lm_eval_names" in names_file.read_text()
+    assert "lm_eval_plugin" in names_file.read_text()
 
 
 def start_python(names_file: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
@@ -421,7 +421,7 @@ def fake_clone(folder: Path) -> Path:
     for name in PROFILES:
         (folder / "profiles" / name).mkdir(parents=True)
     (folder / "src" / "slm_benchmark").mkdir(parents=True)
-    (folder / "src" / "slm_benchmark" / "profiles.py").touch()
+    (folder / "src" / "slm_benchmark" / "__init__.py").touch()
     return folder
 
 

@@ -93,4 +93,4 @@ def _link(link: Path, target: Path, *, replace: bool) -> str | None:
 
 def _is_clone(folder: Path) -> bool:
     """Whether a folder is a checkout of this project."""
-    return (folder / "src" / "slm_benchmark" / "workflow" / "profile_links.py").is_file()
+    return (folder / "src" / "slm_benchmark" / "__init__.py").is_file()
