@@ -273,7 +273,7 @@ def test_shared_reading_gives_the_same_records() -> None:
 
 
 def test_shared_reading_keeps_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(SharedReader, "KEPT", 3)
+    monkeypatch.setattr(SharedReader, "CACHED", 3)
     shared, paths = SharedReader(), published_records()
     assert [outcome(shared, path) for path in paths] == [outcome(read_run, p) for p in paths]
     assert len(shared._known) < 3 + 2 * len(schema("cell")["properties"])

@@ -71,7 +71,8 @@ SCRIPT = textwrap.dedent(
     import json, sys, time
     from pathlib import Path
     from lm_eval.api.instance import Instance
-    from slm_benchmark.engines import Settings, load_engine
+    from slm_benchmark.engines.load import load_engine
+    from slm_benchmark.engines.settings import Settings
     from slm_benchmark.engines.journal import Journal
 
     name, weights, tokenizer, journal, output, pause, seed = sys.argv[1:]

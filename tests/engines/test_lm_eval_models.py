@@ -242,7 +242,7 @@ def test_importing_the_module_is_enough_where_nothing_watches() -> None:
     program = (
         f"import sys; sys.path[:0] = {paths!r}\n"
         "assert not any('_Watch' in type(finder).__name__ for finder in sys.meta_path)\n"
-        "import slm_benchmark.engines.lm_eval_models as registered\n"
+        "import slm_benchmark.engines.lm_eval_models as lm_eval_models\n"
         "from lm_eval.api.registry import get_model, model_registry\n"
         "assert get_model('slm-llamacpp') is lm_eval_models.SlmLlamaCpp\n"
         "assert 'vllm' in model_registry"
