@@ -357,8 +357,8 @@ class CellRunner:
         tokens: Tokens | None = run.engine.lm.tokens() if run.engine and run.status.ok else None
         if tokens:
             progress.say(
-                "{}: forwarded {forwarded_tokens} tokens for {unique_tokens} different ones "
-                "({chunk_rounding_tokens} by chunk rounding)".format(self.name, **tokens)
+                "{}: forwarded {forwarded_tokens} tokens, {unique_tokens} of them unique "
+                "({chunk_rounding_tokens} again, to fill whole chunks)".format(self.name, **tokens)
             )
         return tokens
 
