@@ -562,7 +562,7 @@ def test_a_page_instead_of_the_index_is_refused(damaged: Path) -> None:
 def test_a_place_without_the_api_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"api/v1/index\.json: cannot be read: .*Fix: name"):
         Leaderboard.open(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"source: not an address of the web \(got 's3://x/y'\)"):
+    with pytest.raises(UserError, match=r"place: not an address of the web \(got 's3://x/y'\)"):
         Leaderboard.open("s3://x/y")
     with (
         serving(tmp_path) as address,
