@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.catalog.types import Task
@@ -29,6 +29,7 @@ from slm_benchmark.leaderboard.comparison import (
 from slm_benchmark.leaderboard.report import templates
 from slm_benchmark.records.types import (
     FidelityRecord,
+    Finding,
     NoiseRecord,
     PooledEffect,
     QuantizationReport,
@@ -48,17 +49,6 @@ FIDELITY = ("kl_mean_nats", "kl_median_nats", "kl_p99_nats", "top_token_agreemen
 """Metrics of a fidelity record that stand in the report."""
 
 NOT_COMPARED = "not compared"
-
-Finding = Literal[
-    "loses",
-    "gains",
-    "may_lose",
-    "may_gain",
-    "no_measurable_loss",
-    "too_few_documents",
-    "not_tested",
-    "below_noise_floor",
-]
 
 ScoreKey = tuple[str, str, str, str]
 """Variant, machine, protocol and task."""

@@ -71,12 +71,6 @@ class Closing(TypedDict):
     command: str
 
 
-class Reason(TypedDict, total=False):
-    """Why there is nothing to measure, where there is nothing."""
-
-    reason: str
-
-
 class Clock:
     """The time since a measurement began, which is when the clock is made."""
 
@@ -149,11 +143,6 @@ class Envelope:
             **self.times(),
             "command": command,
         }
-
-
-def reason_block(reason: str | None) -> Reason:
-    """The ``reason`` of a record; nothing where there is none."""
-    return {} if reason is None else {"reason": reason}
 
 
 def write_sealed(path: Path, record: Sealed, name: str) -> Sealed:

@@ -929,6 +929,19 @@ class ReportBase(TypedDict):
     sha256: str
 
 
+Finding = Literal[
+    "loses",
+    "gains",
+    "may_lose",
+    "may_gain",
+    "no_measurable_loss",
+    "too_few_documents",
+    "not_tested",
+    "below_noise_floor",
+]
+"""What the statement of a comparison says, for programs."""
+
+
 class ReportTask(TypedDict):
     task: str
     title: str
@@ -948,19 +961,7 @@ class ReportTask(TypedDict):
     smallest_detectable_loss: float | None
     noise_floor: float | None
     below_noise_floor: bool | None
-    finding: (
-        Literal[
-            "loses",
-            "gains",
-            "may_lose",
-            "may_gain",
-            "no_measurable_loss",
-            "too_few_documents",
-            "not_tested",
-            "below_noise_floor",
-        ]
-        | None
-    )
+    finding: Finding | None
     statement: str
     reason: str | None
     notes: list[str]
@@ -986,19 +987,7 @@ class PooledEffect(TypedDict):
     smallest_detectable_loss: float | None
     noise_floor: float | None
     below_noise_floor: bool | None
-    finding: (
-        Literal[
-            "loses",
-            "gains",
-            "may_lose",
-            "may_gain",
-            "no_measurable_loss",
-            "too_few_documents",
-            "not_tested",
-            "below_noise_floor",
-        ]
-        | None
-    )
+    finding: Finding | None
     statement: str
     reason: str | None
     q: float | None
