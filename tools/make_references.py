@@ -1,17 +1,20 @@
-"""Write the reference pages that follow from the code: of the command line and of the records.
+"""Write the reference pages that follow from the code: commands, records, awkward inputs.
 
-    python tools/make_references.py            write docs/reference/{cli,records}.md
+    python tools/make_references.py            write docs/reference/{cli,records,robustness}.md
     python tools/make_references.py --check    fail when they differ from what would be written
 
-The pages are made from the parsers' arguments and from workflow/schemas, never from a help text
-that argparse laid out, so that every version of Python and every terminal gives the same bytes.
+The pages are made from the parsers' arguments, from workflow/schemas and from the marks of tests,
+never from a help text that argparse laid out, so that every version of Python and every terminal
+gives the same bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from slm_benchmark.catalog.key_tables import RECORDS, records_reference
@@ -49,6 +52,28 @@ must be there, *Null* whether it can be null; *text* is a string, *map* an objec
 array. Units stand in names: `duration_s`, `size_bytes`, `kl_mean_nats`. The
 [glossary](glossary.md) explains the terms."""
 
+ROBUSTNESS_PAGE = ROOT / "docs" / "reference" / "robustness.md"
+ROBUSTNESS_INTRODUCTION = """\
+# Robustness
+
+Files that people really have differ from those of a demo. Each row of these tables is an input
+that breaks some tool, and what happens to it here: it is used rightly, or one line refuses it and
+names the file, the field, the value and the fix. Every row is made from a test, named beside it,
+which fails when something else happens."""
+
+
+KINDS = {
+    "tokenizers": "Tokenizers",
+    "prompts": "Prompts that change by themselves",
+    "weights": "Weights",
+    "card": "The card against the files",
+    "documents": "Documents",
+    "machine": "The machine's share",
+    "places": "Places",
+    "code tests": "Tests of code that cannot tell",
+}
+"""Key of a kind, as tests name it → its heading, in the page's order."""
+
 
 def main() -> int:
     """Write the pages, or check them.
@@ -75,7 +100,70 @@ def main() -> int:
 
 def pages() -> dict[Path, str]:
     """Each generated page, by its file."""
-    return {CLI: cli_page(), RECORDS_PAGE: records_page()}
+    return {CLI: cli_page(), RECORDS_PAGE: records_page(), ROBUSTNESS_PAGE: robustness_page()}
+
+
+def robustness_page() -> str:
+    """The page of awkward inputs: a table for each kind."""
+    parts = [NOTE, ROBUSTNESS_INTRODUCTION]
+    shown = members()
+    for kind, title in KINDS.items():
+        rows = [(m.name, m.outcome, f"`{m.test}`") for m in shown if m.kind == kind]
+        if rows:
+            parts += [f"## {title}", "\n".join(table(("Input", "What happens", "Test"), rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One row: an input, what happens to it, and the test that shows it.
+
+    Fields:
+        kind: A key of `KINDS`.
+        name: The input.
+        outcome: What happens to it.
+        test: Path of the test's file below the repository's root.
+    """
+
+    kind: str
+    name: str
+    outcome: str
+    test: str
+
+
+def members(root: Path = ROOT) -> list[Member]:
+    """Every member that a test of the repository at ``root`` shows, by file and line.
+
+    Raises:
+        ValueError: when a mark is not written out, or names no kind.
+    """
+    return [
+        member
+        for path in sorted((root / "tests").rglob("test_*.py"))
+        for member in _members(path, path.relative_to(root).as_posix())
+    ]
+
+
+def _members(path: Path, name: str) -> Iterator[Member]:
+    source = path.read_text(encoding="utf-8")
+    if "member(" not in source:
+        return
+    calls = (
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "member"
+    )
+    for call in sorted(calls, key=lambda call: call.lineno):
+        words = [part.value for part in call.args if isinstance(part, ast.Constant)]
+        texts = [word for word in words if isinstance(word, str)]
+        if len(texts) != 3 or texts[0] not in KINDS:
+            raise ValueError(
+                f"{name}, line {call.lineno}: member() takes three strings that are written out, "
+                f"the first one of {', '.join(KINDS)}"
+            )
+        yield Member(*texts, test=name)
 
 
 def records_page() -> str:
