@@ -14,10 +14,12 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,7 +28,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
 LOCK = ROOT / "requirements.lock"
 STAMP = VENV / "installed-from"
 WORK = ROOT / ".wheels"
@@ -45,6 +46,12 @@ workflow does with the one of its own checkout, imports that copy.
 
 LLAMA = "llama-cpp-python"
 MINIMUM = (3, 11)
+ROOM_BYTES = 5_000_000_000
+"""What .venv and its parts take while it is made."""
+
+TEMPORARY_BYTES = 1_500_000_000
+"""What pip unpacks at a time."""
+
 HEARTBEAT_S = 15.0
 RETRY_WAIT_S = 5.0
 
@@ -52,6 +59,11 @@ _FOREIGN_TARGETS = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PYTHONP
 """Variables that would put packages somewhere other than .venv, or read them from elsewhere."""
 _COMPILER_SETTINGS = ("CMAKE_ARGS", "SKBUILD_CMAKE_ARGS", "CFLAGS", "CXXFLAGS", "CPPFLAGS")
 """Variables that would turn the portable build into another one."""
+
+
+_UNUSABLE = ":{}"
+"""Characters that the path of a clone cannot have: PYTHONPATH is cut at one, Snakemake fills in
+the others."""
 
 
 class SetupError(Exception):
@@ -74,16 +86,44 @@ def llama_cmake(machine: str) -> list[str]:
 
 def locked_version(package: str) -> str:
     """The version of ``package`` in requirements.lock."""
-    match = re.search(rf"^{re.escape(package)}==(\S+)$", LOCK.read_text(), re.MULTILINE)
+    lock = LOCK.read_text(encoding="utf-8")
+    match = re.search(rf"^{re.escape(package)}==(\S+)$", lock, re.MULTILINE)
     if not match:
         raise SetupError(f"{LOCK.name} has no line '{package}==…'. Fix: restore {LOCK.name}")
     return match[1]
 
 
+def _cache() -> Path:
+    """The user's cache folder; a relative path for a user without a home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "slm-benchmark")
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a path is the same word to every shell and compiler, as most are."""
+    return shlex.quote(str(path)) == str(path)
+
+
+def environment_folder() -> Path:
+    """Where the environment lies: .venv, which is a link where the clone's path has a space.
+
+    The programs of an environment and the compilers that it is used with do not quote its path, so
+    that of a clone in such a place lies in the cache.
+    """
+    if _is_plain(VENV):
+        return VENV
+    return _cache() / "environments" / hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:16]
+
+
+def environment_python() -> Path:
+    """The environment's interpreter, by the path that its programs are to start it with."""
+    return environment_folder() / "bin" / "python"
+
+
 def cache_folder() -> Path:
     """Where compiled wheels are kept between clones: ~/.cache/slm-benchmark, else this clone."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(home) / "slm-benchmark" / "wheels"
+    folder = _cache() / "wheels"
+    if not folder.is_absolute():
+        return WORK
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -250,6 +290,65 @@ def compile_progress(line: str) -> str | None:
     return f"file {match[1]} of {match[2]}"
 
 
+def check_place() -> None:
+    """Refuse a folder in which the workflow could not run.
+
+    Raises:
+        SetupError: naming what is in its path, and where to put it.
+    """
+    path = str(ROOT)
+    wrong = [sign for sign in path if sign in _UNUSABLE or not sign.isprintable()]
+    if wrong:
+        raise SetupError(
+            f"the path of this clone has {wrong[0]!r} in it, with which Python or Snakemake cannot "
+            f"work: {path!r}. Fix: move the clone to a folder without it, then the same command"
+        )
+    if not (environment_folder().is_absolute() and _is_plain(environment_folder())):
+        raise SetupError(
+            f"neither this clone nor the cache has a plain path, as compilers need: {path!r}, "
+            f"{str(environment_folder())!r}. Fix: XDG_CACHE_HOME=FOLDER, with a folder whose path "
+            "has letters, digits, dots and dashes only, before the same command"
+        )
+
+
+def check_room() -> None:
+    """Refuse early what would fill a disk, or could not run what it compiles.
+
+    Raises:
+        SetupError: naming the folder.
+    """
+    temporary = Path(tempfile.gettempdir())
+    for folder, needed, what in (
+        (ROOT, 0 if VENV.exists() else ROOM_BYTES, "the environment"),
+        (temporary, TEMPORARY_BYTES, "temporary files (TMPDIR)"),
+    ):
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise SetupError(
+                f"{folder} has {free / 1e9:.1f} GB left; {what} needs {needed / 1e9:.0f} GB. "
+                "Fix: free some space, or use another folder"
+            )
+    if not llama_wheel() and not _runs_programs(temporary):
+        raise SetupError(
+            f"programs cannot be run in {temporary} (mounted noexec?), where llama.cpp is "
+            "compiled. Fix: TMPDIR=FOLDER, with a folder that allows it, before the same command"
+        )
+
+
+def _runs_programs(folder: Path) -> bool:
+    """Whether a program that lies in a folder can be started."""
+    handle, name = tempfile.mkstemp(dir=folder)
+    try:
+        with os.fdopen(handle, "w") as stream:
+            stream.write("#!/bin/sh\nexit 0\n")
+        os.chmod(name, 0o700)
+        return subprocess.run([name], capture_output=True, check=False).returncode == 0
+    except PermissionError:
+        return False
+    finally:
+        os.unlink(name)
+
+
 def check_machine() -> None:
     """Refuse early, before minutes of downloads, what cannot work.
 
@@ -286,28 +385,49 @@ def wanted_stamp() -> str:
 def installed() -> bool:
     """True when a finished set-up of exactly this lock is in place."""
     try:
-        return PYTHON.exists() and STAMP.read_text() == wanted_stamp()
+        return environment_python().exists() and STAMP.read_text() == wanted_stamp()
     except OSError:
         return False
 
 
 def make_venv() -> None:
-    """Create .venv, or make it anew when it is broken or of another Python."""
+    """Create .venv, or make it anew when it is broken, of another Python or of another place.
+
+    Its programs hold its path, so that a moved one finds none of them, and a copied one runs those
+    of the first clone.
+    """
+    folder, python = environment_folder(), environment_python()
+    if VENV.is_symlink() and VENV.resolve() != folder:  # another clone's, not ours to change
+        VENV.unlink()
     probe = f"import pip, sys; print(sys.version_info[:2] == {tuple(sys.version_info[:2])})"
-    if PYTHON.exists():
+    if python.exists() and VENV.exists() and _made_here():
         result = subprocess.run(
-            [PYTHON, "-c", probe], capture_output=True, text=True, env=clean_environment()
+            [python, "-c", probe], capture_output=True, text=True, env=clean_environment()
         )
         if result.stdout.strip() == "True":
             return
     base = getattr(sys, "_base_executable", None) or sys.executable
-    command = [base, "-m", "venv", "--clear", "--prompt", "slm-benchmark", str(VENV)]
+    command = [base, "-m", "venv", "--clear", "--prompt", "slm-benchmark", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
     if result.returncode != 0:
         why = (result.stdout + result.stderr).strip().splitlines()[-1:] or ["no message"]
         raise SetupError(
-            f"cannot create {VENV}: {why[0]}. Fix: free some space, or make the folder writable"
+            f"cannot create {folder}: {why[0]}. Fix: free some space, or make the folder writable"
         )
+    if folder != VENV:
+        shutil.rmtree(VENV, ignore_errors=True)
+        VENV.unlink(missing_ok=True)
+        VENV.symlink_to(folder)
+
+
+def _made_here() -> bool:
+    """Whether .venv was made at this path; its configuration ends with the command that did."""
+    try:
+        text = (VENV / "pyvenv.cfg").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    made_by = [line for line in text.splitlines() if line.startswith("command = ")]
+    return not made_by or made_by[-1].endswith(f" {environment_folder()}")
 
 
 def drop_unfinished() -> None:
@@ -352,7 +472,15 @@ def build_llama() -> None:
             for setting in llama_cmake(platform.machine())
         ]
         # No cache: pip's own may hold a wheel of this version that was built for one processor.
-        command = [str(PYTHON), "-m", "pip", "wheel", "-v", "--no-deps", "--no-cache-dir"]
+        command = [
+            str(environment_python()),
+            "-m",
+            "pip",
+            "wheel",
+            "-v",
+            "--no-deps",
+            "--no-cache-dir",
+        ]
         command += ["--no-binary", LLAMA, "--wheel-dir", str(part), *flags]
         command += [f"{LLAMA}=={locked_version(LLAMA)}"]
         environment = clean_environment(compiling=True)
@@ -366,14 +494,17 @@ def build_llama() -> None:
 
 def requirements() -> list[str]:
     """The lines of requirements.lock that pip installs as they are; llama-cpp-python is apart."""
-    lines = (line.split("#")[0].strip() for line in LOCK.read_text().splitlines())
+    text = LOCK.read_text(encoding="utf-8")
+    lines = (line.split("#")[0].strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith(f"{LLAMA}==")]
 
 
 def install() -> None:
     """The steps, each repeatable."""
     check_machine()
-    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
+    check_room()
+    python = str(environment_python())
+    pip = [python, "-m", "pip", "--disable-pip-version-check"]
     with exclusive(WORK / "lock", "another set-up of this clone still runs; waiting for it") as fd:
         if installed():
             return
@@ -389,7 +520,7 @@ def install() -> None:
             jobs.append(
                 Job(
                     "llama.cpp",
-                    [str(PYTHON), __file__, "--build-llama"],
+                    [python, __file__, "--build-llama"],
                     WORK / "llama-cpp-python.log",
                     compile_progress,
                     environment,
@@ -433,7 +564,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--build-llama", action="store_true", help="only compile llama-cpp-python")
     arguments = parser.parse_args()
+    os.umask(0o022)  # what is installed here is read by the sandbox's user too
     try:
+        check_place()
         if arguments.build_llama:
             build_llama()
             return 0

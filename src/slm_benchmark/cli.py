@@ -12,6 +12,8 @@ from pathlib import Path
 
 from slm_benchmark import __version__
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.machine import default_threads
+from slm_benchmark.common.surroundings import settle
 
 RENAMED = {"compare-profiles": "compare-performance", "plan": "sample-size"}
 """Former name of a command → its name. The former names work for one more release."""
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; or 1 after bad input or an environment error, reported in one line, and after a check
         that failed.
     """
+    settle()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and (name := RENAMED.get(arguments[0])):
         print(
@@ -363,9 +366,9 @@ def _add_threads(parser: argparse.ArgumentParser, meaning: str = "CPU threads") 
     parser.add_argument(
         "--threads",
         type=int,
-        default=os.cpu_count() or 1,
+        default=default_threads(),
         metavar="N",
-        help=f"{meaning} (default: all cores)",
+        help=f"{meaning} (default: all that may be used)",
     )
 
 

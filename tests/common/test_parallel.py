@@ -44,7 +44,7 @@ Record = dict[str, Any]
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three processes at work, however few things there are."""
-    monkeypatch.setattr(parallel, "available_cpus", lambda: 3)
+    monkeypatch.setattr(parallel, "usable_cpus", lambda: 3)
     monkeypatch.setattr(parallel, "BATCH", 2)
     monkeypatch.setattr(parallel, "FEWEST_BATCHES", 2)
 
@@ -71,7 +71,7 @@ def test_results_come_in_order_from_several_processes(processes: None) -> None:
 
 
 def test_few_things_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "available_cpus", lambda: 3)
+    monkeypatch.setattr(parallel, "usable_cpus", lambda: 3)
     assert {process for _, process in parallel_map(number_and_process, range(40))} == {os.getpid()}
 
 
@@ -137,7 +137,7 @@ def test_whoever_stops_listening_leaves_no_process(processes: None) -> None:
 _PARENT = """
 import os, sys, time
 from slm_benchmark.common import parallel
-parallel.available_cpus, parallel.BATCH = lambda: 3, 1
+parallel.usable_cpus, parallel.BATCH = lambda: 3, 1
 def work(number):
     time.sleep(0.05)
     return os.getpid()

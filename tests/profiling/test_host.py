@@ -190,6 +190,7 @@ def test_what_the_system_does_not_tell_is_null_with_a_reason(
 ) -> None:
     monkeypatch.setattr(host, "PROC", cpus / "none")
     monkeypatch.setattr(host, "_steal_s", lambda: None)
+    monkeypatch.setattr(host, "throttled_s", lambda: None)
     monkeypatch.setenv("PATH", str(tools))
     seen = host.look(0.05, BOUNDS, gpu=True)
     null = {name for name, value in seen.items() if value is None}

@@ -56,14 +56,14 @@ def _add_cache(folder: Path, cpu: int, index: int, level: int, size: str, shared
 
 
 def test_a_cache_that_cores_share_counts_once_and_lower_levels_not(tmp_path: Path) -> None:
-    for cpu in roofline.usable_cpus():
+    for cpu in roofline.allowed_cpus():
         _add_cache(tmp_path, cpu, 0, 2, "1024K", str(cpu))
         _add_cache(tmp_path, cpu, 1, 3, "32768K", "0-63")
     assert roofline.last_level_cache_bytes(tmp_path) == 32 * MIB
 
 
 def test_separate_last_level_caches_add_up(tmp_path: Path) -> None:
-    cpus = list(roofline.usable_cpus())
+    cpus = list(roofline.allowed_cpus())
     for cpu in cpus:
         _add_cache(tmp_path, cpu, 0, 3, "16384K", str(cpu))
     assert roofline.last_level_cache_bytes(tmp_path) == len(cpus) * 16 * MIB

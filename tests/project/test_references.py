@@ -63,7 +63,7 @@ def test_help_says_what_each_argument_is_and_its_default(command: Command) -> No
         default = re.search(r" \(default: (.+)\)$", action.help)
         assert bool(default) == optional, action.dest
         if default and action.default is not None and action.nargs != 0:
-            assert default[1] in (str(action.default), "all cores"), action.dest
+            assert default[1] in (str(action.default), "all that may be used"), action.dest
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

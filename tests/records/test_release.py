@@ -30,7 +30,10 @@ def run(checkout: Path, started: str, **changes: Any) -> Path:
     """A score under runs/, begun at a time of its own."""
     record, documents = score()
     sequence = TIMES.index(started) + 1
-    record = sealed({**record, "started": started, "sequence": sequence, **changes})
+    # A commit that this repository does not know, so that its time is not looked at.
+    workflow = {**record["workflow"], "commit": "c" * 40}
+    record = {**record, "workflow": workflow, "started": started, "sequence": sequence}
+    record = sealed({**record, **changes})
     del record["label"]
     folder = checkout / "runs" / started.replace(":", "")
     path = folder / "arc_challenge.json"

@@ -11,21 +11,27 @@ from slm_benchmark.workflow.job import (
     clean_errors,
     hold_the_only_run,
     prepare_jobs,
+    share_machine,
+    share_memory,
     warn,
 )
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.catalog.run_config import RunConfig
+from slm_benchmark.records.provenance import check_clock
 from slm_benchmark.workflow.rule_inputs import RuleInputs
 from slm_benchmark.workflow.rule_params import RuleParams
 from slm_benchmark.workflow.rule_resources import RuleResources
 
 prepare_jobs()
+share_machine(workflow)
 with clean_errors():
     run_config = RunConfig.from_config(config, load_catalogue())
 
 inputs = ByWildcards(RuleInputs(run_config))
 parameters = ByWildcards(RuleParams(run_config))
 needs = ByWildcards(RuleResources(run_config, workflow.cores))
+with clean_errors():
+    share_memory(workflow, RuleResources(run_config, workflow.cores).run_threads())
 
 
 wildcard_constraints:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import gc
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
+from slm_benchmark.common.machine import usable_cpus
 
 Thing = TypeVar("Thing")
 Result = TypeVar("Result")
@@ -47,7 +47,7 @@ def parallel_map(
     """
     size = batch or BATCH
     starts = range(0, len(things), size)
-    workers = min(available_cpus(), len(starts))
+    workers = min(usable_cpus(), len(starts))
     if len(starts) < FEWEST_BATCHES or workers < 2:
         yield from map(work, things)
         return
@@ -110,13 +110,6 @@ def gc_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def available_cpus() -> int:
-    """Logical CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _results(

@@ -16,6 +16,7 @@ from typing import Any
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.files import digest, sha256_file
+from slm_benchmark.common.machine import default_threads
 from slm_benchmark.engines import lm_eval_plugin
 from slm_benchmark.engines.identity import Name, sources_sha256
 from slm_benchmark.engines.journal import Journal
@@ -172,7 +173,7 @@ class RegisteredEngine:
         budget_mb = _number(model_args, "memory_budget_mb", 1)
         return Settings(
             max_length=max_length,
-            threads=_number(model_args, "threads", 1) or os.cpu_count() or 1,
+            threads=_number(model_args, "threads", 1) or default_threads(),
             dtype=_choice(model_args, "dtype", ("auto", "float32", "bfloat16", "float16")),
             device=self._device(model_args),
             trust_remote_code=trust,

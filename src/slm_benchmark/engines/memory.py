@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import psutil
+import os
+
+from slm_benchmark.common.machine import JOBS_AT_ONCE, free_memory_bytes
 
 _SHARE = 0.5
 """Of what is free: the rest is for activations, logits, and whatever else runs."""
@@ -22,9 +24,15 @@ def budget_bytes(chosen: int | None, free_bytes: int | None = None) -> int:
 
     Args:
         chosen: In bytes, or None.
-        free_bytes: What is free where the cache lies; None means main memory.
+        free_bytes: What is free where the cache lies; None means main memory, of which this
+            process takes the share of one job.
     """
     if chosen is not None:
         return chosen
-    free = psutil.virtual_memory().available if free_bytes is None else free_bytes
+    free = free_memory_bytes() // _jobs_at_once() if free_bytes is None else free_bytes
     return int(_SHARE * free)
+
+
+def _jobs_at_once() -> int:
+    """How many jobs of this run of the workflow share the memory; one outside of it."""
+    return max(1, int(os.environ.get(JOBS_AT_ONCE, "1")))

@@ -25,6 +25,7 @@ import psutil
 
 from slm_benchmark.catalog.types import HostBounds
 from slm_benchmark.common.errors import RunEnvironmentError
+from slm_benchmark.common.machine import throttled_s
 from slm_benchmark.profiling.types import BusyProcess, HostBefore, HostCounters, HostState
 from slm_benchmark.records.hardware import nvidia_smi, read_text
 
@@ -118,7 +119,8 @@ class HostWatch:
             (share of time in which some task waited for a CPU); ``busiest`` other processes
             [{``name``, ``pid``, ``cores``}]; ``frequency_mhz`` (median of the fastest CPU),
             ``frequency_limit_mhz`` and ``rated_frequency_mhz``; ``throttle_events`` of the CPU
-            for heat; ``board_throttled``, a Raspberry Pi's bits before and after;
+            for heat; ``quota_stopped_s``, for how long a CPU quota stopped the group of this
+            process; ``board_throttled``, a Raspberry Pi's bits before and after;
             ``gpu_slowed_share`` and ``gpu_power_capped_share`` of time; ``gpu_processes`` of
             others; ``swapped_bytes`` in and out; ``swap_used_bytes`` and load averages;
             ``missing``, a reason for each of these that is null; ``bounds``; and ``warnings``, a
@@ -142,6 +144,7 @@ class HostWatch:
             "frequency_limit_mhz": _frequency_mhz("scaling_max_freq"),
             "rated_frequency_mhz": _rated_mhz(),
             "throttle_events": _throttle_events(before.throttles, after.throttles),
+            "quota_stopped_s": _stopped_s(before.quota_s, after.quota_s),
             "board_throttled": None if before.board is None else [before.board, after.board],
             "gpu_slowed_share": gpu.get("slowed"),
             "gpu_power_capped_share": gpu.get("power_capped"),
@@ -174,6 +177,7 @@ _MISSING = {
     "frequency_limit_mhz": "the system tells no frequency, as is usual in a virtual machine",
     "rated_frequency_mhz": "the system tells no frequency, as is usual in a virtual machine",
     "throttle_events": "the processor has no counters of throttling that can be read",
+    "quota_stopped_s": "no CPU quota is counted for this process",
     "board_throttled": "vcgencmd, which a Raspberry Pi has, is not there",
     "gpu_slowed_share": "nvidia-smi does not tell the reasons of the clocks",
     "gpu_power_capped_share": "nvidia-smi does not tell the reasons of the clocks",
@@ -206,6 +210,8 @@ def _warnings(counters: HostCounters, bounds: HostBounds) -> Iterator[str]:
     yield from _frequency_warnings(counters, bounds["min_frequency_share"])
     if counters["throttle_events"]:
         yield f"the CPU was throttled for heat {counters['throttle_events']} times"
+    if stopped_s := counters.get("quota_stopped_s"):
+        yield f"a CPU quota stopped this process's group for {stopped_s:.2f} s"
     if counters["board_throttled"]:
         bits_before, bits_after = counters["board_throttled"]
         yield from _board_warnings(bits_before or 0, bits_after)
@@ -263,6 +269,7 @@ class _Reading:
     pressure_s: float | None = field(default_factory=lambda: _pressure_s())
     swapped_bytes: int | None = field(default_factory=lambda: _swapped_bytes())
     throttles: dict[str, int] = field(default_factory=lambda: _throttles())
+    quota_s: float | None = field(default_factory=lambda: throttled_s())
     board: int | None = field(default_factory=lambda: _board_throttled())
 
 
@@ -437,6 +444,10 @@ def _throttles() -> dict[str, int]:
 def _throttle_events(before: Mapping[str, int], after: Mapping[str, int]) -> int | None:
     """The most that one counter grew: cores of a package count the same event."""
     return max((count - before.get(file, count) for file, count in after.items()), default=None)
+
+
+def _stopped_s(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else round(max(0.0, after - before), 3)
 
 
 def _board_throttled() -> int | None:

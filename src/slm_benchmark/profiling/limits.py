@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.machine import control_groups
 from slm_benchmark.profiling.types import Limits, MemoryLimit
 from slm_benchmark.records.hardware import FILE, read_text
 
@@ -213,24 +214,7 @@ def _parents() -> Iterator[tuple[int, Path]]:
     In version 2 a group that holds processes cannot have capped groups below it, so there the
     parent is usually one of those around.
     """
-    paths: dict[str, str] = {}
-    for line in (read_text(PROC / "cgroup") or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
-            paths["cgroup" if controllers else "cgroup2"] = path
-    for line in (read_text(PROC / "mountinfo") or "").splitlines():
-        before, _, after = line.partition(" - ")
-        root, mount = before.split()[3:5]
-        kind, _, options = after.split(maxsplit=2)
-        if kind not in paths or (kind == "cgroup" and "memory" not in options.split(",")):
-            continue
-        inside = paths[kind].removeprefix(root if root != "/" else "").lstrip("/")
-        top = Path(mount)
-        innermost = top / inside if (top / inside).is_dir() else top
-        for group in [innermost, *innermost.parents]:
-            yield (1 if kind == "cgroup" else 2), group
-            if group == top:
-                break
+    yield from control_groups("memory", process=str(PROC))
 
 
 def _remove(folder: Path) -> None:

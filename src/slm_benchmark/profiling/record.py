@@ -10,12 +10,12 @@ from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.types import Hardware, ProfilingPlan
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest
+from slm_benchmark.common.machine import usable_cpus, usable_memory_bytes
 from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import unknown_engine
 from slm_benchmark.profiling.energy.carbon import emissions, grid_factor
 from slm_benchmark.profiling.job import Job
-from slm_benchmark.profiling.roofline import usable_cpus
 from slm_benchmark.profiling.session import points_of, profile
 from slm_benchmark.profiling.summary import summarize
 from slm_benchmark.profiling.types import HostState, IdleBaseline, SessionProcess
@@ -88,7 +88,7 @@ def write_session(
             min_duration_s=plan["min_duration_s"],
             max_warmups=plan["max_warmups"],
             warmup_bound=plan["warmup_bound"],
-            memory_limit_bytes=hardware.get("memory_limit_bytes"),
+            memory_limit_bytes=_memory_limit_bytes(hardware),
             energy=hardware.get("energy"),
         )
         for variant, folder in weights.items()
@@ -227,13 +227,31 @@ def _raw(process: SessionProcess) -> dict[str, object]:
     return {key: value for key, value in process.items() if key not in ("host", "limits")}
 
 
+def _memory_limit_bytes(hardware: Hardware) -> int | None:
+    """The declared limit of memory; None = none.
+
+    Raises:
+        UserError: when this process may not use so much.
+    """
+    declared, usable = hardware.get("memory_limit_bytes"), usable_memory_bytes()
+    if declared is not None and declared > usable:
+        raise UserError(
+            f"more memory than this process may use ({usable} bytes)",
+            file=FILE,
+            field="memory_limit_bytes",
+            value=declared,
+            fix="allow it more memory, or run with --config hardware=local",
+        )
+    return declared
+
+
 def _threads(hardware: Hardware) -> int:
     """Threads of the matrix products.
 
     Raises:
         UserError: when the entry has more than this process may use CPUs.
     """
-    cores = len(usable_cpus())
+    cores = usable_cpus()
     threads = hardware["threads"] or cores
     if threads > cores:
         raise UserError(

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from slm_benchmark.common.errors import RunEnvironmentError
+from slm_benchmark.common.machine import free_memory_bytes
 from slm_benchmark.profiling.types import Bandwidth, DeviceRates, MatrixRates, RooflinePass
 from slm_benchmark.records.provenance import now
 
@@ -139,7 +139,7 @@ def compute_dtype(device: str, dtype: str) -> str:
 def last_level_cache_bytes(folder: Path = CPUS) -> int | None:
     """Size of all last-level caches that this process's CPUs share, or None where unknown."""
     sizes: dict[tuple[int, str], int] = {}
-    for cpu in usable_cpus():
+    for cpu in allowed_cpus():
         for index in (folder / f"cpu{cpu}" / "cache").glob("index*"):
             try:
                 level, size, shared = (
@@ -223,7 +223,7 @@ def _product(size: int) -> int:
 
 def _measure_cpu(threads: int, dtype: str) -> DeviceRates:
     cache_bytes = last_level_cache_bytes()
-    size_bytes = working_set_bytes(cache_bytes, psutil.virtual_memory().available) // threads
+    size_bytes = working_set_bytes(cache_bytes, free_memory_bytes()) // threads
     bandwidth = _bandwidth(_cpu_streams(threads, size_bytes))
     in_cache = _fastest(_cpu_streams(1, IN_CACHE_BYTES))
     has_torch = importlib.util.find_spec("torch") is not None
@@ -311,8 +311,8 @@ def _wall_seconds(run: Callable[[], object], passes: int) -> float:
     return time.perf_counter() - started
 
 
-def usable_cpus() -> list[int]:
-    """The CPUs that this process may use."""
+def allowed_cpus() -> list[int]:
+    """The CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

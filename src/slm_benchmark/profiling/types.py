@@ -151,6 +151,7 @@ class HostCounters(TypedDict):
     frequency_limit_mhz: float | None
     rated_frequency_mhz: float | None
     throttle_events: int | None
+    quota_stopped_s: NotRequired[float | None]
     board_throttled: list[int | None] | None
     gpu_slowed_share: float | None
     gpu_power_capped_share: float | None

@@ -18,6 +18,7 @@ from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.common.files import digest
 from slm_benchmark.profiling.types import RawPoint, RawProcess
 from slm_benchmark.records.hardware import Description, fingerprint
+from slm_benchmark.records.provenance import CLOCK_SLACK, EARLIEST
 from slm_benchmark.records.store import documents_digest
 from slm_benchmark.records.types import (
     DocumentRow,
@@ -44,12 +45,6 @@ HIGHEST_UTILIZATION = 1.1
 """A share of what the machine can do is above one by a little where the machine was slower for a
 moment while its limits were measured."""
 
-EARLIEST = "2026-01-01T00:00:00+00:00"
-"""The project is younger than this, and so are its records."""
-
-CLOCK_SLACK = datetime.timedelta(days=1)
-"""How far the clock of a machine that measured may be ahead of the one that checks."""
-
 REL_TOL = 1e-9
 """Numbers are recomputed to so many digits: libraries of mathematics differ in the last ones."""
 
@@ -71,7 +66,7 @@ def contradictions(
         catalogue: The catalogue of the checkout. What it no longer knows is not held against it.
     """
     yield from _state(record)
-    yield from _times(record)
+    yield from impossible_times(record)
     yield from _machine(record["hardware"], record["workflow"], "")
     yield from irreproducible(record)
     yield from _negative(record, "")
@@ -104,7 +99,9 @@ def irreproducible(record: MeasuredRecord) -> Iterator[Contradiction]:
     for step, environment, workflow in blocks:
         if environment["locked"] is not True:
             yield f"{step}environment.locked", "the environment differs from requirements.lock"
-        if workflow["dirty"] is not False:
+        if workflow["commit"] is None:
+            yield f"{step}workflow.commit", "no commit: it was not measured in a git repository"
+        elif workflow["dirty"] is not False:
             yield (
                 f"{step}workflow.dirty",
                 "the files that decide the measurement were not committed",
@@ -120,7 +117,8 @@ def _state(record: MeasuredRecord) -> Iterator[Contradiction]:
         yield "reason", f"the state is {state}, {'without' if lacking else 'with'} a reason"
 
 
-def _times(record: MeasuredRecord) -> Iterator[Contradiction]:
+def impossible_times(record: MeasuredRecord) -> Iterator[Contradiction]:
+    """Times that a clock which is right cannot have given."""
     earliest, before = datetime.datetime.fromisoformat(EARLIEST), "the project began"
     times = [("started", record["started"])]
     if record["kind"] == "score" and "scored" in record:

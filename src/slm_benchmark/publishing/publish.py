@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import getitem
@@ -20,7 +21,8 @@ from slm_benchmark.leaderboard.aggregate import build_leaderboard
 from slm_benchmark.leaderboard.quantization_report import write_reports
 from slm_benchmark.leaderboard.report import write_tables
 from slm_benchmark.profiling.types import RawPoint, RawProcess
-from slm_benchmark.publishing.consistency import irreproducible
+from slm_benchmark.publishing.consistency import impossible_times, irreproducible
+from slm_benchmark.records.provenance import CLOCK_SLACK, commit_time
 from slm_benchmark.records.release import destination, extend_manifest, write_index
 from slm_benchmark.records.store import (
     RECORD_SCHEMAS,
@@ -65,6 +67,7 @@ incomplete."""
 
 _REMEDIES = {
     "locked": "run `. ./activate`, then measure again",
+    "commit": "clone the repository instead of unpacking an archive of it, then measure again",
     "dirty": "commit workflow/, src/, config/, envs/ and the card, then measure again",
 }
 """How to make an environment reproducible, by the field that says whether it is."""
@@ -162,6 +165,13 @@ def check_publishable(catalogue: Catalogue, path: Path, label: str | None) -> Me
     for field, what in irreproducible(record):
         value: Any = reduce(getitem, field.split("."), cast(Any, record))
         raise refuse(what, field, value, _REMEDIES[field.rpartition(".")[2]])
+    for field, what in (*impossible_times(record), *_before_its_commit(record)):
+        raise refuse(
+            f"measured with a clock that was wrong: {what}",
+            field,
+            reduce(getitem, field.split("."), cast(Any, record)),
+            "set the clock of the machine, then measure again",
+        )
     for field, dataset in _datasets(record):
         if not _is_pinned(dataset, catalogue.datasets.get(dataset["id"])):
             raise refuse(
@@ -262,6 +272,18 @@ def _check_protocol(catalogue: Catalogue, protocol: str, label: str | None, refu
             protocol,
             "leave --label out" if ranked else f"say so with --label {protocol}",
         )
+
+
+def _before_its_commit(record: MeasuredRecord) -> Iterator[tuple[str, str]]:
+    """Times before the commit that was measured, where this repository knows it."""
+    steps = [("", record["workflow"], record["started"])]
+    if record["kind"] == "score" and "scored" in record:
+        scored = record["scored"]
+        steps.append(("scored.", scored["workflow"], scored["started"]))
+    for step, workflow, started in steps:
+        made = commit_time(workflow["commit"]) if workflow["commit"] else None
+        if made and datetime.datetime.fromisoformat(started) < made - CLOCK_SLACK:
+            yield f"{step}started", f"before the commit that it was measured with ({made})"
 
 
 def _datasets(record: MeasuredRecord) -> Iterator[tuple[str, _Dataset]]:

@@ -9,13 +9,14 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import psutil
 
 from slm_benchmark.catalog.types import Hardware, Requirements
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest
+from slm_benchmark.common.machine import Usable, usable, visible_cpus, visible_memory_bytes
 from slm_benchmark.records.types import HardwareBlock
 
 FILE = "config/hardware.yaml"
@@ -73,7 +74,8 @@ class Description(TypedDict):
     """A machine. What the system does not report is null or empty.
 
     ``virtualisation`` is the maker of the virtual machine (null = bare metal), ``governor`` that of
-    the CPU's frequency, and ``memory_bytes`` the installed memory.
+    the CPU's frequency, and ``memory_bytes`` the installed memory. ``usable`` is the part that
+    this process may use; records made before it was looked at lack it.
     """
 
     machine: str
@@ -84,6 +86,7 @@ class Description(TypedDict):
     virtualisation: str | None
     governor: str | None
     gpus: list[Gpu]
+    usable: NotRequired[Usable]
 
 
 def describe() -> Description:
@@ -96,16 +99,17 @@ def describe() -> Description:
             "model": _cpu_model(cpuinfo),
             "vendor": _cpu_vendor(cpuinfo),
             "flags": sorted(flag for flag in flags if _FLAGS.fullmatch(flag)),
-            "logical_cores": os.cpu_count(),
+            "logical_cores": visible_cpus(),
             "physical_cores": psutil.cpu_count(logical=False),
             "cache_bytes": _caches(),
         },
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": visible_memory_bytes(),
         "os": platform.system(),
         "kernel": platform.release(),
         "virtualisation": _virtualisation(flags),
         "governor": _governor(),
         "gpus": _gpus(),
+        "usable": usable(),
     }
 
 
@@ -114,10 +118,12 @@ def fingerprint(description: Description) -> str:
 
     Left out: kernel, driver and governor, which updates and settings change; they stay in the
     description, and an entry of config/hardware.yaml can require them. Memory is rounded to whole
-    GiB, because the kernel's own share of it moves by some MiB from version to version.
+    GiB, because the kernel's own share of it moves by some MiB from version to version. Where fewer
+    CPUs may be used than there are, their number is part of it: such a machine has another speed.
     """
     return digest(
         {
+            **_fewer_cpus(description),
             "machine": description["machine"],
             "cpu": description["cpu"],
             "memory_gib": round(description["memory_bytes"] / 2**30),
@@ -129,6 +135,13 @@ def fingerprint(description: Description) -> str:
             ],
         }
     )
+
+
+def _fewer_cpus(description: Description) -> dict[str, int]:
+    """How many CPUs may be used, where that is not all of them."""
+    cpus = description["usable"]["cpus"] if "usable" in description else None
+    seen = description["cpu"]["logical_cores"]
+    return {} if cpus is None or cpus == seen else {"usable_cpus": cpus}
 
 
 def check(hardware_id: str, entry: Hardware, description: Description | None = None) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import functools
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shlex
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from slm_benchmark.catalog.model_cards import Model
+from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import digest, sha256_bytes, sha256_file
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.records.types import (
@@ -30,6 +32,15 @@ LOCK = ROOT / "requirements.lock"
 
 MEASURED_PATHS = ("workflow", "src", "config", "custom", "envs")
 """Folders whose files can change a measurement; prose and caches inside them cannot."""
+
+EARLIEST = "2026-01-01T00:00:00+00:00"
+"""The project is younger than this, and so are its records."""
+
+CLOCK_SLACK = datetime.timedelta(days=1)
+"""How far the clocks of two machines may be apart."""
+
+_FOREIGN_GIT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX")
+"""Variables that lead git elsewhere than to the folder it is called in."""
 
 _UNMEASURED_SUFFIXES = (".md", ".pyc")
 
@@ -94,8 +105,11 @@ def workflow_identity(card: str) -> WorkflowBlock:
         and ".egg-info" not in path.as_posix()
     ]
     hashes = {relative(path): sha256_file(path) for path in [*files, ROOT / card]}
-    commit = git(ROOT, "rev-parse", "HEAD")
-    changes = git(ROOT, "status", "--porcelain", "--", *MEASURED_PATHS, card)
+    in_repository = has_repository(ROOT)
+    commit = git(ROOT, "rev-parse", "HEAD") if in_repository else None
+    changes = (
+        git(ROOT, "status", "--porcelain", "--", *MEASURED_PATHS, card) if in_repository else None
+    )
     return {
         "sha256": digest(hashes),
         "commit": commit,
@@ -104,14 +118,51 @@ def workflow_identity(card: str) -> WorkflowBlock:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """What git prints in a folder; None where it fails or is not there."""
+    """What git prints in a folder; None where it fails or is not there.
+
+    Variables such as GIT_DIR, which are set inside a hook, would lead it to another repository.
+    """
+    environment = {key: value for key, value in os.environ.items() if key not in _FOREIGN_GIT}
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", str(folder), *arguments],
+            env=environment,
+            capture_output=True,
+            check=True,
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()
+
+
+def has_repository(folder: Path) -> bool:
+    """Whether a folder is the top of a git repository, and not a part of somebody else's."""
+    top = git(folder, "rev-parse", "--show-toplevel")
+    return top is not None and Path(top).resolve() == folder.resolve()
+
+
+def commit_time(commit: str) -> datetime.datetime | None:
+    """When a commit of this repository was made; None where it is not known here."""
+    text = git(ROOT, "show", "--no-patch", "--format=%cI", commit) if has_repository(ROOT) else None
+    return datetime.datetime.fromisoformat(text) if text else None
+
+
+def check_clock() -> None:
+    """Make sure that this machine's clock can date a record.
+
+    Raises:
+        RunEnvironmentError: when it is behind the software: behind the commit of this checkout, or
+            behind the start of the project where there is no commit.
+    """
+    moment = datetime.datetime.now(datetime.UTC)
+    made = commit_time("HEAD")
+    software = max(filter(None, (made, datetime.datetime.fromisoformat(EARLIEST))))
+    if moment < software - CLOCK_SLACK:
+        raise RunEnvironmentError(
+            f"the clock of this machine says {moment:%Y-%m-%d %H:%M}, which is before this "
+            f"software was made ({software:%Y-%m-%d %H:%M})",
+            fix="set the clock, and run the same command again",
+        )
 
 
 @functools.cache

@@ -146,6 +146,7 @@ def _own_namespaces(job: Job) -> None:
 
 def _new_root(job: Job) -> None:
     """Show only an interpreter, read-only, and a scratch folder."""
+    os.umask(0o022)  # what is made here, such as the folders on the way to a package, is for all
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
     _mount("tmpfs", _NEW_ROOT, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
     for path in job["visible"]:

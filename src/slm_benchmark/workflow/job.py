@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.machine import JOBS_AT_ONCE, usable_cpus, usable_memory_bytes
+from slm_benchmark.common.surroundings import settle
 
 if TYPE_CHECKING:
     from slm_benchmark.catalog.catalog import Catalogue
@@ -43,6 +45,7 @@ def job(log: str | Path) -> Iterator[None]:
     anything else is a bug and leaves its traceback in the log as well.
     """
     Path(log).parent.mkdir(parents=True, exist_ok=True)
+    settle()
     _end_with_the_run()
     progress.terminal = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -61,10 +64,59 @@ def job(log: str | Path) -> Iterator[None]:
 
 def prepare_jobs() -> None:
     """Tell the jobs of this process where the package is and whose run they belong to."""
+    settle()
+    _quote_interpreter()
     source = str(Path(__file__).parents[2])
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, inherited]))
     os.environ[_RUN] = str(os.getpid())
+
+
+def _quote_interpreter() -> None:
+    """Let Snakemake start scripts in a folder whose name has a space or an apostrophe.
+
+    Snakemake 9 writes the interpreter's path into a shell command as it is; it quotes all others.
+    """
+    from snakemake.script import PythonScript
+
+    execute = PythonScript._execute_cmd
+
+    def execute_quoted(script: PythonScript, command: str, **values: Any) -> Any:
+        return execute(script, command.replace("{py_exec}", "{py_exec:q}"), **values)
+
+    PythonScript._execute_cmd = execute_quoted
+
+
+def share_memory(workflow: Any, threads: int) -> None:
+    """Tell the jobs how many of them run at once, so that their caches fit into memory together.
+
+    Args:
+        workflow: Snakemake's.
+        threads: Of one evaluation.
+    """
+    if workflow.is_main_process:
+        cores = None if workflow.nodes is not None else workflow.cores
+        os.environ[JOBS_AT_ONCE] = str(max(1, (cores or 1) // threads))
+
+
+def share_machine(workflow: Any) -> None:
+    """Take no more of this machine than may be used, where the user did not choose otherwise.
+
+    Snakemake's ``--cores all`` knows of no CPU quota and no scheduler's allocation, and without
+    ``--resources mem_mb=N`` it starts jobs until the cores are used up, whatever memory they need.
+    On a cluster the cluster shares its machines.
+
+    Args:
+        workflow: Snakemake's.
+    """
+    from snakemake.utils import available_cpu_count
+
+    if workflow.nodes is not None:
+        return
+    if workflow.cores == available_cpu_count():
+        workflow.register_resource("_cores", min(workflow.cores, usable_cpus()))
+    if "mem_mb" not in workflow.global_resources:
+        workflow.register_resource("mem_mb", usable_memory_bytes() // 1_000_000)
 
 
 def _end_with_the_run() -> None:

@@ -7,6 +7,7 @@ anything is installed, hence no imports beyond the standard library and this pac
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -43,6 +44,8 @@ def link_profiles(folder: Path, repo: Path, *, replace: bool = False) -> list[st
         Empty when all of them are.
     """
     try:
+        if not folder.is_absolute():
+            raise OSError(errno.ENOENT, "there is no home folder")
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return [
