@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-MARKERS = ("model", "workflow", "browser", "sandbox")
+MARKERS = ("model", "workflow", "browser", "sandbox", "starters")
 """Markers of tests; each has a lane of its name. What carries none is in the quick lane."""
 
 TESTS = {
@@ -28,6 +28,7 @@ TESTS = {
     "evaluation": "model",
     "quantize": "model",
     "sandbox": "sandbox",
+    "starters": "starters",
     "tasks": "model",
     "workflow": "workflow",
     "catalog/test_custom.py": "model",
@@ -99,6 +100,11 @@ CHANGES = {
         "src/slm_benchmark/tasks/*",
         "tests/sandbox/*",
     ),
+    "starters": (
+        "models/*",
+        "src/slm_benchmark/quantize/*",
+        "tests/starters/*",
+    ),
     "docs": (
         "*.md",
         "config/*",
@@ -123,6 +129,7 @@ UNRELATED = {
         "src/slm_benchmark/workflow/*",
         "tests/browser/*",
         "tests/sandbox/*",
+        "tests/starters/*",
         "tests/workflow/*",
     ),
 }

@@ -1,6 +1,6 @@
-"""Write the reference pages that follow from the code: commands, records, awkward inputs.
+"""Write the reference pages that follow from the code: commands, records, inputs, starter models.
 
-    python tools/make_references.py            write docs/reference/{cli,records,robustness}.md
+    python tools/make_references.py            write those of docs/reference/ that it makes
     python tools/make_references.py --check    fail when they differ from what would be written
 
 The pages are made from the parsers' arguments, from workflow/schemas and from the marks of tests,
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from slm_benchmark.catalog.key_tables import RECORDS, records_reference
 from slm_benchmark.cli import COMMANDS, EXIT_CODES, RENAMED, Command
-from slm_benchmark.common.files import atomic_write_text
+from slm_benchmark.common.files import atomic_write_text, read_json
 from slm_benchmark.common.markdown import table
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.common.schemas import schema
@@ -62,6 +62,46 @@ names the file, the field, the value and the fix. Every row is made from a test,
 which fails when something else happens."""
 
 
+STARTERS_PAGE = ROOT / "docs" / "reference" / "starters.md"
+STARTERS_INTRODUCTION = """\
+# Starter models
+
+Each hub architecture of `models/` goes through the whole workflow, without a hub: a small random
+model in the true configuration's shape is served by a stand-in under the card's own name, then
+downloaded, made into every format, evaluated on likelihoods and on generations with and without a
+chat template, held against the gate, compared with its base token by token, and profiled. This
+shows that the tools can handle the architecture and its tokenizer. It says nothing about the true
+models: their files were not at hand.
+
+The table is made from a run of `pytest -m starters`, a lane of its own, through
+`python tools/make_starters.py`; the lane fails when a stage ends otherwise. *Not applicable* is
+known from the card on: nothing is planned for such a format, and `slm-benchmark validate` and
+every run say why. A dash is a stage that was not asked for: the base tokenizer fills the chat
+template for all formats, so one format of each engine shows it; the gate is for the F16 file."""
+
+STARTERS_NOTES = """\
+- Qwen2.5 has the architecture and the tokenizer of Qwen2, so one of the two stands for both.
+- MiniCPM needs its own code. The repository in the test brings code that was written for the
+  test, from the paper; the authors' own file was not run. While no maintainer has allowed the
+  code, asking for the model ends in one line. That is tested too.
+- The tokenizers of Gemma, Llama 2 and Phi-3 come as `tokenizer.json` in the package; the
+  `tokenizer.model` that llama.cpp's converter reads is rebuilt from their pieces. Phi-3's eleven
+  own tokens are added. Qwen2 has the tokenizer of Qwen3, which is Qwen2's with a few more tokens.
+- Packages carry neither the GPT-NeoX tokenizer of StableLM Zephyr nor MiniCPM's; another one
+  stands in. llama.cpp's converter knows byte-level tokenizers by a hash over their token numbers,
+  so whether it knows GPT-NeoX's was not seen."""
+
+STAGES = {
+    "made": "Made",
+    "likelihoods": "Likelihoods",
+    "generation": "Generation",
+    "chat": "With template",
+    "gate": "Gate",
+    "fidelity": "Fidelity",
+    "profile": "Profile",
+}
+"""Stage of a starter model, as benchmarks/starters.json has it → its column."""
+
 KINDS = {
     "tokenizers": "Tokenizers",
     "prompts": "Prompts that change by themselves",
@@ -100,7 +140,41 @@ def main() -> int:
 
 def pages() -> dict[Path, str]:
     """Each generated page, by its file."""
-    return {CLI: cli_page(), RECORDS_PAGE: records_page(), ROBUSTNESS_PAGE: robustness_page()}
+    return {
+        CLI: cli_page(),
+        RECORDS_PAGE: records_page(),
+        ROBUSTNESS_PAGE: robustness_page(),
+        STARTERS_PAGE: starters_page(),
+    }
+
+
+def starters_page() -> str:
+    """The page of the starter models: a table of formats and stages for each."""
+    models = read_json(ROOT / "benchmarks" / "starters.json")["models"]
+    rows = []
+    for model, about in models.items():
+        for variant, states in about["formats"].items():
+            cells = [states[stage]["state"] if stage in states else "–" for stage in STAGES]
+            name = f"`{model}`" if variant == "base" else ""
+            rows.append((name, variant, *(cell.replace("_", " ") for cell in cells)))
+    reasons = {
+        f"- `{model}`, {variant}: {state['reason']}."
+        for model, about in models.items()
+        for variant, states in about["formats"].items()
+        for state in states.values()
+        if "reason" in state
+    }
+    tokenizers = [(f"`{model}`", about["tokenizer"]) for model, about in models.items()]
+    parts = [
+        NOTE,
+        STARTERS_INTRODUCTION,
+        "\n".join(table(("Model", "Format", *STAGES.values()), rows)),
+        *(["\n".join(sorted(reasons))] if reasons else []),
+        "## What stands for what",
+        "\n".join(table(("Model", "Tokenizer of the test"), tokenizers)),
+        STARTERS_NOTES,
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def robustness_page() -> str:
@@ -163,7 +237,8 @@ def _members(path: Path, name: str) -> Iterator[Member]:
                 f"{name}, line {call.lineno}: member() takes three strings that are written out, "
                 f"the first one of {', '.join(KINDS)}"
             )
-        yield Member(*texts, test=name)
+        kind, member, outcome = texts
+        yield Member(kind, member, outcome, name)
 
 
 def records_page() -> str:

@@ -34,9 +34,9 @@ ROOMS = (
 FACES = ("__init__", "api", "cli")
 """Modules that may import all rooms."""
 
-TEST_FOLDERS = ("benchmarks", "browser", "project", "support")
-"""Folders of tests/ beside those of the rooms: of benchmarks/, of pages in a browser, and of the
-repository as a whole; and what tests share."""
+TEST_FOLDERS = ("benchmarks", "browser", "project", "starters", "support")
+"""Folders of tests/ beside those of the rooms: of benchmarks/, of pages in a browser, of the
+repository as a whole, and of the starter models; and what tests share."""
 
 
 def modules() -> dict[str, Path]:

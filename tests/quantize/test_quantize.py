@@ -25,7 +25,13 @@ from slm_benchmark.quantize.calibration import Calibration, load_calibration
 from slm_benchmark.quantize.dispatch import quantizer
 from slm_benchmark.quantize.gguf import convert_to_gguf, quantize_gguf
 from slm_benchmark.quantize.manifest_4bit import FourBitJob
-from slm_benchmark.quantize.shapes import GROUP_SIZES, group_size, linear_in_features
+from slm_benchmark.quantize.shapes import (
+    GROUP_SIZES,
+    group_size,
+    linear_in_features,
+    linear_shapes,
+    tensor_shapes,
+)
 from tests.support.models import add_manifest
 
 PARAMETERS = 105_728
@@ -189,6 +195,88 @@ def test_four_bits(
     # Rounded to 4 bits, it is still this model: far nearer to it than its rows are to each other.
     error = (found - exact).pow(2).mean()
     assert 0 < error < 0.5 * (exact - exact.roll(1, dims=1)).pow(2).mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"), [("Phi3", "gptq-4bit"), ("Phi3", "awq-4bit"), ("Glm", "awq-4bit")]
+)
+def test_a_layer_in_one_piece_is_quantized_in_one_piece(
+    kind: str, variant: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    """What gptqmodel splits on its own is not loaded again: garbage, or an error of the library."""
+    import torch
+    import transformers
+
+    from slm_benchmark.engines.transformers import load_transformers
+
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    state = torch.get_rng_state()
+    torch.manual_seed(22)
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=400,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=16,
+        max_position_embeddings=256,
+        initializer_range=0.2,
+        pad_token_id=2,
+    )
+    made = transformers.AutoModelForCausalLM.from_config(config)
+    made.to(torch.float16).save_pretrained(folder)
+    torch.set_rng_state(state)
+    base = add_manifest(folder, "base")
+    model = dataclasses.replace(MODEL, parameters=made.num_parameters())
+    target = tmp_path / variant
+    quantizer("gptqmodel")(FourBitJob(model, base, variant, calibration()), target, 2)
+
+    names = set(tensor_shapes(target))
+    assert "model.layers.0.mlp.gate_up_proj.qweight" in names
+    assert not any("up_proj" in name and "gate_up_proj" not in name for name in names)
+    tokens = torch.tensor([calibration().rows[0]])
+    with torch.inference_mode():
+        found = load_transformers(target, "auto", "cpu").model(tokens).logits
+        exact = load_transformers(base, "float32", "cpu").model(tokens).logits
+    error = (found - exact).pow(2).mean()
+    assert 0 < error < 0.5 * (exact - exact.roll(1, dims=1)).pow(2).mean()
+
+
+def test_an_error_of_the_library_is_one_line_and_leaves_nothing(
+    square: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gptqmodel
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("q_zeros")
+
+    monkeypatch.setattr(gptqmodel.GPTQModel, "load", fail)
+    job = FourBitJob(MODEL, square, "gptq-4bit", calibration())
+    with pytest.raises(UserError) as refusal:
+        quantizer("gptqmodel")(job, tmp_path / "x", 2)
+    assert str(refusal.value) == (
+        "models/tiny.yaml: quantizations: gptqmodel cannot make this variant of LlamaForCausalLM: "
+        "KeyError: 'q_zeros' (got 'gptq-4bit'). "
+        "Fix: take this variant out of the card's list and report the model"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_widths_are_the_same_in_pickled_files_and_without_routers(
+    base: Path, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    weights = load_file(base / "model.safetensors")
+    others = {
+        "model.layers.0.mlp.gate.weight": torch.zeros(8, 48),
+        "transformer.wte.weight": torch.zeros(500, 48),
+    }
+    torch.save(weights | others, tmp_path / "pytorch_model.bin")
+    assert linear_shapes(tmp_path) == linear_shapes(base)
 
 
 def test_a_group_size_that_fits_nothing_leaves_nothing(base: Path, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ with job(snakemake.log[0]):
     settings = snakemake.params.settings
     base = Path(snakemake.input.base).parent
     size = settings["group_size"]
+    model = catalogue.models[snakemake.wildcards.model]
     choices = FourBitJob(
-        catalogue.models[snakemake.wildcards.model],
+        model,
         base,
         snakemake.params.variant,
         load_calibration(
@@ -31,6 +32,7 @@ with job(snakemake.log[0]):
             base,
             texts=settings["calibration"]["texts"],
             tokens=settings["calibration"]["tokens"],
+            trust_remote_code=model.trust_remote_code,
         ),
         None if size == "auto" else size,
     )

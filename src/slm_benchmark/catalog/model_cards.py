@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slm_benchmark.catalog.architectures import unsupported
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.paths import MODELS, relative
 from slm_benchmark.common.schemas import read_config
@@ -41,6 +42,17 @@ class Model:
     def variants(self) -> list[str]:
         """``base`` and the quantizations of the card."""
         return ["base", *self.quantizations]
+
+    @property
+    def not_applicable(self) -> dict[str, str]:
+        """Variants of the card that the architecture does not allow, with the reason."""
+        reasons = {v: unsupported(self.architecture, v) for v in self.quantizations}
+        return {variant: reason for variant, reason in reasons.items() if reason}
+
+    @property
+    def possible_variants(self) -> list[str]:
+        """Those of `variants` that the architecture allows."""
+        return [variant for variant in self.variants if variant not in self.not_applicable]
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -86,6 +98,12 @@ class Model:
             warnings.append(
                 f"{self.file}: remote_code: {self.remote_code['reason']}; "
                 "no maintainer has allowed it, so it will not run"
+            )
+        for reason in dict.fromkeys(self.not_applicable.values()):
+            variants = [v for v, why in self.not_applicable.items() if why == reason]
+            warnings.append(
+                f"{self.file}: quantizations: not_applicable: {', '.join(variants)}: {reason}. "
+                "Fix: take them out of the list, or correct architecture"
             )
         return warnings
 

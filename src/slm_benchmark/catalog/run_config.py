@@ -79,12 +79,12 @@ class RunConfig:
 
     def model_variants(self) -> list[tuple[str, str]]:
         """(model, variant) pairs, alphabetical by model, then in the order of `VARIANTS`."""
-        return [
-            (model, variant)
-            for model in self.models
-            for variant in self.variants
-            if variant in self.catalogue.models[model].variants
-        ]
+        return [(model, variant) for model in self.models for variant in self.variants_of(model)]
+
+    def variants_of(self, model: str) -> list[str]:
+        """The planned variants of one model: those of its card that its architecture allows."""
+        possible = self.catalogue.models[model].possible_variants
+        return [variant for variant in self.variants if variant in possible]
 
     def cells(self) -> list[Cell]:
         """All planned measurements, in evaluation order, where the task applies to the model."""

@@ -318,7 +318,11 @@ def make_reference(
         )
         texts = encode_texts(config, passages(config, inputs.dataset), tokenizer)
         seen = load_calibration(
-            inputs.calibration, inputs.base, calibration["texts"], calibration["tokens"]
+            inputs.calibration,
+            inputs.base,
+            calibration["texts"],
+            calibration["tokens"],
+            model.trust_remote_code,
         )
         refuse_overlap(texts, seen.rows)
         with atomic_directory(output) as work:

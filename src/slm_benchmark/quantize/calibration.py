@@ -32,7 +32,9 @@ class Calibration:
         }
 
 
-def load_calibration(dataset: Path, base: Path, texts: int, tokens: int) -> Calibration:
+def load_calibration(
+    dataset: Path, base: Path, texts: int, tokens: int, trust_remote_code: bool = False
+) -> Calibration:
     """Join the passages of a prepared dataset into ``texts`` rows of ``tokens`` tokens each.
 
     Args:
@@ -40,6 +42,7 @@ def load_calibration(dataset: Path, base: Path, texts: int, tokens: int) -> Cali
         base: Folder of the base model, whose tokenizer encodes.
         texts: Number of rows.
         tokens: Length of every row, in tokens.
+        trust_remote_code: Whether the tokenizer's own code may run.
 
     Raises:
         UserError: when the dataset is too short.
@@ -48,7 +51,7 @@ def load_calibration(dataset: Path, base: Path, texts: int, tokens: int) -> Cali
 
     from slm_benchmark.download.datasets import load_splits
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     rows: list[list[int]] = []
     buffer: list[int] = []
     for row in load_splits(dataset)["train"]:

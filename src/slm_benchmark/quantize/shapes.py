@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,37 @@ GROUP_SIZES = (128, 64, 32)
 AWQ_ROWS = 64
 """gptqmodel's search for AWQ's clipping bounds takes this many output rows at once."""
 
-_UNQUANTIZED = ("embed", "lm_head", "norm")
+_LAYER = re.compile(r"\.\d+\.")
+"""In the name of a tensor of a numbered layer; embeddings and heads have none."""
+
+_UNQUANTIZED = ("embed", "norm", "router", ".gate.")
+"""In the names of tensors of layers that no 4-bit method quantizes."""
+
+
+def tensor_shapes(base: Path) -> dict[str, list[int]]:
+    """The shape of each tensor of a base model, by name, from safetensors or pickled files.
+
+    Args:
+        base: Folder of the base model in Transformers format.
+    """
+    from safetensors import safe_open
+
+    shapes: dict[str, list[int]] = {}
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
+                shapes[name] = list(map(int, tensors.get_slice(name).get_shape()))
+    return shapes or _pickled_shapes(base)
+
+
+def _pickled_shapes(base: Path) -> dict[str, list[int]]:
+    import torch
+
+    shapes: dict[str, list[int]] = {}
+    for file in sorted(base.glob("pytorch_model*.bin")):
+        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
+        shapes |= {name: list(tensor.shape) for name, tensor in tensors.items()}
+    return shapes
 
 
 def linear_shapes(base: Path) -> set[tuple[int, int]]:
@@ -22,16 +53,13 @@ def linear_shapes(base: Path) -> set[tuple[int, int]]:
     Args:
         base: Folder of the base model in Transformers format.
     """
-    from safetensors import safe_open
-
-    shapes = set()
-    for file in sorted(base.glob("*.safetensors")):
-        with safe_open(file, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                shape = tensors.get_slice(name).get_shape()
-                if len(shape) == 2 and not any(part in name for part in _UNQUANTIZED):
-                    shapes.add((int(shape[0]), int(shape[1])))
-    return shapes
+    return {
+        (shape[0], shape[1])
+        for name, shape in tensor_shapes(base).items()
+        if len(shape) == 2
+        and _LAYER.search(name)
+        and not any(part in name for part in _UNQUANTIZED)
+    }
 
 
 def linear_in_features(base: Path) -> set[int]:

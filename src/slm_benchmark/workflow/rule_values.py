@@ -47,4 +47,5 @@ class RuleValues:
 
     def session_variants(self, model: str) -> list[str]:
         """The planned variants of a model, which one session measures side by side."""
-        return [v for v in self.run_config.variants if v in self.model(model).variants]
+        self.model(model)
+        return self.run_config.variants_of(model)
