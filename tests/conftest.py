@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from tests.support.hub import Hub, serve
 from tests.support.models import SPIN, write_gguf
-from tools.ci_lanes import FIXTURES, MARKERS, marker
+from tools.ci_lanes import BY_NAME, FIXTURES, MARKERS, marker
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # The same examples in every run: what passes here passes in CI.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+# Two workers share the cores, and a thread that spins while it waits takes them from the other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TEXTS = (
     "A small model reads a short text and writes the next word.",
@@ -41,6 +44,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     lane = marker(collection_path.relative_to(TESTS).as_posix())
     if lane is None or not config.option.markexpr or collection_path.suffix != ".py":
         return None
+    if lane in BY_NAME and lane not in config.option.markexpr:
+        return True
     expression = Expression.compile(config.option.markexpr)
 
     def fast(name: str, /, **_: object) -> bool:
@@ -50,6 +55,13 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         return name in (lane, "slow")
 
     return None if expression.evaluate(fast) or expression.evaluate(slow) else True
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use the cores for a run of folders, four at most; files that are named need no workers."""
+    if any(".py" in argument for argument in config.args):
+        return 0
+    return min(len(os.sched_getaffinity(0)), 4)
 
 
 @pytest.hookimpl(tryfirst=True)

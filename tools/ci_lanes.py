@@ -21,11 +21,15 @@ ROOT = Path(__file__).resolve().parents[1]
 MARKERS = ("model", "workflow", "browser", "sandbox", "starters")
 """Markers of tests; each has a lane of its name. What carries none is in the quick lane."""
 
+BY_NAME = ("starters",)
+"""Markers of long lanes, whose tests run only where ``-m`` names them."""
+
 TESTS = {
     "benchmarks": "model",
     "browser": "browser",
     "engines": "model",
     "evaluation": "model",
+    "judge": "model",
     "quantize": "model",
     "sandbox": "sandbox",
     "starters": "starters",
@@ -36,6 +40,8 @@ TESTS = {
     "profiling/test_roofline.py": "model",
     "profiling/test_runners.py": "model",
     "publishing/test_verify.py": "workflow",
+    "records/test_mutations.py": "workflow",
+    "site/test_model_pages.py": "browser",
 }
 """Folder or file of tests/ → marker of all its tests."""
 
@@ -64,6 +70,7 @@ EVERYWHERE = (
 """Patterns of paths that all lanes depend on; a ``*`` takes slashes too."""
 
 CHANGES = {
+    "static": ("*",),
     "quick": ("*",),
     "model": (
         "benchmarks/*",
@@ -81,6 +88,7 @@ CHANGES = {
         "profiles/*",
         "src/slm_benchmark/*",
         "tests/publishing/*",
+        "tests/records/test_mutations.py",
         "tests/workflow/*",
         "workflow/*",
     ),
@@ -178,8 +186,8 @@ def changed_since(base: str, root: Path = ROOT) -> list[str]:
 def main() -> int:
     """Print the lanes."""
     base = os.environ.get("BASE", "")
-    # A change of nothing, such as an empty commit, still gets the quick lane.
-    needed = (lanes(changed_since(base)) or ["quick"]) if base else list(CHANGES)
+    # A change of nothing, such as an empty commit, still gets the lanes that take anything.
+    needed = (lanes(changed_since(base)) or ["static", "quick"]) if base else list(CHANGES)
     print(f"lanes={json.dumps(needed)}")
     return 0
 

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,11 +99,10 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def base(tiny_model: Path) -> Path:
+def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with its manifest, as the download leaves it."""
-    if not (tiny_model / "manifest.json").exists():
-        add_manifest(tiny_model, "base")
-    return tiny_model
+    folder = tmp_path_factory.mktemp("models") / "base"
+    return add_manifest(Path(shutil.copytree(tiny_model, folder)), "base")
 
 
 CARD = {

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from slm_benchmark.common.paths import ROOT
-from tools.ci_lanes import CHANGES, FIXTURES, MARKERS, TESTS, changed_since, lanes, marker
+from tools.ci_lanes import BY_NAME, CHANGES, FIXTURES, MARKERS, TESTS, changed_since, lanes, marker
 
-QUICK = f"not ({' or '.join(MARKERS)})"
+QUICK = f"not ({' or '.join(name for name in MARKERS if name not in BY_NAME)})"
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -42,7 +42,7 @@ def test_the_lanes_hold_every_test_once(request: pytest.FixtureRequest) -> None:
 
 def test_each_lane_runs_the_tests_of_its_marker() -> None:
     script = (ROOT / ".ci" / "lane").read_text(encoding="utf-8")
-    assert set(CHANGES) == {"quick", "docs", *MARKERS}
+    assert set(CHANGES) == {"static", "quick", "docs", *MARKERS}
     assert f'pytest -m "{QUICK}"' in script
     assert 'pytest -m "$lane"' in script
     for lane in CHANGES:
@@ -91,7 +91,7 @@ def test_a_change_of_a_test_runs_it() -> None:
     ],
 )
 def test_a_change_gets_the_lanes_that_check_it(paths: list[str], expected: set[str]) -> None:
-    assert set(lanes(paths)) == expected
+    assert set(lanes(paths)) == ({"static"} if paths else set()) | expected
 
 
 def test_lanes_follow_from_the_commits_of_a_branch(tmp_path: Path) -> None:

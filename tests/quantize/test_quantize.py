@@ -59,7 +59,7 @@ MODEL = Model(
 def base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model with a manifest."""
     folder = tmp_path_factory.mktemp("tiny") / "base"
-    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(tiny_model, folder)
     return add_manifest(folder, "base")
 
 

@@ -92,10 +92,21 @@ def test_sign_flips_equal_scipys_permutations_for_fractions() -> None:
     assert sign_flip_p(differences) == pytest.approx(reference.pvalue)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+@pytest.mark.parametrize(
+    "p_values",
+    [[0.04], [0.03, 0.01, 0.01, 0.2], [1.0, 0.0, 0.6, 0.5], [0.001 * i for i in range(20)]],
+)
 def test_holm_equals_statsmodels(p_values: list[float]) -> None:
     assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_the_least_that_keeps_the_order(p_values: list[float]) -> None:
+    """Each is the largest of the products (how many are left × p) up to its place, at most 1."""
+    ranked = sorted(p_values)
+    products = [(len(ranked) - place) * p for place, p in enumerate(ranked)]
+    expected = [min(1.0, max(products[: ranked.index(p) + p_values.count(p)])) for p in p_values]
+    assert holm(p_values) == pytest.approx(expected)
 
 
 def test_holm_of_nothing_is_nothing() -> None:
