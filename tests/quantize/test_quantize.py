@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm_benchmark.catalog.model_cards import Model
-from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.errors import NotApplicable, UserError
 from slm_benchmark.common.files import digest, read_json
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.download.datasets import prepare_dataset
@@ -455,6 +455,17 @@ def test_a_failing_converter_is_one_clear_error(
     if "NotImplementedError" in script:
         assert "BPE pre-tokenizer was not recognized" in message
     assert [path.name for path in tmp_path.iterdir()] == ["converter"]
+
+
+def test_an_architecture_that_the_converter_does_not_know_is_refused_before_it_runs(
+    converter: Converter, base: Path, tmp_path: Path
+) -> None:
+    model = dataclasses.replace(MODEL, architecture="OwnForCausalLM")
+    with pytest.raises(
+        NotApplicable, match=r"models/tiny\.yaml: architecture: llama\.cpp's .* Own"
+    ):
+        convert_to_gguf(model, base, converter("raise SystemExit(9)"), tmp_path / "target")
+    assert not (tmp_path / "target").exists()
 
 
 def test_llama_cpp_s_own_converter_names_an_unknown_tokenizer(base: Path, tmp_path: Path) -> None:

@@ -315,6 +315,8 @@ def write_pieces(folder: Path) -> None:
     proto.normalizer_spec.precompiled_charsmap = b""
     proto.normalizer_spec.add_dummy_prefix = "Prepend" in json.dumps(read["normalizer"])
     proto.normalizer_spec.remove_extra_whitespaces = False
+    if "<0x09>" not in vocabulary:  # Gemma's tokenizer.json writes this piece as what it stands for
+        vocabulary = {"<0x09>" if text == "\t" else text: n for text, n in vocabulary.items()}
     rank = 0
     for text, number in sorted(vocabulary.items(), key=lambda item: item[1]):
         piece = proto.pieces.add(piece=text, score=0.0)

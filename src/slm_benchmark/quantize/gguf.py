@@ -9,8 +9,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from slm_benchmark.catalog.architectures import unsupported
 from slm_benchmark.catalog.model_cards import Model
-from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.errors import NotApplicable, UserError
 from slm_benchmark.common.files import atomic_directory
 from slm_benchmark.download.weights import read_manifest, shares, weight_file, write_manifest
 from slm_benchmark.quantize.converter import SCRIPT
@@ -33,8 +34,17 @@ def convert_to_gguf(model: Model, base: Path, converter: Path, target: Path) -> 
         target: Folder of the variant.
 
     Raises:
-        UserError: when llama.cpp's converter does not know the architecture.
+        NotApplicable: when llama.cpp's converter does not know the architecture.
+        UserError: when it fails for another reason.
     """
+    if reason := unsupported(model.architecture, "gguf-f16"):
+        raise NotApplicable(
+            reason,
+            file=model.file,
+            field="architecture",
+            value=model.architecture,
+            fix="take the gguf variants out of quantizations, or correct the architecture",
+        )
     began = time.monotonic()
     with atomic_directory(target) as work:
         file = work / f"{model.id}-f16.gguf"

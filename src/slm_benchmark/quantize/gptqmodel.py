@@ -17,7 +17,7 @@ from typing import Any
 from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, atomic_write_json, read_json
-from slm_benchmark.quantize.fused_layers import keep_fused_layers
+from slm_benchmark.quantize.definitions import correct_definition
 from slm_benchmark.quantize.manifest_4bit import BITS, SYMMETRIC, FourBitJob, write_4bit_manifest
 from slm_benchmark.quantize.shapes import check_awq_rows, tensor_shapes
 from slm_benchmark.records.provenance import versions
@@ -66,7 +66,7 @@ def quantize_4bit(job: FourBitJob, target: Path, threads: int) -> None:
     # A CPU multiplies float16 matrices many times more slowly than bfloat16 ones, and gptqmodel's
     # AWQ takes no float32. What stays unquantized (embeddings, norms) is saved in this format.
     dtype = "auto" if device == "cuda" else torch.bfloat16
-    keep_fused_layers(job.base, tensor_shapes(job.base))
+    correct_definition(job.base, tensor_shapes(job.base))
     rows = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in job.calibration.rows]
     with atomic_directory(target) as work:
         with library_errors(job.model, job.variant):
