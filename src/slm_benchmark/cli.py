@@ -401,7 +401,7 @@ def _validate(options: argparse.Namespace) -> int:
     for warning in [warning for card in shown for warning in card.warnings]:
         print(f"warning: {warning}", file=sys.stderr)
     for card in shown:
-        variants = ", ".join(card.variants)
+        variants = ", ".join(card.possible_variants)
         print(f"{card.file}: valid ({card.name}, {card.parameters / 1e6:.0f} M, {variants})")
     return 0
 

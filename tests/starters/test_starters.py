@@ -170,8 +170,8 @@ def test_a_model_with_its_own_code_is_refused_until_a_maintainer_allows_it(
     done = run(checkout, "minicpm-2b-sft")
     assert done.code == 1
     (line,) = done.errors()
+    assert "the model needs its own code, which no maintainer has allowed" in line
     assert "models/minicpm-2b-sft.yaml" in line
-    assert "its own code" in line
     assert not checkout.path("resources/models/minicpm-2b-sft").exists()
 
 
@@ -197,4 +197,5 @@ def test_a_starter_goes_through_every_stage(
     assert done.code == 0, done.output[-6000:]
     assert half_written(checkout) == []
     committed = json.loads(TABLE.read_text(encoding="utf-8"))["models"]
-    assert reached == committed[starter.card]["formats"]
+    known = committed.get(starter.card, {}).get("formats")
+    assert reached == known, "the table is out of date: run python tools/make_starters.py"
