@@ -14,9 +14,11 @@ from slm_benchmark.common.files import atomic_write_json, read_json, sha256_file
 from slm_benchmark.common.schemas import validate
 from slm_benchmark.publishing.integrity import Report, check_integrity
 from slm_benchmark.publishing.publish import publish, summarize_results
+from slm_benchmark.records.provenance import commit_time
 from slm_benchmark.records.release import INDEX, MANIFEST, committed_manifests, read_manifest
 from slm_benchmark.records.store import documents_file, published_records
 from tests.publishing.test_integrity import put, rescored, score, sealed
+from tests.support.members import member
 
 Record = dict[str, Any]
 
@@ -320,3 +322,80 @@ def test_the_index_follows_from_the_records_alone(results: Path, catalogue: Cata
     (results / INDEX).unlink()
     summarize_results(catalogue, results)
     assert (results / INDEX).read_bytes() == before
+
+
+# --- clocks --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("started", "commit", "why"),
+    [
+        pytest.param(
+            "2031-01-01T00:00:00+00:00",
+            None,
+            "in the future",
+            marks=member(
+                "places", "a record from 2031", "`publish` refuses it, as its clock was wrong"
+            ),
+        ),
+        pytest.param(
+            "1970-01-01T00:00:09+00:00",
+            None,
+            "before the project began",
+            marks=member(
+                "places", "a record from 1970", "`publish` refuses it, as its clock was wrong"
+            ),
+        ),
+        pytest.param(
+            "2026-02-01T00:00:00+00:00",
+            "published",
+            "before the commit that it was measured with",
+            marks=member(
+                "places",
+                "a record that is older than the commit it names",
+                "`publish` refuses it, as its clock was wrong",
+            ),
+        ),
+    ],
+)
+def test_what_a_wrong_clock_dated_is_not_published(
+    started: str, commit: str | None, why: str, results: Path, catalogue: Catalogue
+) -> None:
+    path = run(results.parent, TIMES[0])
+    record = read_json(path)
+    record["started"] = started
+    if commit:
+        record["workflow"]["commit"] = score()[0]["workflow"]["commit"]
+        if commit_time(record["workflow"]["commit"]) is None:
+            pytest.skip("this clone is shallow: it does not have the commit")
+    atomic_write_json(path, sealed(record))
+    with pytest.raises(UserError, match=rf"started: measured with a clock .*{why}.* Fix: set the"):
+        publish(catalogue, [path], "demo", results)
+    assert published_records(results) == []
+
+
+@member(
+    "places",
+    "a record that was measured without git",
+    "`publish` refuses it: no commit says which files decided it",
+)
+def test_a_record_without_a_commit_is_not_published(results: Path, catalogue: Catalogue) -> None:
+    path = run(results.parent, TIMES[0])
+    record = read_json(path)
+    record["workflow"] |= {"commit": None, "dirty": None}
+    atomic_write_json(path, sealed(record))
+    with pytest.raises(UserError, match=r"workflow.commit: no commit.* Fix: clone the repository"):
+        publish(catalogue, [path], "demo", results)
+
+
+@member(
+    "places",
+    "published files with CRLF, as some archives have them",
+    "`integrity` says so in one line, and calls no record edited",
+)
+def test_published_files_with_crlf_are_named(results: Path, catalogue: Catalogue) -> None:
+    publish(catalogue, [run(results.parent, TIMES[0])], "demo", results)
+    for file in (file for file in results.rglob("*") if file.is_file()):
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(UserError, match=r"manifest.json: its lines end with CRLF.* Fix: clone"):
+        check_integrity(catalogue, results)

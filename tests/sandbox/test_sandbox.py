@@ -36,6 +36,7 @@ from slm_benchmark.sandbox import (
 from slm_benchmark.sandbox.backends import Backend, Launch
 from slm_benchmark.tasks import code_eval
 from slm_benchmark.tasks.code_eval import CodeEval, code_eval_metric, pass_at_k
+from tests.support.members import member
 
 LIMITS = Limits(
     cpu_s=20,
@@ -523,6 +524,30 @@ def test_a_machine_that_cannot_confine_is_refused_with_the_reason(
     assert "\n" not in str(error.value)
     with pytest.raises(CannotConfine):
         run_program(RIGHT, TESTS, LIMITS)
+
+
+@pytest.mark.usefixtures("anywhere")
+@pytest.mark.parametrize(
+    "umask",
+    [
+        pytest.param(
+            0o027,
+            marks=member("places", "root with umask 027", "code is confined as under 022"),
+        ),
+        pytest.param(
+            0o077,
+            marks=member("places", "root with umask 077", "code is confined as under 022"),
+        ),
+    ],
+)
+def test_the_umask_does_not_decide_whether_code_is_confined(umask: int) -> None:
+    usual = find_confinement()
+    before = os.umask(umask)
+    try:
+        found = find_confinement()
+    finally:
+        os.umask(before)
+    assert getattr(found, "name", found) == getattr(usual, "name", usual)
 
 
 @pytest.mark.usefixtures("anywhere")

@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 
 from slm_benchmark.common.paths import ROOT
 from slm_benchmark.workflow.profile_links import PROFILES, config_folder, link_profiles
+from tests.support.members import member
 
 
 def load_tool(name: str) -> ModuleType:
@@ -321,6 +322,210 @@ def test_a_changed_lock_is_not_skipped(name: str, tmp_path: Path) -> None:
     path = programs(tmp_path / "bin")  # no compiler: the set-up stops at its first check
     _, error = source("sh", repo, path)
     assert "no C++ compiler was found" in error
+
+
+@member(
+    "places",
+    "`activate` with CRLF, as git writes it with core.autocrlf",
+    "one line says so and names the setting",
+)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_an_activate_with_crlf_says_so(shell: str, tmp_path: Path) -> None:
+    repo = clone(tmp_path / "clone")
+    lines = (repo / "activate").read_bytes()
+    (repo / "activate").write_bytes(lines.replace(b"\n", b"\r\n"))
+    output, error = source(shell, repo, os.environ["PATH"])
+    assert "status 1" in output
+    assert len(error.splitlines()) == 1
+    assert "CRLF" in error
+    assert "Fix: clone it again, with: git clone -c core.autocrlf=input" in error
+
+
+@member(
+    "places",
+    "a clone by a git with core.autocrlf=true",
+    "the files keep LF, so that `activate` runs and published digests hold",
+)
+def test_a_clone_keeps_its_line_ends(tmp_path: Path) -> None:
+    origin, copy = tmp_path / "origin", tmp_path / "copy"
+    (origin / "results").mkdir(parents=True)
+    for name in ("activate", ".gitattributes"):
+        shutil.copy(ROOT / name, origin / name)
+    (origin / "results" / "manifest.json").write_text("{\n}\n")
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-qm", "all"]):
+        subprocess.run(["git", "-C", str(origin), *command], check=True)
+    setting = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run(["git", *setting, "clone", "-q", str(origin), str(copy)], check=True)
+    for name in ("activate", "results/manifest.json"):
+        assert (copy / name).read_bytes() == (origin / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            "a:b",
+            marks=member("places", "a colon in the path", "`activate` refuses at once in one line"),
+        ),
+        pytest.param(
+            "a{b}",
+            marks=member("places", "braces in the path", "`activate` refuses at once in one line"),
+        ),
+        "a\tb",
+    ],
+)
+def test_a_path_that_cannot_work_is_refused_at_once(name: str, tmp_path: Path) -> None:
+    repo = clone(tmp_path / name)
+    output, error = source("sh", repo, os.environ["PATH"])
+    assert "status 1" in output
+    (line,) = error.splitlines()
+    assert "set-up: error: the path of this clone has" in line
+    assert "Fix: move the clone" in line
+    assert not (repo / ".venv").exists()
+
+
+@member(
+    "places",
+    "a path with a space, an apostrophe, brackets or letters beyond ASCII",
+    "it works: the environment lies in the cache, and .venv is a link to it",
+)
+@pytest.mark.parametrize("name", ["my folder", "a user's", "[1] #50%", "été"])
+def test_the_environment_of_an_awkward_path_lies_in_a_plain_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, cache = tmp_path / name, tmp_path / "cache"
+    make_environments(monkeypatch, root, cache)
+    install.make_venv()
+    assert (root / ".venv").is_symlink()
+    assert (root / ".venv").resolve().is_relative_to(cache)
+    assert install.environment_python().parent == (root / ".venv").resolve() / "bin"
+    install.check_place()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "my cache"))
+    with pytest.raises(install.SetupError, match=r"neither this clone nor .* Fix: XDG_CACHE_HOME"):
+        install.check_place()
+
+
+def make_environments(monkeypatch: pytest.MonkeyPatch, root: Path, cache: Path) -> list[Path]:
+    """Let `install` make environments without packages for a clone at ``root``; returns them."""
+    root.mkdir(exist_ok=True)
+    monkeypatch.setattr(install, "ROOT", root)
+    monkeypatch.setattr(install, "VENV", root / ".venv")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    made: list[Path] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        if "venv" not in command:
+            return subprocess.CompletedProcess(command, 0, "True\n", "")
+        folder = Path(command[-1])
+        made.append(folder)
+        (folder / "bin").mkdir(parents=True, exist_ok=True)
+        (folder / "bin" / "python").touch()
+        words = " ".join(map(str, command))
+        (folder / "pyvenv.cfg").write_text(f"version = 3.11\ncommand = {words}\n")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(install.subprocess, "run", run)
+    return made
+
+
+@member(
+    "places",
+    "a clone that was moved after its set-up",
+    "`activate` makes .venv anew, as its programs name the old place",
+)
+def test_a_moved_clone_gets_a_new_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_environments(monkeypatch, tmp_path / "a", tmp_path / "cache")
+    install.make_venv()
+    install.make_venv()
+    assert made == [tmp_path / "a" / ".venv"]
+    (tmp_path / "a").rename(tmp_path / "b")
+    made = make_environments(monkeypatch, tmp_path / "b", tmp_path / "cache")
+    install.make_venv()
+    assert made == [tmp_path / "b" / ".venv"]
+
+
+@member(
+    "places",
+    "a copy of a clone, or one with a link to another clone's .venv",
+    "it gets an environment of its own, and the first clone keeps its",
+)
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_copy_does_not_use_the_environment_of_the_first_clone(
+    linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_environments(monkeypatch, tmp_path / "a", tmp_path / "cache")
+    install.make_venv()
+    first = tmp_path / "a" / ".venv" / "pyvenv.cfg"
+    before = first.read_text()
+    (tmp_path / "b").mkdir()
+    if linked:
+        (tmp_path / "b" / ".venv").symlink_to(tmp_path / "a" / ".venv")
+    else:
+        shutil.copytree(tmp_path / "a" / ".venv", tmp_path / "b" / ".venv")
+    made = make_environments(monkeypatch, tmp_path / "b", tmp_path / "cache")
+    install.make_venv()
+    assert made == [tmp_path / "b" / ".venv"]
+    assert not (tmp_path / "b" / ".venv").is_symlink()
+    assert first.read_text() == before
+
+
+@member(
+    "places",
+    "a disk, or a folder for temporary files, that is nearly full",
+    "`activate` refuses before anything is downloaded, with what is left and what is needed",
+)
+def test_too_little_room_is_said_at_once(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install.tempfile, "gettempdir", lambda: str(small_disk))
+    with pytest.raises(install.SetupError, match=r"0.0 GB left; temporary files .TMPDIR. needs"):
+        install.check_room()
+    monkeypatch.setattr(install, "ROOT", small_disk)
+    monkeypatch.setattr(install, "VENV", small_disk / ".venv")
+    with pytest.raises(install.SetupError, match=r"0.0 GB left; the environment needs 5 GB.* Fix"):
+        install.check_room()
+
+
+@member(
+    "places",
+    "a TMPDIR from which no program may be started (noexec)",
+    "`activate` refuses before it compiles, and names TMPDIR",
+)
+def test_a_temporary_folder_without_programs_is_said(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert install._runs_programs(small_disk)
+    if subprocess.run(["mount", "-o", "remount,noexec", str(small_disk)], check=False).returncode:
+        pytest.skip("a file system without programs needs root")
+    monkeypatch.setattr(install, "llama_wheel", lambda: None)
+    monkeypatch.setattr(install, "TEMPORARY_BYTES", 0)
+    monkeypatch.setattr(install, "ROOM_BYTES", 0)
+    monkeypatch.setattr(install.tempfile, "gettempdir", lambda: str(small_disk))
+    monkeypatch.setattr(install.tempfile, "tempdir", str(small_disk))
+    with pytest.raises(install.SetupError, match=r"cannot be run in .*noexec.* Fix: TMPDIR=FOLDER"):
+        install.check_room()
+
+
+@member(
+    "places",
+    "a home that is missing or cannot be written",
+    "caches lie in the clone; a line says so, and how profiles are named without their links",
+)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_without_a_home_the_caches_lie_in_the_clone(shell: str, tmp_path: Path) -> None:
+    repo = finished_clone(tmp_path / "clone")
+    result = subprocess.run(
+        [shell, "-c", '. ./activate; echo "$? $XDG_CACHE_HOME"'],
+        cwd=repo,
+        env={"PATH": os.environ["PATH"], "HOME": "/proc/none"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == f"0 {repo}/.cache\n"
+    profiles, cache = result.stderr.splitlines()
+    assert "'/proc/none/.cache' cannot be written" in cache
+    assert "snakemake --profile profiles/NAME" in profiles
 
 
 def test_a_truncated_wheel_in_the_cache_is_not_used(

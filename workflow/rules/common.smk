@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(workflow.basedir).parent / "src"))
 
 from slm_benchmark.workflow.job import (
     ByWildcards,
+    check_folder,
     clean_errors,
     hold_the_only_run,
     prepare_jobs,
@@ -22,6 +23,8 @@ from slm_benchmark.workflow.rule_inputs import RuleInputs
 from slm_benchmark.workflow.rule_params import RuleParams
 from slm_benchmark.workflow.rule_resources import RuleResources
 
+with clean_errors():
+    check_folder(Path(workflow.basedir).parent)
 prepare_jobs()
 share_machine(workflow)
 with clean_errors():

@@ -87,6 +87,7 @@ def check_integrity(
     """
     if not results.is_dir():
         raise UserError("there is no such folder", file=results, fix="check the path")
+    _check_line_ends(results)
     earlier = [] if archived is None else [(str(archived), read_manifest(archived))]
     report = Report()
     paths = [path for path in evidence(results) if is_record(path)]
@@ -100,6 +101,21 @@ def check_integrity(
     _check_places(results, paths, generated, report)
     report.findings.sort(key=lambda finding: str(finding.file))
     return report
+
+
+def _check_line_ends(results: Path) -> None:
+    """Refuse a checkout whose lines were ended anew: each file of it would look edited.
+
+    Raises:
+        UserError: naming the setting of git that does it.
+    """
+    manifest = results / MANIFEST
+    if manifest.is_file() and b"\r\n" in manifest.read_bytes():
+        raise UserError(
+            "its lines end with CRLF, so that no published file has the bytes of its digest",
+            file=relative(manifest),
+            fix="clone the repository again, with: git clone -c core.autocrlf=input ADDRESS",
+        )
 
 
 def describe_report(report: Report) -> str:

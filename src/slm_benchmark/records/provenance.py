@@ -147,14 +147,17 @@ def commit_time(commit: str) -> datetime.datetime | None:
     return datetime.datetime.fromisoformat(text) if text else None
 
 
-def check_clock() -> None:
+def check_clock(moment: datetime.datetime | None = None) -> None:
     """Make sure that this machine's clock can date a record.
+
+    Args:
+        moment: What the clock says, with a time zone; None = look now.
 
     Raises:
         RunEnvironmentError: when it is behind the software: behind the commit of this checkout, or
             behind the start of the project where there is no commit.
     """
-    moment = datetime.datetime.now(datetime.UTC)
+    moment = moment or datetime.datetime.now(datetime.UTC)
     made = commit_time("HEAD")
     software = max(filter(None, (made, datetime.datetime.fromisoformat(EARLIEST))))
     if moment < software - CLOCK_SLACK:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import inspect
 import os
+import shlex
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from slm_benchmark.common import progress
-from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.machine import JOBS_AT_ONCE, usable_cpus, usable_memory_bytes
 from slm_benchmark.common.surroundings import settle
 
@@ -85,6 +86,30 @@ def _quote_interpreter() -> None:
         return execute(script, command.replace("{py_exec}", "{py_exec:q}"), **values)
 
     PythonScript._execute_cmd = execute_quoted
+
+
+def check_folder(root: Path, folder: Path = Path(".")) -> None:
+    """Refuse to run where the workflow's files are not found, or none can be written.
+
+    Args:
+        root: The repository's.
+        folder: The working directory.
+
+    Raises:
+        UserError: naming the folder, and where to run instead.
+    """
+    if not folder.resolve().samefile(root):
+        raise UserError(
+            "the workflow runs from the repository's root alone",
+            file=folder.resolve(),
+            fix=f"cd {shlex.quote(str(root.resolve()))}, then the same command",
+        )
+    if not os.access(folder, os.W_OK):
+        raise RunEnvironmentError(
+            "nothing can be written here",
+            file=folder.resolve(),
+            fix="make the folder writable, or clone the repository elsewhere",
+        )
 
 
 def share_memory(workflow: Any, threads: int) -> None:
