@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,13 +15,18 @@ from typing import Any
 
 import pytest
 
+from slm_benchmark.catalog.catalog import load_catalogue
+from slm_benchmark.catalog.run_config import RunConfig
 from slm_benchmark.common import machine
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import read_yaml
 from slm_benchmark.common.machine import System
+from slm_benchmark.common.paths import CONFIG
 from slm_benchmark.engines import memory
-from slm_benchmark.profiling import host, record
+from slm_benchmark.profiling import host, limits, record
 from slm_benchmark.records import hardware
-from slm_benchmark.workflow import job
+from slm_benchmark.workflow import job, rule_resources
+from slm_benchmark.workflow.rule_resources import RuleResources
 from tests.support.members import member
 
 GB = 10**9
@@ -380,3 +386,38 @@ def test_a_run_takes_what_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ.pop(machine.JOBS_AT_ONCE) == "3"
     job.share_memory(cluster, 1)
     assert os.environ.pop(machine.JOBS_AT_ONCE) == "1"
+
+
+@member(
+    "machine",
+    "a model that needs more memory than the container has",
+    "a warning before the first job names both numbers",
+)
+def test_a_model_that_does_not_fit_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = load_catalogue()
+    config = read_yaml(CONFIG / "config.yaml") | {"models": ["smollm2-135m-instruct"]}
+    resources = RuleResources(RunConfig.from_config(config, catalogue), 2)
+    monkeypatch.setattr(rule_resources, "usable_memory_bytes", lambda: 2 * GB)
+    (warning,) = resources.memory_warnings()
+    assert re.search(
+        r"smollm2-135m-instruct: its jobs may need \d+ MB .*2000 MB may be used", warning
+    )
+    monkeypatch.setattr(rule_resources, "usable_memory_bytes", lambda: 64 * GB)
+    assert resources.memory_warnings() == []
+
+
+@member(
+    "machine",
+    "a real control group with half a GB (as root)",
+    "what is read is what the kernel enforces",
+)
+def test_a_real_group_is_read(tmp_path: Path) -> None:
+    limit = 512 << 20
+    with limits.memory_group(limit) as group:
+        if group is None:
+            pytest.skip("this machine may make no control group")
+        usable, free_bytes, _ = in_a_process(SHOW, f"echo $$ > {group.folder}/cgroup.procs;")
+    assert usable["memory_bytes"] == limit
+    assert 0 < free_bytes < limit
+    (memory_limit,) = [one for one in usable["limits"] if one["of"] == "memory_bytes"]
+    assert memory_limit["source"] == f"memory limit of the control group {group.folder}"

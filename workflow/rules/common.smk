@@ -18,7 +18,7 @@ from slm_benchmark.workflow.job import (
 )
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.catalog.run_config import RunConfig
-from slm_benchmark.records.provenance import check_clock
+from slm_benchmark.records.provenance import clock_warnings
 from slm_benchmark.workflow.rule_inputs import RuleInputs
 from slm_benchmark.workflow.rule_params import RuleParams
 from slm_benchmark.workflow.rule_resources import RuleResources
@@ -32,9 +32,10 @@ with clean_errors():
 
 inputs = ByWildcards(RuleInputs(run_config))
 parameters = ByWildcards(RuleParams(run_config))
-needs = ByWildcards(RuleResources(run_config, workflow.cores))
+resources_of_jobs = RuleResources(run_config, workflow.cores)
+needs = ByWildcards(resources_of_jobs)
 with clean_errors():
-    share_memory(workflow, RuleResources(run_config, workflow.cores).run_threads())
+    share_memory(workflow, resources_of_jobs.run_threads())
 
 
 wildcard_constraints:

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from slm_benchmark.catalog.model_cards import Model
-from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import digest, sha256_bytes, sha256_file
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.records.types import (
@@ -147,25 +146,25 @@ def commit_time(commit: str) -> datetime.datetime | None:
     return datetime.datetime.fromisoformat(text) if text else None
 
 
-def check_clock(moment: datetime.datetime | None = None) -> None:
-    """Make sure that this machine's clock can date a record.
+def clock_warnings(moment: datetime.datetime | None = None) -> list[str]:
+    """A sentence where this machine's clock is behind the software, so that it can date no record.
+
+    Behind the commit of this checkout, or the start of the project where there is no commit. What
+    is measured with such a clock is refused by `publish`.
 
     Args:
         moment: What the clock says, with a time zone; None = look now.
-
-    Raises:
-        RunEnvironmentError: when it is behind the software: behind the commit of this checkout, or
-            behind the start of the project where there is no commit.
     """
     moment = moment or datetime.datetime.now(datetime.UTC)
     made = commit_time("HEAD")
     software = max(filter(None, (made, datetime.datetime.fromisoformat(EARLIEST))))
-    if moment < software - CLOCK_SLACK:
-        raise RunEnvironmentError(
-            f"the clock of this machine says {moment:%Y-%m-%d %H:%M}, which is before this "
-            f"software was made ({software:%Y-%m-%d %H:%M})",
-            fix="set the clock, and run the same command again",
-        )
+    if moment >= software - CLOCK_SLACK:
+        return []
+    return [
+        f"the clock of this machine says {moment:%Y-%m-%d %H:%M}, before this software was made "
+        f"({software:%Y-%m-%d %H:%M}), so nothing that is measured now can be published. "
+        "Fix: stop, set the clock, and run the same command again"
+    ]
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slm_benchmark.catalog.run_config import RunConfig
+from slm_benchmark.common.machine import usable_memory_bytes
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.workflow.rule_values import RuleValues
 
@@ -96,6 +97,16 @@ class RuleResources(RuleValues):
     def memory_mb(self, model: str) -> int:
         """Memory that a job with this model may need, in MB: its weights and as much again."""
         return int(1500 + 2 * BYTES_PER_WEIGHT * self.model(model).parameters / 1e6)
+
+    def memory_warnings(self) -> list[str]:
+        """A sentence for each model of this run that may need more memory than may be used."""
+        usable_mb = usable_memory_bytes() // 1_000_000
+        return [
+            f"{model}: its jobs may need {self.memory_mb(model)} MB of memory, and {usable_mb} MB "
+            "may be used here; they may be killed"
+            for model in self.run_config.models
+            if self._cores is not None and self.memory_mb(model) > usable_mb
+        ]
 
     def priority(self, model: str) -> int:
         """Higher for models earlier in the alphabet."""
