@@ -13,7 +13,7 @@ from pathlib import Path
 from slm_benchmark import __version__
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.machine import default_threads
-from slm_benchmark.common.surroundings import settle
+from slm_benchmark.common.process_environment import settle
 
 RENAMED = {"compare-profiles": "compare-performance", "plan": "sample-size"}
 """Former name of a command → its name. The former names work for one more release."""

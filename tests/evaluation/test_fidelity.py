@@ -387,9 +387,7 @@ def changed_copy(bench: Bench) -> Path:
     return folder
 
 
-def test_faults_of_the_surroundings_are_raised(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_errors_are_raised(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 

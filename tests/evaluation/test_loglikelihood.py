@@ -321,7 +321,7 @@ ENVIRONMENT = [
 
 
 @pytest.mark.parametrize("error", ENVIRONMENT, ids=repr)
-def test_a_fault_of_the_surroundings_is_raised(
+def test_an_environment_error_is_raised(
     error: Exception, measure: Measure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     break_model(monkeypatch, error)

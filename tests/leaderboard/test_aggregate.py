@@ -1382,7 +1382,7 @@ def test_profiles_are_published_with_their_flags_and_without_a_meter(
 @pytest.mark.parametrize(
     ("block", "change"), [("environment", {"locked": False}), ("workflow", {"dirty": True})]
 )
-def test_answers_that_were_scored_in_unknown_surroundings_may_not_be_published(
+def test_answers_that_were_scored_in_an_unknown_environment_may_not_be_published(
     block: str, change: Record, checkout: Path, catalogue: Catalogue
 ) -> None:
     """The step that scores may run elsewhere; it is held to the same as the one that asks."""

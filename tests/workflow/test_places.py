@@ -50,7 +50,7 @@ def snakemake(checkout: Checkout, *arguments: str, folder: str = ".", **changes:
 
 @pytest.fixture(scope="module")
 def run(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """A run in the awkward folder, and in awkward surroundings."""
+    """A run in the awkward folder, and in awkward process_environment."""
     return snakemake(
         checkout,
         TARGET,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.machine import JOBS_AT_ONCE, usable_cpus, usable_memory_bytes
-from slm_benchmark.common.surroundings import settle
+from slm_benchmark.common.process_environment import settle
 
 if TYPE_CHECKING:
     from slm_benchmark.catalog.catalog import Catalogue

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from slm_benchmark.common.surroundings import bypass_proxy
+from slm_benchmark.common.process_environment import bypass_proxy
 from tests.support.checkout import CLOSED_PORT
 from tests.support.members import member
 
@@ -36,7 +36,7 @@ from tests.support.members import member
     ],
 )
 def test_any_terminal_shows_any_text(environment: dict[str, str]) -> None:
-    source = "from slm_benchmark.common.surroundings import settle; settle(); print('5 … 6')"
+    source = "from slm_benchmark.common.process_environment import settle; settle(); print('5 … 6')"
     done = subprocess.run(
         [sys.executable, "-c", source],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": "src", **environment},
