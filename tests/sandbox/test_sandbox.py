@@ -491,6 +491,112 @@ def test_a_candidate_that_bends_what_the_tests_use_is_found_out() -> None:
     assert run_program(helper, tests, LIMITS).state == "forged"
 
 
+# --- tests that cannot tell -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("candidate", "tests", "state"),
+    [
+        pytest.param(
+            "import re\ndef check_str(text):\n    return re.search('^[aeiou]', text)\n",
+            "def assertion(out, exp, atol):\n    exact_match = out == exp\n"
+            "    assert exact_match or True\nassertion(check_str('annie'), True, 0)\n",
+            "inconclusive",
+            marks=member(
+                "code tests",
+                "right solution, tests that accept any value (737, 787, 794 of MBPP+)",
+                "`inconclusive`: counts as wrong, is never called `forged`",
+            ),
+        ),
+        pytest.param(
+            RIGHT,
+            "",
+            "inconclusive",
+            marks=member("code tests", "no tests at all", "`inconclusive`"),
+        ),
+        pytest.param(
+            RIGHT,
+            "add(2, 3)\n",
+            "inconclusive",
+            marks=member("code tests", "tests that call and compare nothing", "`inconclusive`"),
+        ),
+        pytest.param(
+            RIGHT,
+            "assert add(2, 3) == add(2, 3)\n",
+            "inconclusive",
+            marks=member("code tests", "an answer compared with itself", "`inconclusive`"),
+        ),
+        pytest.param(
+            RIGHT,
+            "try:\n    assert add(2, 3) == 5\nexcept Exception:\n    pass\n",
+            "inconclusive",
+            marks=member("code tests", "tests that swallow their own failure", "`inconclusive`"),
+        ),
+        pytest.param(
+            "import math\n" + RIGHT,
+            "assert math.sqrt(4) == 2\nadd(2, 3)\n",
+            "inconclusive",
+            marks=member(
+                "code tests",
+                "void tests that use a module which the candidate imports",
+                "`inconclusive`: the neutral candidate gives the module too",
+            ),
+        ),
+        pytest.param(
+            "def add(a, b):\n    raise ValueError\n",
+            "add(2, 3)\n",
+            "failed",
+            marks=member("code tests", "an error under tests that accept any value", "`failed`"),
+        ),
+        pytest.param(
+            "def arrange(items):\n    items.sort()\n",
+            "items = [3, 1, 2]\narrange(items)\nassert items == [1, 2, 3]\n",
+            "passed",
+            marks=member("code tests", "tests of an argument that is changed in place", "`passed`"),
+        ),
+        pytest.param(
+            "def root(x):\n    if x < 0:\n        raise ValueError(x)\n    return x ** 0.5\n",
+            "try:\n    root(-1)\nexcept ValueError:\n    pass\nelse:\n    raise AssertionError\n",
+            "passed",
+            marks=member("code tests", "tests of an error that is to be raised", "`passed`"),
+        ),
+        pytest.param(
+            "def greet():\n    print('hello')\n",
+            "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()) as out:\n"
+            "    greet()\nassert out.getvalue() == 'hello\\n'\n",
+            "passed",
+            marks=member("code tests", "tests of what is printed", "`passed`"),
+        ),
+        pytest.param(
+            "import sys\ndef add(a, b):\n    sys._getframe(1).f_globals['same'] = print\n",
+            "def same(a, b): assert a == b\nadd(1, 1)\nsame(add(2, 3), 5)\n",
+            "forged",
+            marks=member(
+                "code tests",
+                "a candidate that bends tests which can tell",
+                "`forged`: the neutral run holds nothing of the candidate",
+            ),
+        ),
+        pytest.param(
+            FORGERIES["writes to every channel"],
+            "",
+            "forged",
+            marks=member(
+                "code tests", "a forger under tests that accept any value", "`forged`, not a pass"
+            ),
+        ),
+    ],
+)
+def test_a_pass_is_forged_only_where_the_tests_can_tell(
+    candidate: str, tests: str, state: str
+) -> None:
+    outcome = run_program(candidate, tests, LIMITS)
+    assert outcome.state == state, outcome
+    runner = CodeEval(lambda candidate, tests: outcome)
+    rates, _ = runner.compute([tests], [[candidate]], k=[1])
+    assert rates == {"pass@1": float(state == "passed")}
+
+
 # --- machines that cannot confine -----------------------------------------------------------------
 
 

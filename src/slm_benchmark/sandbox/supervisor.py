@@ -25,7 +25,17 @@ from slm_benchmark.sandbox.processes import (
     read_process_table,
 )
 
-State = Literal["passed", "failed", "timeout", "memory", "output", "processes", "crashed", "forged"]
+State = Literal[
+    "passed",
+    "failed",
+    "timeout",
+    "memory",
+    "output",
+    "processes",
+    "crashed",
+    "forged",
+    "inconclusive",
+]
 Verdict = tuple[State, str | None]
 
 _LOOK_EVERY_S = 0.02
@@ -43,6 +53,7 @@ class Outcome:
         state: ``passed``: the tests ended normally. ``failed``: an exception ended the candidate or
             the tests. ``timeout``, ``memory``, ``output``, ``processes``: it went over that limit.
             ``crashed``: it ended without a verdict. ``forged``: it tampered with the verdict.
+            ``inconclusive``: it passed tests that accept anything.
         detail: One short line; None when it passed.
         wall_s: Time on the clock, from the hand-over to the verdict.
         cpu_s: Processor time, start-up included, as it was last seen.

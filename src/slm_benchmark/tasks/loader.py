@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from slm_benchmark.catalog.custom import class_task
 from slm_benchmark.catalog.types import Task
-from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.errors import UserError, suggestion
 from slm_benchmark.common.files import digest
-from slm_benchmark.common.paths import CUSTOM
+from slm_benchmark.common.paths import CUSTOM, relative
 from slm_benchmark.download.datasets import is_divided, load_splits
 
 EXTRA_TASKS = Path(__file__).parent / "extra"
@@ -129,6 +131,7 @@ def _load(
         )
     _check_columns(task_id, entry, splits)
     task_yaml = load_yaml(file)
+    _check_names(task_id, splits, task_yaml)
     if _is_ours(file) and "custom_dataset" in task_yaml:
         splits = _Splits(task_yaml["custom_dataset"](splits, part), splits.dataset)
     definition = {
@@ -145,12 +148,12 @@ def _load(
             task = class_task({**task_yaml, **definition}, splits, file)
         else:
             (task,) = manager.load([{"group": "cell", "task": [definition]}])["tasks"].values()
-    except IndexError:  # the harness looks at the first document
+    except _MISFITS as error:  # the harness looks at the first document
         if splits.absent is None:
-            raise
+            raise _unfit(task_id, splits, f"the first row: {_described(error)}") from error
     else:
         if splits.absent is None or not entry["num_fewshot"]:
-            _read_documents_once(task, seed)
+            _read_documents_once(task_id, splits, task, seed)
             _check_kind(task_id, entry, task)
             if part and "{part}" not in entry["harness_task"]:
                 # One definition for all parts; requests are known by the task's name.
@@ -200,7 +203,56 @@ def _check_columns(task_id: str, entry: Task, splits: _Splits) -> None:
                 )
 
 
-def _read_documents_once(task: Any, seed: int) -> None:
+def _check_names(task_id: str, splits: _Splits, task_yaml: Mapping[str, Any]) -> None:
+    """Refuse a definition that names a column which is not there: it would be taken for a text.
+
+    Raises:
+        UserError: naming the key and the column.
+    """
+    if any(task_yaml.get(key) for key in ("process_docs", "custom_dataset", "class")):
+        return
+    columns = next(iter(splits.values())).column_names
+    for key in ("doc_to_text", "doc_to_choice", "doc_to_target"):
+        name = task_yaml.get(key)
+        if isinstance(name, str) and name.isidentifier() and name not in columns:
+            raise UserError(
+                f"the task {task_id}: {key} names no column of the rows, which have {columns}",
+                file=relative(splits.dataset),
+                field=key,
+                value=name,
+                fix=suggestion(name, columns),
+            )
+
+
+_MISFITS = (KeyError, ValueError, TypeError, AttributeError, IndexError, SyntaxError, TemplateError)
+"""What a task raises for rows of another shape."""
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _unfit(task_id: str, splits: _Splits, problem: str) -> UserError:
+    return UserError(
+        f"the task {task_id} cannot read {problem}",
+        file=relative(splits.dataset),
+        field=", ".join(sorted(splits)),
+        value=next(iter(splits.values())).column_names,
+        fix="correct the rows, or the task's definition",
+    )
+
+
+def _first_misfit(process: Callable[[Any], Any], split: Any) -> int:
+    """The first row, from 1, that a task's ``process_docs`` fails on alone; 0 where none does."""
+    for index in range(len(split)):
+        try:
+            len(process(split.select([index])))
+        except _MISFITS:
+            return index + 1
+    return 0
+
+
+def _read_documents_once(task_id: str, splits: _Splits, task: Any, seed: int) -> None:
     """Let a task that changes its documents do so once, from a seed.
 
     The harness calls ``process_docs`` for every look at the documents, and some tasks shuffle there
@@ -216,7 +268,12 @@ def _read_documents_once(task: Any, seed: int) -> None:
         if id(split) not in known:
             random.seed(seed)
             # The split is kept too, so that its id stays its own.
-            known[id(split)] = split, process(split)
+            try:
+                known[id(split)] = split, process(split)
+            except _MISFITS as error:
+                row = _first_misfit(process, split)
+                where = f"row {row}" if row else "the rows"
+                raise _unfit(task_id, splits, f"{where}: {_described(error)}") from error
         return known[id(split)][1]
 
     task.config.process_docs = processed
@@ -259,6 +316,13 @@ def _task_manager(folder: Path) -> Any:
 def evaluation_split(task: Any) -> str:
     """The split that a harness task is scored on: test where it has one, else validation."""
     return str(task.config.test_split or task.config.validation_split)
+
+
+def evaluation_file(part: TaskPart, dataset: Path) -> Path:
+    """The prepared file of the documents that a part is scored on."""
+    split = f"{evaluation_split(part.task)}.parquet"
+    divided = dataset / part.name / split
+    return divided if divided.is_file() else dataset / split
 
 
 def task_digest(task: Any) -> str:
