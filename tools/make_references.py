@@ -76,8 +76,9 @@ models: their files were not at hand.
 The table is made from a run of `pytest -m starters`, a lane of its own, through
 `python tools/make_starters.py`; the lane fails when a stage ends otherwise. *Not applicable* is
 known from the card on: nothing is planned for such a format, and `slm-benchmark validate` and
-every run say why. A dash is a stage that was not asked for: the base tokenizer fills the chat
-template for all formats, so one format of each engine shows it; the gate is for the F16 file."""
+every run say why. *Not run* is a stage that the last run did not come to; nothing is known of it.
+A dash is a stage that was not asked for: the base tokenizer fills the chat template for all
+formats, so one format of each engine shows it; the gate is for the F16 file."""
 
 STARTERS_NOTES = """\
 - Qwen2.5 has the architecture and the tokenizer of Qwen2, so one of the two stands for both.
