@@ -355,6 +355,7 @@ def test_a_score_depends_on_its_own_judge_and_limits_alone(catalogue: Catalogue)
     ]
     assert judged_files.scoring_inputs("ifeval", "demo") == ["resources/tools/nltk/manifest.json"]
     code = alone.judging("humaneval", "demo")["code"]
+    assert isinstance(code, dict)
     assert code["limits"] == catalogue.sandbox["limits"]
     assert isinstance(code["confined"], bool)
     assert alone.judging("gsm8k", "demo")["code"] is None

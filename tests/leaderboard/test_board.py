@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from slm_benchmark.common.paths import ROOT
-from slm_benchmark.export.board import board_tables
+from slm_benchmark.export.board_tables import board_tables
 from slm_benchmark.export.tables import TABLES
 from slm_benchmark.export.writers import arrow_schema
 from slm_benchmark.leaderboard import board as board_module

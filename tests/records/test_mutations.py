@@ -22,6 +22,8 @@ MUTATIONS = [
     ("profiling/record.py", '"variants"'),
     ("publishing/publish.py", '"bounds"'),
     ("leaderboard/comparison.py", '"metric"'),
+    ("export/every_eval_ever.py", '"harness_task"'),
+    ("site/model.py", '"measurement"'),
 ]
 """File below src/slm_benchmark, and the field whose first reading is misspelt there."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,6 +84,24 @@ class Catalogue:
     sandbox: SandboxConfig
     judges: dict[str, Judge]
     checks: ChecksConfig
+
+    def absent(self, **ids: str) -> tuple[str, str] | None:
+        """The first kind of entry whose id is not there, and the file that would hold it.
+
+        Args:
+            ids: By kind, as records name it: ``model``, ``task``, ``protocol`` or ``dataset``.
+        """
+        known: dict[str, tuple[Collection[str], str]] = {
+            "model": (self.models, "models/"),
+            "task": (self.tasks, "config/tasks.yaml"),
+            "protocol": (self.protocols, "config/protocols.yaml"),
+            "dataset": (self.datasets, "config/datasets.yaml"),
+        }
+        for kind, name in ids.items():
+            entries, file = known[kind]
+            if name not in entries:
+                return kind, file
+        return None
 
     def dataset_id(self, task: str, protocol: str) -> str | None:
         """The dataset that ``task`` reads under ``protocol``; None when that source has none."""

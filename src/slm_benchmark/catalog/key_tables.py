@@ -14,7 +14,7 @@ from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_write_text
 from slm_benchmark.common.markdown import table
 from slm_benchmark.common.paths import CONFIG, relative
-from slm_benchmark.common.schemas import schema, schema_file
+from slm_benchmark.common.schemas import JsonSchema, schema, schema_file
 
 FILES = (
     "config",
@@ -79,7 +79,7 @@ class Row:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def rows(root: dict[str, Any], file: str) -> list[Row]:
+def rows(root: JsonSchema, file: str) -> list[Row]:
     """The keys of the schema ``root``, in its order; a map's entries have the key ``<id>``.
 
     Args:
@@ -169,7 +169,7 @@ def fill_between(path: Path, start: str, end: str, content: str) -> bool:
     return True
 
 
-def _expanded(node: Any, root: dict[str, Any]) -> Any:
+def _expanded(node: Any, root: JsonSchema) -> Any:
     """A part of a schema in which every reference is replaced by what it leads to.
 
     ``$block`` then names the definition, and ``$nullable`` stands for a null among the types, the
@@ -200,7 +200,7 @@ def _expanded(node: Any, root: dict[str, Any]) -> Any:
     return here
 
 
-def _merged(target: dict[str, Any], beside: dict[str, Any]) -> dict[str, Any]:
+def _merged(target: JsonSchema, beside: JsonSchema) -> JsonSchema:
     """What a reference leads to, with what stands beside the reference."""
     merged = target | beside
     if "properties" in target and "properties" in beside:
@@ -228,7 +228,7 @@ class _Listed:
     title: str = ""
     places: dict[str, tuple[str, str]] | None = None
 
-    def find(self, node: dict[str, Any], key: str) -> str:
+    def find(self, node: JsonSchema, key: str) -> str:
         """Where the keys below ``node`` are listed, in words; empty = nowhere yet.
 
         From then on they are listed under ``key``.
@@ -248,7 +248,7 @@ class _Listed:
         return ""
 
 
-def _rows(node: dict[str, Any], prefix: str, kind: str, listed: _Listed) -> Iterator[Row]:
+def _rows(node: JsonSchema, prefix: str, kind: str, listed: _Listed) -> Iterator[Row]:
     """Rows below ``node``: its keys, its entries if it is a map, its alternatives if any."""
     for other in (*node.get("oneOf", ()), *node.get("anyOf", ())):
         if "properties" in other:
@@ -281,7 +281,7 @@ def _rows(node: dict[str, Any], prefix: str, kind: str, listed: _Listed) -> Iter
         yield from _rows(then, prefix, _kind(rule["if"]), listed)
 
 
-def _kind(alternative: dict[str, Any]) -> str:
+def _kind(alternative: JsonSchema) -> str:
     """The key and value that tell an alternative apart, such as ``source: hub``."""
     return next(
         (
@@ -293,7 +293,7 @@ def _kind(alternative: dict[str, Any]) -> str:
     )
 
 
-def _values(node: dict[str, Any]) -> str:
+def _values(node: JsonSchema) -> str:
     """What a key may hold, in words."""
     if node.get("$nullable"):
         return f"{_values(node | {'$nullable': False})} or `null`"
@@ -307,7 +307,7 @@ def _values(node: dict[str, Any]) -> str:
     return " or ".join(_type(name, node) for name in ([types] if isinstance(types, str) else types))
 
 
-def _type(name: str, node: dict[str, Any]) -> str:
+def _type(name: str, node: JsonSchema) -> str:
     if name == "null":
         return "`null`"
     if name == "boolean":

@@ -15,6 +15,9 @@ from slm_benchmark.common.errors import UserError, suggestion
 from slm_benchmark.common.files import atomic_write_json, read_json, read_yaml
 from slm_benchmark.common.paths import SCHEMAS
 
+JsonSchema = dict[str, Any]
+"""A JSON Schema or a node of one, as its file has it."""
+
 
 def schema_file(name: str) -> Path:
     """The file of the schema ``name``: workflow/schemas/{config,records,api}/{name}.schema.yaml."""
@@ -23,7 +26,7 @@ def schema_file(name: str) -> Path:
 
 
 @functools.cache
-def schema(name: str) -> dict[str, Any]:
+def schema(name: str) -> JsonSchema:
     """The JSON Schema ``name``."""
     loaded = read_yaml(schema_file(name))
     assert isinstance(loaded, dict)
@@ -64,9 +67,9 @@ def _accepts(name: str, whole: bool = True) -> Callable[[Any], Any]:
     return compiled
 
 
-def _bundled(name: str) -> dict[str, Any]:
+def _bundled(name: str) -> JsonSchema:
     """A schema and all that it refers to in one, so that every reference is local."""
-    bundled: dict[str, Any] = {"$defs": {}, "$ref": f"#/$defs/{name}"}
+    bundled: JsonSchema = {"$defs": {}, "$ref": f"#/$defs/{name}"}
     waiting = [name]
 
     def localised(part: Any, home: str) -> Any:
@@ -101,7 +104,7 @@ _SILENT_ON_NULL = {
 """Keywords of a schema that forbid nothing of null, its type apart."""
 
 
-def _or_null(alternatives: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+def _or_null(alternatives: Sequence[JsonSchema]) -> JsonSchema | None:
     """One schema that says the same as "any of this schema and null"; None where there is none.
 
     Compiled, it need not raise and catch an error for each null.
@@ -136,7 +139,7 @@ _ITEM_BY_ITEM = {
 """Keywords of a schema that says nothing of several items together, but which must be there."""
 
 
-def item_check(name: str) -> Callable[[dict[str, Any]], bool]:
+def item_check(name: str) -> Callable[[JsonSchema], bool]:
     """A check of whether some items of an object are as its schema wants them.
 
     The object fits the schema when all of its items do, in whatever parts they are checked, and
@@ -149,7 +152,7 @@ def item_check(name: str) -> Callable[[dict[str, Any]], bool]:
 
     accepts = _accepts(name, whole=False)
 
-    def fits(items: dict[str, Any]) -> bool:
+    def fits(items: JsonSchema) -> bool:
         try:
             accepts(items)
         except fastjsonschema.JsonSchemaValueException:

@@ -201,7 +201,7 @@ SlmTransformers = RegisteredEngine(
 )
 
 
-def _decisive(weights: Path, tokenizer: Path, settings: Settings) -> dict[str, Any]:
+def _decisive(weights: Path, tokenizer: Path, settings: Settings) -> dict[str, object]:
     """Everything but the engine that decides an answer; the memory budget does not."""
     files = _parts(weights) if weights.is_file() else _all_files(weights)
     others = [file for file in _all_files(tokenizer) if file.suffix not in _WEIGHTS]

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.catalog.catalog import Catalogue
 from slm_benchmark.catalog.types import Task
@@ -26,8 +25,8 @@ class Used:
         seen: What was seen on the way, such as how many programs ran into a limit.
     """
 
-    decisive: dict[str, Any] = field(default_factory=dict)
-    seen: dict[str, Any] = field(default_factory=dict)
+    decisive: dict[str, object] = field(default_factory=dict)
+    seen: dict[str, object] = field(default_factory=dict)
 
 
 @contextlib.contextmanager

@@ -227,20 +227,20 @@ def check_known(stored: AnswersRecord, answers: Path, catalogue: Catalogue) -> N
     Raises:
         UserError: naming what differs.
     """
-    blocks: tuple[tuple[str, str, Any, str], ...] = (
-        ("model", stored["model"]["id"], catalogue.models, "models/"),
-        ("task", stored["task"]["id"], catalogue.tasks, "config/tasks.yaml"),
-        ("protocol", stored["protocol"]["id"], catalogue.protocols, "config/protocols.yaml"),
-    )
-    for block, name, known, file in blocks:
-        if name not in known:
-            raise UserError(
-                f"the answers belong to a {block} that this checkout does not have",
-                file=relative(answers),
-                field=f"{block}.id",
-                value=name,
-                fix=f"add its entry to {file}, as it was when they were generated",
-            )
+    ids = {
+        "model": stored["model"]["id"],
+        "task": stored["task"]["id"],
+        "protocol": stored["protocol"]["id"],
+    }
+    if absent := catalogue.absent(**ids):
+        kind, file = absent
+        raise UserError(
+            f"the answers belong to a {kind} that this checkout does not have",
+            file=relative(answers),
+            field=f"{kind}.id",
+            value=ids[kind],
+            fix=f"add its entry to {file}, as it was when they were generated",
+        )
     choices = catalogue.scoring_choices(stored["task"]["id"], stored["protocol"]["id"])
     if digest(choices) != stored["protocol"]["sha256"]:
         raise UserError(

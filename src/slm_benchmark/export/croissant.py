@@ -70,7 +70,9 @@ CONTEXT: Mapping[str, Any] = {
 """The recommended JSON-LD context of Croissant 1.0."""
 
 
-def describe(folder: Path, files: Iterable[Path], project: Project, newest: str) -> dict[str, Any]:
+def describe(
+    folder: Path, files: Iterable[Path], project: Project, newest: str
+) -> dict[str, object]:
     """The description of the tables below a folder.
 
     Args:
@@ -83,7 +85,7 @@ def describe(folder: Path, files: Iterable[Path], project: Project, newest: str)
     """
     paths = sorted(files)
     best = {path.stem: path for path in paths}
-    described: dict[str, Any] = {
+    described: dict[str, object] = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
@@ -117,7 +119,7 @@ def citation(project: Project, newest: str) -> str:
     return f"@misc{{slm_benchmark, {inside}}}"
 
 
-def _file_object(folder: Path, path: Path) -> dict[str, Any]:
+def _file_object(folder: Path, path: Path) -> dict[str, object]:
     address = path.relative_to(folder).as_posix()
     return {
         "@type": "cr:FileObject",
@@ -131,7 +133,7 @@ def _file_object(folder: Path, path: Path) -> dict[str, Any]:
     }
 
 
-def _record_set(folder: Path, path: Path, table: Table) -> dict[str, Any]:
+def _record_set(folder: Path, path: Path, table: Table) -> dict[str, object]:
     return {
         "@type": "cr:RecordSet",
         "@id": path.stem,

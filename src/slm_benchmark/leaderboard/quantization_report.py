@@ -281,7 +281,7 @@ def _task_row(
     task: str, entry: Task, outcome: Comparison | str, p_holm: float | None
 ) -> ReportTask:
     """The row of a task in a variant's table."""
-    shown: dict[str, Any] = {"task": task, "title": entry["title"]}
+    shown: dict[str, object] = {"task": task, "title": entry["title"]}
     shown["unit"] = entry.get("unit", "share")
     if isinstance(outcome, str):
         numbers = {**_numbers(None), "p_holm": None, "notes": [], "records": None}
@@ -301,7 +301,7 @@ def _task_row(
     return cast(ReportTask, {name: cells[name] for name in ReportTask.__annotations__})
 
 
-def _numbers(effect: Difference | None, entry: Task | None = None) -> dict[str, Any]:
+def _numbers(effect: Difference | None, entry: Task | None = None) -> dict[str, object]:
     """A difference as the report shows it: in the metric's own direction.
 
     Args:
@@ -355,7 +355,7 @@ def _within(difference: float, floor: float) -> bool:
     return abs(difference) <= floor + 1e-9
 
 
-def _noise(floor: float | None, effect: Difference) -> dict[str, Any]:
+def _noise(floor: float | None, effect: Difference) -> dict[str, object]:
     """The numerical noise floor, and whether the difference is within it."""
     below = None if floor is None else _within(effect.difference, floor)
     return {"noise_floor": floor, "below_noise_floor": below}
@@ -391,7 +391,7 @@ def _pooled(compared: Mapping[str, Comparison], tasks: Mapping[str, Task]) -> Po
     if not chosen:
         reason = "no task whose scores are shares was compared"
         lacking = {"finding": None, "statement": f"{NOT_COMPARED}: {reason}", "reason": reason}
-        nothing: dict[str, Any] = dict.fromkeys(("q", "q_df", "q_p", "i2"))
+        nothing: dict[str, object] = dict.fromkeys(("q", "q_df", "q_p", "i2"))
         return cast(PooledEffect, {**listed, **nothing, **_numbers(None), **lacking})
     first: list[float] = []
     second: list[float] = []

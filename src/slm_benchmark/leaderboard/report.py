@@ -21,6 +21,7 @@ from slm_benchmark.records.store import read_run
 from slm_benchmark.records.types import (
     AggregateScore,
     EquivalenceRecord,
+    Freeform,
     Leaderboard,
     LeaderboardRow,
     LeaderboardScore,
@@ -116,15 +117,15 @@ def _summaries(
     yield folder / "report.md", render_report(model, board, rows)
 
 
-def _summary(model: str, kind: Any, content: dict[str, Any]) -> Summary:
+def _summary(model: str, kind: Any, content: Freeform) -> Summary:
     return {"schema_version": 3, "model": model, "kind": kind, "content": content}
 
 
 def _nested(
-    rows: Sequence[LeaderboardRow], leaf: Callable[[LeaderboardRow], dict[str, Any]]
-) -> dict[str, Any]:
+    rows: Sequence[LeaderboardRow], leaf: Callable[[LeaderboardRow], dict[str, object]]
+) -> Freeform:
     """Hardware → protocol → variant → what ``leaf`` makes of the row."""
-    tree: dict[str, dict[str, dict[str, Any]]] = {}
+    tree: dict[str, dict[str, dict[str, object]]] = {}
     for row in rows:
         protocols = tree.setdefault(row["hardware"], {})
         protocols.setdefault(row["protocol"], {})[row["variant"]] = leaf(row)

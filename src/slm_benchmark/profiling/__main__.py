@@ -24,7 +24,7 @@ def main(request_file: str, result_file: str) -> None:
         # A killed workflow must not leave a process that disturbs the next measurement.
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     request = read_json(request_file)
-    answer: dict[str, Any]
+    answer: dict[str, object]
     try:
         limits = apply_limits(request["threads"], request["memory_limit_bytes"])
         answer = {"kind": "done", "result": {**_answer(request), "limits": limits}}

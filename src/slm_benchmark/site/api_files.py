@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.common.files import json_text, sha256_file, write_text
-from slm_benchmark.common.schemas import schema, validate_quickly
-from slm_benchmark.export.board import board_tables
+from slm_benchmark.common.schemas import JsonSchema, schema, validate_quickly
+from slm_benchmark.export.board_tables import board_tables
 from slm_benchmark.export.project import RESULTS_LICENSE
 from slm_benchmark.export.tables import Table
 from slm_benchmark.export.writers import Sheet
@@ -179,12 +179,12 @@ def _index(folder: Path, board: Leaderboard, kinds: Mapping[str, str]) -> dict[s
     }
 
 
-def published_schema(name: str) -> dict[str, Any]:
+def published_schema(name: str) -> JsonSchema:
     """A schema of ``workflow/schemas`` with all that it refers to inside it.
 
     It allows keys that it does not name, so that a copy of it still fits after an addition.
     """
-    inside: dict[str, Any] = {}
+    inside: JsonSchema = {}
 
     def local(part: Any, home: str) -> Any:
         if isinstance(part, list):

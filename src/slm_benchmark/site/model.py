@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -135,7 +134,7 @@ def model_values(
     rows: Sequence[LeaderboardRow],
     leaderboard: Leaderboard,
     report: QuantizationReport | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The values of the template ``_model``.
 
     Args:
@@ -159,7 +158,7 @@ def model_values(
     }
 
 
-def index_values(leaderboard: Leaderboard) -> dict[str, Any]:
+def index_values(leaderboard: Leaderboard) -> dict[str, object]:
     """The values of the template ``models``: the best row of each model under ranked protocols."""
     measured: set[str] = set()
     best: dict[str, dict[str, LeaderboardRow]] = {

@@ -75,7 +75,7 @@ def _call(protocol: str, part: str, content: Mapping[str, Any]) -> str:
     return f"slm.receive({json.dumps(protocol)},{json.dumps(part)},'{quoted}');\n"
 
 
-def _rows(section: Section, leaderboard: Leaderboard) -> dict[str, Any]:
+def _rows(section: Section, leaderboard: Leaderboard) -> dict[str, object]:
     rows = section["rows"]
     models = list(dict.fromkeys(row["model"] for row in rows))
     hardware = list(dict.fromkeys(row["hardware"] for row in rows))
@@ -102,7 +102,7 @@ def _rows(section: Section, leaderboard: Leaderboard) -> dict[str, Any]:
     }
 
 
-def _details(section: Section) -> dict[str, Any]:
+def _details(section: Section) -> dict[str, object]:
     rows, texts = section["rows"], _Texts()
     columns = page_columns(section_columns(section), "details")
     return {
@@ -120,10 +120,10 @@ def section_columns(section: Section) -> tuple[Column, ...]:
     return columns_of(section["categories"], section["tasks"])
 
 
-def _pairs(section: Section, reports: Mapping[str, QuantizationReport]) -> dict[str, Any]:
+def _pairs(section: Section, reports: Mapping[str, QuantizationReport]) -> dict[str, object]:
     """Id of a row → task → what the report says of it: its base on the same questions."""
     texts = _Texts()
-    pairs: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, dict[str, list[Any]]] = {}
     for model, report in reports.items():
         for group in report["groups"]:
             if group["protocol"] != section["id"]:
@@ -172,7 +172,7 @@ class _Texts:
         return self._indices.setdefault(text, len(self._indices))
 
 
-def _column(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _column(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, object]:
     """A column with the rows' values; its ``fields`` are those of the CSV that a browser saves.
 
     A group is on a page what the overall score is, and has no interval.
@@ -198,13 +198,13 @@ def _column(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
     }
 
 
-def _exact(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _exact(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, object]:
     """A quantity of the weight files, which has no interval."""
     values = [cast(Mapping[str, float | None], row)[column.key] for row in rows]
     return {"value": [None if v is None else _digits(column.factor * v) for v in values]}
 
 
-def _groups(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _groups(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, object]:
     groups = [row["group"] for row in rows]
     notes = [("none", group["reason"]) if group["rank"] is None else None for group in groups]
     return {
@@ -214,7 +214,7 @@ def _groups(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
     }
 
 
-def _aggregates(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _aggregates(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, object]:
     """An overall or category score; an incomplete one has a warning that names what it lacks."""
     scores = [cast(AggregateScore, cell) for cell in _cells(column, rows)]
     notes = [("none", score["reason"]) if score["value"] is None else None for score in scores]
@@ -230,7 +230,7 @@ def _aggregates(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str,
     }
 
 
-def _scores(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _scores(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, object]:
     scores = [cast(LeaderboardScore, cell) for cell in _cells(column, rows)]
     notes = [(STATES[s["state"]], s["reason"]) if s["state"] != "ok" else None for s in scores]
     return {
@@ -246,7 +246,7 @@ def _scores(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any
     }
 
 
-def _quantities(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, Any]:
+def _quantities(column: Column, rows: Sequence[Row], texts: _Texts) -> dict[str, object]:
     metric = next(metric for metric in METRICS if metric.key == column.key)
     nothing: Quantity = {"value": None, "ci95": None, "pi95": None, "n": 0, "reason": None}
     quantities = [cast(Quantity, cell or nothing) for cell in _cells(column, rows)]
@@ -315,7 +315,7 @@ def _warnings(warnings: Sequence[Sequence[str]], texts: _Texts) -> dict[int, lis
     }
 
 
-def _model(model: str, card: LeaderboardModel) -> dict[str, Any]:
+def _model(model: str, card: LeaderboardModel) -> dict[str, object]:
     return {
         "id": model,
         "name": card["name"],

@@ -170,7 +170,8 @@ class RuleInputs(RuleValues):
 
     def local_dataset(self, dataset: str) -> list[str]:
         """Files of a dataset that lies, or is made, on this machine; none for other sources."""
-        entry = self.entry("dataset", dataset)
+        require_known("dataset", dataset, self.catalogue.datasets, "config/datasets.yaml")
+        entry = self.catalogue.datasets[dataset]
         if entry["source"] == "generated":
             return [str(entry["script"])]
         return sorted(entry["files"].values()) if entry["source"] == "local" else []

@@ -22,24 +22,24 @@ from slm_benchmark.workflow.rule_values import RuleValues
 class RuleParams(RuleValues):
     """What jobs depend on beside their files."""
 
-    def card(self, model: str) -> dict[str, Any]:
+    def card(self, model: str) -> dict[str, object]:
         """The measured part of a model's card."""
-        measured_part: dict[str, Any] = self.model(model).measured
+        measured_part: dict[str, object] = self.model(model).measured
         return measured_part
 
-    def dataset_entry(self, dataset: str) -> dict[str, Any]:
+    def dataset_entry(self, dataset: str) -> dict[str, object]:
         """The measured part of a dataset's entry."""
         return self.entry("dataset", dataset)
 
-    def gptq(self) -> dict[str, Any]:
+    def gptq(self) -> dict[str, object]:
         """How the GPTQ variant is made."""
         return self._quantization("gptq_backend")
 
-    def awq(self) -> dict[str, Any]:
+    def awq(self) -> dict[str, object]:
         """How the AWQ variant is made."""
         return self._quantization("awq_backend")
 
-    def _quantization(self, backend: str) -> dict[str, Any]:
+    def _quantization(self, backend: str) -> dict[str, object]:
         settings: Mapping[str, object] = self.run_config.quantization
         return {
             "backend": settings[backend],
@@ -47,7 +47,7 @@ class RuleParams(RuleValues):
             "calibration": settings["calibration"],
         }
 
-    def scoring(self, model: str, variant: str, protocol: str, task: str) -> dict[str, Any]:
+    def scoring(self, model: str, variant: str, protocol: str, task: str) -> dict[str, object]:
         """Everything but files that a score depends on."""
         RuleInputs(self.run_config).dataset(task, protocol)
         card, entry = self.model(model), self.catalogue.tasks[task]
@@ -78,7 +78,7 @@ class RuleParams(RuleValues):
             **(_grouped(entry) if entry["kind"] == "loglikelihood" else {}),
         }
 
-    def fidelity_reference(self, model: str) -> dict[str, Any]:
+    def fidelity_reference(self, model: str) -> dict[str, object]:
         """Everything but files that a base model's side of the fidelity depends on."""
         card = self.model(model)
         return {
@@ -89,7 +89,7 @@ class RuleParams(RuleValues):
             "engine": _engine("base"),
         }
 
-    def fidelity(self, model: str, variant: str) -> dict[str, Any]:
+    def fidelity(self, model: str, variant: str) -> dict[str, object]:
         """Everything but files that the fidelity of a variant depends on."""
         return {**self.fidelity_reference(model), "engine": _engine(variant)}
 
@@ -97,7 +97,7 @@ class RuleParams(RuleValues):
         """What decides the noise of a score beside what decides the score."""
         return noise_choices(self.catalogue, task, protocol)
 
-    def judging(self, task: str, protocol: str) -> dict[str, Any]:
+    def judging(self, task: str, protocol: str) -> dict[str, object]:
         """Everything but files that the score of stored generations depends on."""
         entry = self.catalogue.tasks[task]
         judge = self.run_config.judge if entry.get("judged") else None
@@ -108,14 +108,14 @@ class RuleParams(RuleValues):
             **_grouped(entry),
         }
 
-    def _code(self) -> dict[str, Any]:
+    def _code(self) -> dict[str, object]:
         """How generated code runs here; what could not be confined is tried again when it can."""
         from slm_benchmark.sandbox import Unavailable, confinement
 
         confined = not isinstance(confinement(), Unavailable)
         return {"limits": self.catalogue.sandbox["limits"], "confined": confined}
 
-    def comparison(self, model: str) -> dict[str, Any]:
+    def comparison(self, model: str) -> dict[str, object]:
         """Everything but files that the equivalence of a model's formats depends on."""
         card = self.model(model)
         return {
@@ -126,7 +126,7 @@ class RuleParams(RuleValues):
             "engines": [_engine("base"), _engine("gguf-f16")],
         }
 
-    def profiling(self, model: str, hardware: str, protocol: str) -> dict[str, Any]:
+    def profiling(self, model: str, hardware: str, protocol: str) -> dict[str, object]:
         """Everything but files that a profile depends on."""
         require_known("protocol", protocol, self.catalogue.protocols, "config/protocols.yaml")
         variants = self.session_variants(model)
@@ -140,12 +140,12 @@ class RuleParams(RuleValues):
         }
 
 
-def _grouped(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _grouped(entry: Mapping[str, Any]) -> dict[str, object]:
     """How a task's documents come in groups, which decides its intervals and not its answers."""
     return {"cluster": entry["cluster"]} if "cluster" in entry else {}
 
 
-def _engine(variant: str, choice: str = "default") -> dict[str, Any]:
+def _engine(variant: str, choice: str = "default") -> dict[str, object]:
     name = engine_name(variant, choice)
     return {"name": name, "version": VERSIONS[name], "packages": _packages(variant, choice)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from slm_benchmark.catalog.run_config import RunConfig
+from slm_benchmark.common.errors import require_known
 from slm_benchmark.common.machine import usable_memory_bytes
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.workflow.rule_values import RuleValues
@@ -25,8 +26,8 @@ class RuleResources(RuleValues):
 
     def threads(self, hardware: str) -> int:
         """Threads of one evaluation."""
-        threads: int | None = self.entry("hardware", hardware)["threads"]
-        return threads or 1
+        require_known("hardware", hardware, self.catalogue.hardware, "config/hardware.yaml")
+        return self.catalogue.hardware[hardware]["threads"] or 1
 
     def run_threads(self) -> int:
         """Threads of one measurement whose path names no hardware: those of the run's."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from slm_benchmark.catalog.catalog import measured
 from slm_benchmark.catalog.model_cards import Model
@@ -31,7 +30,7 @@ class RuleValues:
         require_known("model", model, self.catalogue.models, "models/")
         return self.catalogue.models[model]
 
-    def entry(self, kind: str, key: str) -> dict[str, Any]:
+    def entry(self, kind: str, key: str) -> dict[str, object]:
         """The measured part of an entry of config/{kind}s.yaml (or hardware.yaml).
 
         Raises:

@@ -143,7 +143,21 @@ def read_published(path: Path, catalogue: Catalogue) -> Published:
     with changed_inputs():
         documents = read_documents(path, record)
     task, protocol = record["task"]["id"], record["protocol"]["id"]
-    _check_known(path, record, catalogue)
+    ids = {
+        "model": record["model"]["id"],
+        "task": task,
+        "protocol": protocol,
+        "dataset": record["dataset"]["id"],
+    }
+    if absent := catalogue.absent(**ids):
+        kind, file = absent
+        raise ChangedInput(
+            f"there is no such {kind} in {file}",
+            file=relative(path),
+            field=f"{kind}.id",
+            value=ids[kind],
+            fix="restore its entry as it was when the record was made",
+        )
     answers_task = catalogue.answers_of(task)
     cell = Cell(
         record["model"]["id"],
@@ -187,24 +201,6 @@ def _read_record(path: Path) -> ScoreRecord:
         )
     with changed_inputs():
         return cast(ScoreRecord, read_run(path))
-
-
-def _check_known(path: Path, record: ScoreRecord, catalogue: Catalogue) -> None:
-    """Refuse a record of something that this checkout has no entry of."""
-    for block, name, known, where in (
-        ("model", record["model"]["id"], catalogue.models.keys(), "models/"),
-        ("task", record["task"]["id"], catalogue.tasks.keys(), "config/tasks.yaml"),
-        ("protocol", record["protocol"]["id"], catalogue.protocols.keys(), "config/protocols.yaml"),
-        ("dataset", record["dataset"]["id"], catalogue.datasets.keys(), "config/datasets.yaml"),
-    ):
-        if name not in known:
-            raise ChangedInput(
-                f"there is no such {block} in {where}",
-                file=relative(path),
-                field=f"{block}.id",
-                value=name,
-                fix="restore its entry as it was when the record was made",
-            )
 
 
 def _machine(hardware: str, catalogue: Catalogue) -> str:

@@ -26,6 +26,10 @@ SHAPES = ("circle", "square", "triangle-up", "diamond")
 
 Interval = tuple[float, float] | None
 
+VegaSpec = dict[str, Any]
+"""A specification of Vega-Lite, or a part of one."""
+
+
 _SVG = "http://www.w3.org/2000/svg"
 _HOISTED = {"font-family": "sans-serif", "font-size": "12px"}
 """Attributes that stand once, on the root, where Vega repeats them on every text."""
@@ -110,7 +114,7 @@ def draw(
     )
 
 
-def styled(chart: alt.LayerChart) -> dict[str, Any]:
+def styled(chart: alt.LayerChart) -> VegaSpec:
     """The specification of a chart in the look that all share."""
     quiet = {"labelColor": "currentColor", "titleColor": "currentColor"}
     drawn = (
@@ -128,7 +132,7 @@ def styled(chart: alt.LayerChart) -> dict[str, Any]:
         )
         .configure_legend(**quiet, labelFontSize=12, titleFontSize=12, symbolOpacity=1)
     )
-    spec: dict[str, Any] = drawn.to_dict()
+    spec: VegaSpec = drawn.to_dict()
     return spec
 
 

@@ -7,12 +7,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import altair as alt
 
 from slm_benchmark.site import formats
-from slm_benchmark.site.charts.figure import Figure, draw, plain, styled
+from slm_benchmark.site.charts.figure import Figure, VegaSpec, draw, plain, styled
 from slm_benchmark.site.charts.series import SERIES, series_color, series_shape
 
 AXES = 3
@@ -94,7 +93,7 @@ def radar_spec() -> str:
     return json.dumps({**_structure(4, named=False), **filled}, ensure_ascii=False)
 
 
-def _drawn(spoke: Spoke, axes: Sequence[str], whole: float) -> dict[str, Any]:
+def _drawn(spoke: Spoke, axes: Sequence[str], whole: float) -> VegaSpec:
     angle = 2 * math.pi * axes.index(spoke.axis) / len(axes)
     radius = min(max(spoke.share / whole, 0.0), 1.0)
     return {
@@ -109,7 +108,7 @@ def _drawn(spoke: Spoke, axes: Sequence[str], whole: float) -> dict[str, Any]:
 
 
 @functools.cache
-def _structure(number: int, *, named: bool) -> dict[str, Any]:
+def _structure(number: int, *, named: bool) -> VegaSpec:
     """The specification without data, for at most ``number`` series; see `series_color`."""
 
     def scale(pixels: int) -> alt.Scale:

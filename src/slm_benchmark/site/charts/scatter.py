@@ -17,6 +17,7 @@ from slm_benchmark.site.charts.figure import (
     SHAPES,
     Figure,
     Interval,
+    VegaSpec,
     bounds,
     draw,
     family_color,
@@ -184,9 +185,9 @@ def _padded(values: Sequence[float], is_log: bool, pixels: int) -> _Axis:
     return _Axis(whole.value(-_PAD), whole.value(1 + _PAD), is_log, pixels)
 
 
-def _drawn(point: Point, metric: Metric, name: str, interval: bool) -> dict[str, Any]:
+def _drawn(point: Point, metric: Metric, name: str, interval: bool) -> VegaSpec:
     """A point as data of the specification, to five digits, which no reader could distinguish."""
-    drawn: dict[str, Any] = {
+    drawn: VegaSpec = {
         "name": name,
         "family": point.family,
         "cost": _digits(point.cost / metric.per_unit),
@@ -207,9 +208,7 @@ def _digits(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _density(
-    points: Sequence[Point], metric: Metric, x: _Axis, y: _Axis
-) -> Iterator[dict[str, Any]]:
+def _density(points: Sequence[Point], metric: Metric, x: _Axis, y: _Axis) -> Iterator[VegaSpec]:
     """Cells of a grid with the number of points in each that has any."""
     across, up = _CELLS
 
@@ -240,7 +239,7 @@ def _steps(points: Sequence[Point], metric: Metric) -> list[dict[str, float]]:
     return sorted(steps, key=lambda step: step["cost"])
 
 
-def _labels(shown: Sequence[Point], metric: Metric, x: _Axis, y: _Axis) -> Iterator[dict[str, Any]]:
+def _labels(shown: Sequence[Point], metric: Metric, x: _Axis, y: _Axis) -> Iterator[VegaSpec]:
     """Names of points of the front, each on the first side where it covers no other name."""
     name = namer((point.model for point in shown), _LETTERS)
     front = sorted((p for p in shown if p.front), key=lambda p: -p.score)
@@ -265,7 +264,7 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 @functools.cache
-def _structure(is_log: bool, title: str, unit: str, more_is_better: bool) -> dict[str, Any]:
+def _structure(is_log: bool, title: str, unit: str, more_is_better: bool) -> VegaSpec:
     """The specification without data."""
     better = "higher" if more_is_better else "lower"
     x = alt.X(

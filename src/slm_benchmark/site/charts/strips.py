@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import altair as alt
 
-from slm_benchmark.site.charts.figure import Interval, bounds, family_color, styled
+from slm_benchmark.site.charts.figure import Interval, VegaSpec, bounds, family_color, styled
 
 WIDTH = 350
 """Width of a whole drawing in pixels: that of a phone's page."""
@@ -66,7 +66,7 @@ class Strip:
     mark: float | None = None
 
 
-def positioned(strips: Sequence[Strip]) -> dict[str, Any]:
+def positioned(strips: Sequence[Strip]) -> VegaSpec:
     """Data, size and parameters of a specification of `structure`, each row at its pixel."""
     rows, headings, marks = [], [], []
     y = 0.0
@@ -88,7 +88,7 @@ def positioned(strips: Sequence[Strip]) -> dict[str, Any]:
     }
 
 
-def with_ends(placed: dict[str, Any], low: float, high: float) -> dict[str, Any]:
+def with_ends(placed: VegaSpec, low: float, high: float) -> VegaSpec:
     """``placed`` with the ends of the value axis."""
     return {**placed, "params": [*placed["params"], {"name": "x_ends", "value": [low, high]}]}
 
@@ -107,7 +107,7 @@ def _cut(heading: str) -> str:
     return heading if len(heading) <= _LETTERS else f"{heading[: _LETTERS - 1].rstrip()}…"
 
 
-def _drawn(row: Row) -> dict[str, Any]:
+def _drawn(row: Row) -> VegaSpec:
     low, high = bounds(row.value, row.ci95)
     drawn = {
         "label": row.label,
@@ -123,7 +123,7 @@ def _drawn(row: Row) -> dict[str, Any]:
 @functools.cache
 def structure(
     mark: Literal["bar", "point"], *, title: str, labelled: bool, axis: Literal["top", "bottom"]
-) -> dict[str, Any]:
+) -> VegaSpec:
     """The specification without data.
 
     Args:
