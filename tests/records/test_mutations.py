@@ -23,7 +23,7 @@ MUTATIONS = [
     ("publishing/publish.py", '"bounds"'),
     ("leaderboard/comparison.py", '"metric"'),
     ("export/every_eval_ever.py", '"harness_task"'),
-    ("site/model.py", '"measurement"'),
+    ("site/model.py", '"ranked"'),
 ]
 """File below src/slm_benchmark, and the field whose first reading is misspelt there."""
 
