@@ -386,13 +386,15 @@ def _validate(options: argparse.Namespace) -> int:
     """Check model cards and the configuration.
 
     Prints a line for each valid card, and a warning where one cannot be published
-    as it is. The first error ends the command.
+    as it is. Where a model's files are on this machine, the card is compared with
+    them. The first error ends the command.
     """
     from slm_benchmark.catalog.catalog import load_catalogue
     from slm_benchmark.catalog.model_cards import load_model
     from slm_benchmark.catalog.run_config import RunConfig
     from slm_benchmark.common.files import read_yaml
     from slm_benchmark.common.paths import CONFIG
+    from slm_benchmark.download.at_hand import check_downloaded, check_local
 
     cards = [load_model(card) for card in options.cards]
     catalogue = load_catalogue()
@@ -400,6 +402,9 @@ def _validate(options: argparse.Namespace) -> int:
     shown = cards or list(catalogue.models.values())
     for warning in [warning for card in shown for warning in card.warnings]:
         print(f"warning: {warning}", file=sys.stderr)
+    for card in shown:
+        check_downloaded(card)
+        check_local(card)
     for card in shown:
         variants = ", ".join(card.possible_variants)
         print(f"{card.file}: valid ({card.name}, {card.parameters / 1e6:.0f} M, {variants})")

@@ -35,7 +35,7 @@ def card(source: dict[str, Any], **changes: Any) -> Model:
             "name": "Tiny (dequantised from Q4_1)",
             "hf_model_id": REPO,
             "revision": None,
-            "parameters": 100_032,
+            "parameters": 98_176,
             "architecture": "LlamaForCausalLM",
             "context_length": 256,
             "languages": ["en"],
@@ -125,7 +125,7 @@ def test_hub_at_a_pinned_revision(repository: Hub, tmp_path: Path, tiny_model: P
         "sha256": digest(manifest["files"]),
     }
     tensors = (tiny_model / WEIGHTS).stat().st_size
-    assert 0.9 < manifest["effective_bits_per_weight"] * 100_032 / 8 / tensors < 1
+    assert 0.9 < manifest["effective_bits_per_weight"] * 98_176 / 8 / tensors < 1
 
 
 def test_a_null_revision_is_resolved_and_recorded(repository: Hub, tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_a_missing_local_folder_and_one_without_weights(tmp_path: Path) -> None:
         download_model(card(source), target)
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent" / "notes.txt").write_text("no model here")
-    with pytest.raises(UserError, match=r"source: the source has no weights"):
+    with pytest.raises(UserError, match=r"source\.path: the source has no weights"):
         download_model(card(source), target)
     nothing_half_written(target)
 

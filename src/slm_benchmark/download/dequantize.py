@@ -47,6 +47,17 @@ def read_gguf(path: Path, *, file: str, field: str) -> Any:
         reader = GGUFReader(path)
     except Exception as error:  # the reader has no error of its own: any kind comes out of it
         raise broken(f"it ends or breaks off after {size} bytes ({error})") from error
+    parts = reader.get_field("split.count")
+    if parts is not None and int(parts.contents()) > 1:
+        number = int(reader.get_field("split.no").contents()) + 1
+        raise UserError(
+            f"this is part {number} of {int(parts.contents())} of a GGUF model",
+            file=file,
+            field=field,
+            value=path.name,
+            fix="join the parts (llama-gguf-split --merge FIRST-PART MERGED.gguf) and name the "
+            "merged file",
+        )
     if not reader.tensors:
         raise broken("it holds no tensors")
     needed = max(int(t.data_offset) + int(t.n_bytes) for t in reader.tensors)

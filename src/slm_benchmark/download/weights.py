@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,34 +135,6 @@ def verify_files(folder: Path, shallow: bool = False) -> None:
             )
 
 
-def safetensors_bytes(paths: Iterable[Path]) -> Counter[str]:
-    """Bytes per number format (``F16``, ``BF16``, …) from the headers of safetensors files.
-
-    Raises:
-        UserError: when a file is cut short or its header cannot be read.
-    """
-    sizes: Counter[str] = Counter()
-    for path in paths:
-        broken = UserError(
-            "truncated or broken safetensors file", file=path, fix="fetch the file again"
-        )
-        with open(path, "rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= path.stat().st_size - 8:
-                raise broken
-            try:
-                header = json.loads(stream.read(length))
-                header.pop("__metadata__", None)
-                spans = [(t["dtype"], *t["data_offsets"]) for t in header.values()]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise broken from error
-        if max((end for _, _, end in spans), default=0) != path.stat().st_size - 8 - length:
-            raise broken
-        for dtype, start, end in spans:
-            sizes[dtype] += end - start
-    return sizes
-
-
 def shares(sizes: Mapping[str, int]) -> dict[str, float]:
     """Byte counts as fractions of their sum, largest first, rounded to six decimals."""
     total = sum(sizes.values())
@@ -173,6 +143,17 @@ def shares(sizes: Mapping[str, int]) -> dict[str, float]:
 
 
 def weight_file(folder: Path) -> Path:
-    """The one GGUF file in a variant's folder."""
-    (file,) = folder.glob("*.gguf")
-    return file
+    """The one GGUF file in a variant's folder.
+
+    Raises:
+        UserError: when there is none, or more than one.
+    """
+    files = sorted(folder.glob("*.gguf"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files)
+        raise UserError(
+            f"the folder holds {len(files)} GGUF files: {names}" if files else "no GGUF file here",
+            file=relative(folder),
+            fix="name the file itself, or leave one GGUF file in the folder",
+        )
+    return files[0]

@@ -109,6 +109,18 @@ def metadata_number(model: Any, key: str) -> int | None:
     return int(number) if number.isdecimal() else None
 
 
+def learned_positions(model: Any) -> int | None:
+    """Positions of a model that has learned each of them; None where positions are computed.
+
+    llama.cpp aborts the process at a token beyond the last one.
+    """
+    if api.llama_model_rope_type(model) != api.LLAMA_ROPE_TYPE_NONE:
+        return None
+    if api.llama_model_is_recurrent(model) or api.llama_model_is_hybrid(model):
+        return None
+    return int(api.llama_model_n_ctx_train(model))
+
+
 def context_parameters(cells: int, sequences: int, threads: int, forward: int) -> Any:
     """llama.cpp's parameters of a context, as all users here set them; each adds its own.
 

@@ -205,7 +205,9 @@ class LlamaCpp:
 
     def __init__(self, file: Path, settings: Settings) -> None:
         self.model, _ = binding.load_model(file)
-        self.max_length, self.chunk = settings.max_length, settings.chunk
+        positions = binding.learned_positions(self.model) or settings.max_length
+        self.max_length = min(settings.max_length, positions)
+        self.chunk = min(settings.chunk, positions)
         self._settings = settings
         self._long_rope = self._rotates_by_cells()
         # The state of a recurrent layer stands for all tokens before it: it cannot be cut back.

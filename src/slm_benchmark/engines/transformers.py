@@ -18,6 +18,7 @@ from slm_benchmark.engines import transformers_cache
 from slm_benchmark.engines.backend import Logits, OutOfMemory, Scored
 from slm_benchmark.engines.logprobs import ScoreReader, check_finite
 from slm_benchmark.engines.memory import budget_bytes
+from slm_benchmark.engines.positions import learned_positions
 from slm_benchmark.engines.schedule import (
     TREE,
     Plan,
@@ -109,7 +110,9 @@ class Transformers:
 
     def __init__(self, loaded: Loaded, settings: Settings) -> None:
         self.model = loaded.model
-        self.max_length, self.chunk = settings.max_length, settings.chunk
+        positions = learned_positions(self.model) or settings.max_length
+        self.max_length = min(settings.max_length, positions)
+        self.chunk = min(settings.chunk, positions)
         self._dtype, self._attention = loaded.dtype, loaded.attention
         self._settings = settings
         parameters = inspect.signature(self.model.forward).parameters

@@ -20,6 +20,7 @@ from slm_benchmark.catalog.catalog import VARIANTS
 from slm_benchmark.catalog.model_cards import load_registry
 from slm_benchmark.common.errors import RunEnvironmentError, UserError, suggestion
 from slm_benchmark.common.paths import MODELS, ROOT, relative
+from slm_benchmark.download.context import window_of
 from slm_benchmark.download.weights import weight_file
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.evaluation.runner import engine_environment
@@ -166,7 +167,7 @@ def find_targets(
             if engine_name(variant) == "llama.cpp"
             else folder / variant,
             tokenizer=folder / "base",
-            context_length=card.context_length,
+            context_length=window_of(card, folder / "base"),
             trust_remote_code=card.trust_remote_code,
         )
         for variant in chosen

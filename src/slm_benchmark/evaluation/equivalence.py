@@ -21,6 +21,7 @@ from slm_benchmark.catalog.types import EquivalenceConfigBounds, Task
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import digest, read_json
+from slm_benchmark.download.context import window_of
 from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import unknown_engine
 from slm_benchmark.evaluation.runner import (
@@ -159,7 +160,7 @@ def check_equivalence(
             for task in config["tasks"]
         }
         settings = Settings(
-            max_length=min(model.context_length, config["max_context_tokens"]),
+            max_length=min(window_of(model, inputs.base), config["max_context_tokens"]),
             threads=threads,
             device=hardware["device"],
             trust_remote_code=model.trust_remote_code,

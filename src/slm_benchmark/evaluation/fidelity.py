@@ -32,6 +32,7 @@ from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, digest, read_json, sha256_file
 from slm_benchmark.common.paths import CONFIG, relative
 from slm_benchmark.common.schemas import read_record, write_record
+from slm_benchmark.download.context import window_of
 from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import engine_name, unknown_engine
 from slm_benchmark.engines.memory import declared_budget_bytes
@@ -347,7 +348,7 @@ def make_reference(
 
 
 def engine_settings(
-    model: Model, config: FidelityConfig, hardware: Hardware, threads: int
+    model: Model, base: Path, config: FidelityConfig, hardware: Hardware, threads: int
 ) -> Settings:
     """How both sides are run: float32 on a CPU and float16 on CUDA, where Transformers runs them.
 
@@ -355,13 +356,14 @@ def engine_settings(
         UserError: when the model's window is shorter than a text.
     """
     window = config["tokens"] + 1
-    if window > model.context_length:
+    longest = window_of(model, base)
+    if window > longest:
         raise UserError(
             f"a text and the token before it do not fit the window of {model.id}",
             file=relative(FILE),
             field="tokens",
             value=config["tokens"],
-            fix=f"ask for at most {model.context_length - 1}",
+            fix=f"ask for at most {longest - 1}",
         )
     return Settings(
         max_length=window,
@@ -390,7 +392,7 @@ def _forward(
     model, hardware = catalogue.models[target.model], catalogue.hardware[target.hardware]
     identity = unknown_engine(target.variant, threads)
     try:
-        settings = engine_settings(model, catalogue.fidelity, hardware, threads)
+        settings = engine_settings(model, inputs.base, catalogue.fidelity, hardware, threads)
         engine = load_engine(engine_name(target.variant), inputs.weights, inputs.base, settings)
         identity = engine.identity
         try:

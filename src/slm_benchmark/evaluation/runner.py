@@ -17,6 +17,7 @@ from slm_benchmark.catalog.types import Task
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import NotApplicable, NotRun, RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest, read_json
+from slm_benchmark.download.context import window_of
 from slm_benchmark.download.weights import read_manifest, verify_files
 from slm_benchmark.engines.identity import engine_name, sources_sha256, unknown_engine
 from slm_benchmark.engines.memory import declared_budget_bytes
@@ -280,8 +281,8 @@ class CellRunner:
 
     @property
     def _window(self) -> int:
-        """Longest prompt and generation together, in tokens."""
-        return min(self.model.context_length, self.protocol["max_context_tokens"])
+        """Longest prompt and generation together, in tokens: the least that anything allows."""
+        return min(window_of(self.model, self.folders.base), self.protocol["max_context_tokens"])
 
     def _load_engine(self, tasks: LoadedTasks) -> Engine:
         from slm_benchmark.engines.journal import Journal

@@ -29,6 +29,27 @@ class Point:
     sequences: int = 1
 
 
+def check_positions(point: Point, positions: int | None) -> None:
+    """Refuse a point that is longer than a model whose positions were learned can take.
+
+    Args:
+        point: What is to be measured.
+        positions: As many as the model has learned; None where it computes them.
+
+    Raises:
+        UserError: when the point needs more.
+    """
+    tokens = point.prompt_tokens + point.output_tokens
+    if positions is not None and tokens > positions:
+        raise UserError(
+            f"{tokens} tokens do not fit the {positions} positions that the model has learned",
+            file="config/profiling.yaml",
+            field="prompt_tokens",
+            value=point.prompt_tokens,
+            fix="choose a protocol whose profiling plan has shorter prompts and outputs",
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """One variant to measure in one process.

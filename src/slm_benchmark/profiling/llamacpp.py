@@ -14,7 +14,7 @@ from llama_cpp import llama_cpp as api
 from numpy.typing import NDArray
 
 from slm_benchmark.engines import llama_binding as binding
-from slm_benchmark.profiling.job import Job, Point
+from slm_benchmark.profiling.job import Job, Point, check_positions
 from slm_benchmark.profiling.memory import release_mappings
 from slm_benchmark.profiling.traffic import gguf_traffic
 from slm_benchmark.profiling.types import RawTraffic, RunnerEngine
@@ -64,6 +64,7 @@ class LlamaCppRunner:
         """
         if self._context:
             api.llama_free(self._context)
+        check_positions(point, binding.learned_positions(self._model))
         cells = point.sequences * binding.whole_blocks(point.prompt_tokens + point.output_tokens)
         parameters = binding.context_parameters(cells, point.sequences, self._job.threads, FORWARD)
         parameters.n_batch = BATCH

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import transformers
 
-from slm_benchmark.profiling.job import Job, Point
+from slm_benchmark.engines.positions import learned_positions
+from slm_benchmark.profiling.job import Job, Point, check_positions
 from slm_benchmark.profiling.memory import release_mappings
 from slm_benchmark.profiling.roofline import compute_dtype
 from slm_benchmark.profiling.traffic import transformers_traffic
@@ -53,6 +54,7 @@ class TransformersRunner:
 
     def prepare(self, point: Point) -> None:
         """Give memory back to the device; the cache itself grows with its tokens."""
+        check_positions(point, learned_positions(self.model))
         self._sequences = point.sequences
         self.reset()
         if self._on_gpu:

@@ -13,6 +13,7 @@ from slm_benchmark.catalog.architectures import unsupported
 from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import NotApplicable, UserError
 from slm_benchmark.common.files import atomic_directory
+from slm_benchmark.download.model_facts import parameters
 from slm_benchmark.download.weights import read_manifest, shares, weight_file, write_manifest
 from slm_benchmark.quantize.converter import SCRIPT
 from slm_benchmark.records.provenance import versions
@@ -110,14 +111,15 @@ def _finish(model: Model, work: Path, base: Path, variant: str, began: float) ->
     with LlamaCpp(file, Settings(max_length=64, threads=1)) as engine:
         engine.check_finite()
     sizes = tensor_bytes(file)
+    base_manifest = read_manifest(base)
     write_manifest(
         work,
         model.id,
         variant,
-        source={"base_sha256": read_manifest(base)["sha256"]},
+        source={"base_sha256": base_manifest["sha256"]},
         method="gguf",
         nominal_bits_per_weight=NOMINAL_BITS[variant],
-        effective_bits_per_weight=round(8 * sizes.total() / model.parameters, 6),
+        effective_bits_per_weight=round(8 * sizes.total() / parameters(model, base_manifest), 6),
         tensor_types=shares(sizes),
         libraries=versions("llama-cpp-python", "gguf"),
         duration_s=round(time.monotonic() - began, 3),

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slm_benchmark.catalog.model_cards import Model
-from slm_benchmark.download.weights import read_manifest, safetensors_bytes, shares, write_manifest
+from slm_benchmark.download.model_facts import parameters
+from slm_benchmark.download.tensors import bytes_by_type, folder_tensors
+from slm_benchmark.download.weights import read_manifest, shares, write_manifest
 from slm_benchmark.quantize.calibration import Calibration
 from slm_benchmark.quantize.shapes import group_size, linear_in_features
 
@@ -68,15 +70,16 @@ def write_4bit_manifest(
         libraries: Versions of what made them, by package.
         duration_s: How long that took.
     """
-    sizes = safetensors_bytes(sorted(work.glob("*.safetensors")))
+    sizes = bytes_by_type(folder_tensors(work))
+    base = read_manifest(job.base)
     write_manifest(
         work,
         job.model.id,
         job.variant,
-        source={"base_sha256": read_manifest(job.base)["sha256"]},
+        source={"base_sha256": base["sha256"]},
         method=job.method,
         nominal_bits_per_weight=BITS,
-        effective_bits_per_weight=round(8 * sizes.total() / job.model.parameters, 6),
+        effective_bits_per_weight=round(8 * sizes.total() / parameters(job.model, base), 6),
         tensor_types=shares(sizes),
         group_size=size,
         symmetric=SYMMETRIC[job.method],

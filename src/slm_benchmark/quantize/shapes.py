@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.common.files import read_json
+from slm_benchmark.download.tensors import Tensor, folder_tensors
 
 GROUP_SIZES = (128, 64, 32)
 """Group sizes that the 4-bit kernels know, the cheapest first."""
@@ -14,11 +15,14 @@ GROUP_SIZES = (128, 64, 32)
 AWQ_ROWS = 64
 """gptqmodel's search for AWQ's clipping bounds takes this many output rows at once."""
 
-_LAYER = re.compile(r"\.\d+\.")
-"""In the name of a tensor of a numbered layer; embeddings and heads have none."""
+_ROUTERS = {"gate", "router", "shared_expert_gate"}
+"""Names of modules that choose among experts, which no 4-bit method quantizes."""
 
-_UNQUANTIZED = ("embed", "norm", "router", ".gate.")
-"""In the names of tensors of layers that no 4-bit method quantizes."""
+_UNQUANTIZED = ("embed", "norm", "head", "wte", "wpe")
+"""Parts of names of other modules that stay as they are."""
+
+_TRANSPOSED = ("gpt2", "openai-gpt")
+"""Types of models whose linear layers are stored as (input, output)."""
 
 
 def tensor_shapes(base: Path) -> dict[str, list[int]]:
@@ -27,39 +31,32 @@ def tensor_shapes(base: Path) -> dict[str, list[int]]:
     Args:
         base: Folder of the base model in Transformers format.
     """
-    from safetensors import safe_open
-
-    shapes: dict[str, list[int]] = {}
-    for file in sorted(base.glob("*.safetensors")):
-        with safe_open(file, framework="np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a mapping)
-                shapes[name] = list(map(int, tensors.get_slice(name).get_shape()))
-    return shapes or _pickled_shapes(base)
-
-
-def _pickled_shapes(base: Path) -> dict[str, list[int]]:
-    import torch
-
-    shapes: dict[str, list[int]] = {}
-    for file in sorted(base.glob("pytorch_model*.bin")):
-        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=True)
-        shapes |= {name: list(tensor.shape) for name, tensor in tensors.items()}
-    return shapes
+    return {tensor.name: list(tensor.shape) for tensor in folder_tensors(base)}
 
 
 def linear_shapes(base: Path) -> set[tuple[int, int]]:
     """(output, input) widths of the linear layers that a 4-bit method would quantize.
 
+    These are matrices inside the numbered blocks of a model.
+
     Args:
-        base: Folder of the base model in Transformers format.
+        base: Folder of the base model in Transformers format, safetensors or pickled.
     """
-    return {
-        (shape[0], shape[1])
-        for name, shape in tensor_shapes(base).items()
-        if len(shape) == 2
-        and _LAYER.search(name)
-        and not any(part in name for part in _UNQUANTIZED)
-    }
+    config = base / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    shapes = {tensor.shape for tensor in folder_tensors(base) if _is_linear(tensor)}
+    widths = {(int(first), int(second)) for first, second in shapes}
+    return {(second, first) for first, second in widths} if kind in _TRANSPOSED else widths
+
+
+def _is_linear(tensor: Tensor) -> bool:
+    modules = tensor.name.split(".")
+    return (
+        len(tensor.shape) == 2
+        and any(module.isdecimal() for module in modules)
+        and _ROUTERS.isdisjoint(modules)
+        and not any(part in module for module in modules for part in _UNQUANTIZED)
+    )
 
 
 def linear_in_features(base: Path) -> set[int]:

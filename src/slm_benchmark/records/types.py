@@ -693,6 +693,18 @@ class CalibrationBlock(TypedDict):
     tokens: int
 
 
+class ModelFacts(TypedDict):
+    """What a base model is, counted from its files."""
+
+    parameters: int
+    parameters_without_embeddings: int
+    architecture: str
+    context_length: int | None
+    vocabulary: int
+    number_format: str
+    chat_template: bool
+
+
 class WeightsManifest(TypedDict):
     """What the weight files of a variant are and how they were made."""
 
@@ -712,6 +724,7 @@ class WeightsManifest(TypedDict):
     libraries: dict[str, str]
     kernel: str | None
     duration_s: float
+    counted: NotRequired[ModelFacts]
 
 
 class SplitEntry(TypedDict):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os.path
+import os
 from pathlib import Path
 
 from slm_benchmark.catalog.custom import DESCRIPTION
@@ -164,7 +164,11 @@ class RuleInputs(RuleValues):
         return inputs
 
     def local_source(self, model: str) -> list[str]:
-        """Files of a model or dataset that lies on this machine; none for other sources."""
+        """Files of a model that lies on this machine; none for other sources.
+
+        There are none either where the card names no readable file: the download says why, and
+        other models go on.
+        """
         source = self.model(model).source
         return _files(source["path"]) if source["type"] == "local" else []
 
@@ -210,5 +214,6 @@ class RuleInputs(RuleValues):
 def _files(path: str) -> list[str]:
     source = ROOT / path
     if not source.is_dir():
-        return [path]
-    return sorted(str(Path(path) / p.relative_to(source)) for p in source.rglob("*") if p.is_file())
+        return [path] if os.access(source, os.R_OK) else []
+    files = (p for p in source.rglob("*") if p.is_file() and os.access(p, os.R_OK))
+    return sorted(str(Path(path) / p.relative_to(source)) for p in files)
