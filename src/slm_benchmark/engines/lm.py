@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import (
@@ -24,6 +23,7 @@ from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import digest
 from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
 from slm_benchmark.engines.beam_search import Search, search
+from slm_benchmark.engines.chat import ChatTemplate
 from slm_benchmark.engines.decoding import (
     Beams,
     Generation,
@@ -83,6 +83,8 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         self.tokenizer = AutoTokenizer.from_pretrained(
             tokenizer, trust_remote_code=trust_remote_code
         )
+        self.chat = ChatTemplate(self.tokenizer, tokenizer)
+        self.reasoning: dict[tuple[str | None, int | None], int] = {}
         self.progress = progress
         self.truncated: set[tuple[str | None, int | None]] = set()
         self.unfinished: set[tuple[str | None, int | None]] = set()
@@ -133,17 +135,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """The history as one prompt, through the base tokenizer's template."""
-        apply = functools.partial(
-            self.tokenizer.apply_chat_template,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
-        try:
-            return str(apply(chat_history))
-        except jinja2.TemplateError:
-            # Some templates refuse a system message; the harness's own backend drops it too.
-            return str(apply([said for said in chat_history if said["role"] != "system"]))
+        return self.chat.render(chat_history, add_generation_prompt)
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False

@@ -86,6 +86,7 @@ def run_and_store(
         "kind": "answers",
         **run.status.block(),
         **runner.blocks(run),
+        **runner.prompts(run),
         "tokens": runner.tokens(run),
         **runner.provenance(),
         "truncated_contexts": len(run.engine.lm.truncated) if rows and run.engine else None,

@@ -82,6 +82,7 @@ def run_and_score(
         "kind": "score",
         **run.status.block(),
         **runner.blocks(run),
+        **runner.prompts(run),
         "tokens": runner.tokens(run),
         **runner.provenance(),
         **results(measurement),

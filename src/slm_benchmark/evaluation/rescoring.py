@@ -42,6 +42,7 @@ from slm_benchmark.records.provenance import (
 from slm_benchmark.records.types import (
     AnswersRecord,
     DatasetManifest,
+    Rendered,
     ScoredBlock,
     ScoreRecord,
 )
@@ -123,12 +124,14 @@ def score(
         **clock.times(),
     }
     protocol = record["protocol"]["id"]
+    rendered: Rendered = {"prompts": record["prompts"]} if "prompts" in record else {}
     scores: ScoreRecord = {
         "schema_version": record["schema_version"],
         "model": record["model"],
         "variant": record["variant"],
         "dataset": record["dataset"] if status.ok else {**record["dataset"], "documents": 0},
         "engine": record["engine"],
+        **rendered,
         "tokens": record["tokens"],
         "environment": record["environment"],
         "hardware": record["hardware"],

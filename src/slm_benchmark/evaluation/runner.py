@@ -35,7 +35,9 @@ from slm_benchmark.records.types import (
     EngineBlock,
     ErrorBlock,
     ModelBlock,
+    PromptsBlock,
     ProtocolBlock,
+    Rendered,
     State,
     TaskBlock,
     Tokens,
@@ -319,19 +321,34 @@ class CellRunner:
 
     def _ask(self, engine: Engine, tasks: LoadedTasks) -> None:
         """Put the chosen documents to the model; the tasks' requests get the responses."""
-        from slm_benchmark.tasks.conversation import ConversationLM
+        from slm_benchmark.tasks.conversation import AnswersLM, ConversationLM
         from slm_benchmark.tasks.requests import ask, build_requests
 
         lm = engine.lm
         # A conversation is put into the template turn by turn.
         chat = self.templated and not self.entry.get("conversation")
         build_requests(tasks.parts, tasks.chosen, self.protocol["seed"], lm if chat else None)
-        ask(ConversationLM(lm) if self.entry.get("conversation") else lm, tasks.parts)
+        if self.entry.get("conversation"):
+            lm = ConversationLM(lm)
+        elif chat:
+            lm = AnswersLM(lm)
+        ask(lm, tasks.parts)
 
     @property
     def templated(self) -> bool:
         """Whether the protocol wraps prompts in the model's chat template."""
         return self.model.chat and self.protocol["chat_template"] == "chat_models"
+
+    def prompts(self, run: CellRun[Result]) -> Rendered:
+        """What a record says of prompts that a chat template rendered; nothing where none did."""
+        if run.engine is None or not (self.templated or self.entry.get("conversation")):
+            return {}
+        lm = run.engine.lm
+        block: PromptsBlock = lm.chat.block()
+        if lm.reasoning:
+            block["reasoning_documents"] = len(lm.reasoning)
+            block["reasoning_characters"] = sum(lm.reasoning.values())
+        return {"prompts": block}
 
     @property
     def name(self) -> str:

@@ -59,6 +59,7 @@ RECORDED_PACKAGES = (
 
 NOT_A_RESULT = (
     "label",
+    "prompts",
     "scored",
     "environment",
     "hardware",

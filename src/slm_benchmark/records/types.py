@@ -77,6 +77,22 @@ class TaskBlock(TypedDict):
     filter: str
 
 
+class PromptsBlock(TypedDict):
+    """The prompts of a cell as the chat template rendered them, in their order."""
+
+    sha256: str
+    date: str | None
+    thinking: Literal[False] | None
+    reasoning_documents: NotRequired[int]
+    reasoning_characters: NotRequired[int]
+
+
+class Rendered(TypedDict, total=False):
+    """What a record holds of prompts, where a chat template rendered any."""
+
+    prompts: PromptsBlock
+
+
 class ProtocolBlock(TypedDict):
     """The protocol, and the digest of its measured choices."""
 
@@ -186,6 +202,7 @@ class ScoreRecord(TypedDict):
     task: TaskBlock
     protocol: ProtocolBlock
     engine: EngineBlock
+    prompts: NotRequired[PromptsBlock]
     tokens: NotRequired[Tokens | None]
     environment: Environment
     hardware: HardwareBlock
@@ -218,6 +235,7 @@ class AnswersRecord(TypedDict):
     task: TaskBlock
     protocol: ProtocolBlock
     engine: EngineBlock
+    prompts: NotRequired[PromptsBlock]
     tokens: Tokens | None
     environment: Environment
     hardware: HardwareBlock
