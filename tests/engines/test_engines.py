@@ -647,6 +647,7 @@ class Recorder:
     shares = shares_prompts = True
     forwarded_tokens = 0
     chunk = CHUNK
+    vocabulary = VOCABULARY + 30
     schedule = "recorded"
     effective: Mapping[str, Any] = {}
 

@@ -34,7 +34,7 @@ def write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Pat
     writer.add_rope_dimension_count(config["hidden_size"] // heads)
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
-    add_tokenizer(writer, tiny_model)
+    add_tokenizer(writer, tiny_model, config["vocab_size"])
 
     names = {
         "input_layernorm": "attn_norm",
@@ -50,6 +50,7 @@ def write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Pat
     outer = {
         "model.embed_tokens.weight": "token_embd.weight",
         "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
     }
     for name, stored in sorted(load_file(tiny_model / "model.safetensors").items()):
         tensor = stored.astype(np.float32)
@@ -76,8 +77,8 @@ def write_gguf(path: Path, tiny_model: Path, linear: str, embedding: str) -> Pat
     return path
 
 
-def add_tokenizer(writer: Any, folder: Path) -> None:
-    """Put the tokenizer of a model's folder into a GGUF file."""
+def add_tokenizer(writer: Any, folder: Path, rows: int = 0) -> None:
+    """Put the tokenizer of a model's folder into a GGUF file, padded to the model's rows."""
     from gguf import TokenType
 
     described = json.loads((folder / "tokenizer.json").read_text())
@@ -85,10 +86,10 @@ def add_tokenizer(writer: Any, folder: Path) -> None:
     special = {token["content"] for token in described["added_tokens"]}
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
-    writer.add_token_list([token for token, _ in vocabulary])
-    writer.add_token_types(
-        [TokenType.CONTROL if token in special else TokenType.NORMAL for token, _ in vocabulary]
-    )
+    padding = [f"[PAD{number}]" for number in range(len(vocabulary), rows)]
+    writer.add_token_list([*(token for token, _ in vocabulary), *padding])
+    kinds = [TokenType.CONTROL if token in special else TokenType.NORMAL for token, _ in vocabulary]
+    writer.add_token_types([*kinds, *(TokenType.UNUSED for _ in padding)])
     merges = described["model"]["merges"]
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_bos_token_id(1)
@@ -97,7 +98,9 @@ def add_tokenizer(writer: Any, folder: Path) -> None:
     writer.add_pad_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template((folder / "chat_template.jinja").read_text())
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        writer.add_chat_template(template.read_text())
 
 
 def add_manifest(folder: Path, variant: str) -> Path:

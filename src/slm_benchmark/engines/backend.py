@@ -35,6 +35,7 @@ class Backend(Protocol):
             makes a generation batch-invariant.
         forwarded_tokens: Tokens forwarded so far, those of padding left out.
         chunk: Tokens of the chunks in which a shared prefix is forwarded.
+        vocabulary: Rows of the embeddings, which may be more or fewer than the tokenizer's tokens.
     """
 
     max_length: int
@@ -42,6 +43,7 @@ class Backend(Protocol):
     rows: int
     forwarded_tokens: int
     chunk: int
+    vocabulary: int
 
     @property
     def effective(self) -> Mapping[str, Any]:

@@ -31,6 +31,7 @@ class Search:
         finished: Told all new tokens of a candidate; true ends this candidate.
         end_tokens: How many tokens end a text: so many candidates more are looked at for each beam,
             as all of these may end.
+        undecodable: Rows of the model that stand for no token, and are never picked.
     """
 
     context: Sequence[int]
@@ -38,6 +39,7 @@ class Search:
     beams: Beams
     finished: Callable[[Sequence[int]], bool]
     end_tokens: int
+    undecodable: Sequence[int] = ()
 
     @property
     def longest(self) -> int:
@@ -139,7 +141,10 @@ def _candidates(live: Sequence[_Beam], logits: Logits, request: Search) -> Itera
     """The texts of highest probability that are a token longer, the highest first."""
     log_total, _ = log_sum_exp(logits)
     before = np.array([beam.total for beam in live])
-    totals = (logits + (before - log_total)[:, None]).ravel()
+    by_row = logits + (before - log_total)[:, None]
+    if request.undecodable:
+        by_row[:, list(request.undecodable)] = -np.inf
+    totals = by_row.ravel()
     count = min(len(totals), request.beams.count * max(2, 1 + request.end_tokens))
     best = np.argpartition(-totals, count - 1)[:count]
     for position in best[np.lexsort((best, -totals[best]))]:

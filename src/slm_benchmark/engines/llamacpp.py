@@ -205,6 +205,7 @@ class LlamaCpp:
 
     def __init__(self, file: Path, settings: Settings) -> None:
         self.model, _ = binding.load_model(file)
+        self.vocabulary = binding.vocabulary_size(self.model)
         positions = binding.learned_positions(self.model) or settings.max_length
         self.max_length = min(settings.max_length, positions)
         self.chunk = min(settings.chunk, positions)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +21,14 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from slm_benchmark.common.errors import RunEnvironmentError
 from slm_benchmark.common.files import digest
 from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
+from slm_benchmark.engines.base_tokenizer import BaseTokenizer
 from slm_benchmark.engines.beam_search import Search, search
 from slm_benchmark.engines.chat import ChatTemplate
 from slm_benchmark.engines.decoding import (
     Beams,
     Generation,
     Job,
-    Sampling,
+    Sampler,
     generate,
     make_sampler,
     plan_prompts,
@@ -76,13 +76,12 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         seed: int = 0,
         trust_remote_code: bool = False,
     ) -> None:
-        from transformers import AutoTokenizer
-
         super().__init__()
         self.model = backend
-        self.tokenizer = AutoTokenizer.from_pretrained(
-            tokenizer, trust_remote_code=trust_remote_code
+        self.text = BaseTokenizer(
+            tokenizer, trust_remote_code, getattr(backend, "vocabulary", None)
         )
+        self.tokenizer = self.text.hub
         self.chat = ChatTemplate(self.tokenizer, tokenizer)
         self.reasoning: dict[tuple[str | None, int | None], int] = {}
         self.progress = progress
@@ -90,21 +89,18 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         self.unfinished: set[tuple[str | None, int | None]] = set()
         self._journal = journal
         self._seed = seed
-        self._end_tokens = _end_tokens(tokenizer) | {self.tokenizer.eos_token_id}
         self._tokens = dict.fromkeys(("unique", "forwarded", "chunk_rounding", "generated"), 0)
         # The choices of a document have the same context, one after the other.
-        self._encode_context = functools.lru_cache(maxsize=4)(
-            functools.partial(_encode, self.tokenizer, self.tokenizer.decode(self.prefix_token_id))
-        )
+        self._encode_context = functools.lru_cache(maxsize=4)(self.text.encode)
 
     @property
-    def eot_token_id(self) -> int:
-        return int(self.tokenizer.eos_token_id)
+    def eot_token_id(self) -> int | None:
+        eos = self.tokenizer.eos_token_id
+        return None if eos is None else int(eos)
 
     @property
     def prefix_token_id(self) -> int:
-        bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else int(bos)
+        return self.text.prefix_token
 
     @property
     def max_length(self) -> int:
@@ -129,7 +125,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         """Token ids of ``string``; a text that begins with the BOS token gets no second one."""
         if add_special_tokens is None:
             return list(self._encode_context(string))
-        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+        return self.text.encode_plain(string, add_special_tokens)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -189,7 +185,7 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         owners = []
         for number, request in enumerate(requests):
             for window in get_rolling_token_windows(
-                token_list=self.tok_encode(request.args[0]),
+                token_list=self.text.encode_behind_prefix(request.args[0]),
                 prefix_token=self.prefix_token_id,
                 max_seq_len=self.max_length,
                 context_len=1,
@@ -274,15 +270,25 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             until, limit = settings["until"], settings["max_gen_toks"]
             decoding = read_decoding(settings)
             key = digest([context, until, limit, str(decoding)])
-            ending = self._ending(until)
+            ending = self._ending(context, until)
             if isinstance(decoding, Beams):
-                requested.append(Search(context, limit, decoding, ending, len(self._end_tokens)))
+                requested.append(
+                    Search(
+                        context,
+                        limit,
+                        decoding,
+                        ending,
+                        len(self.text.end_tokens),
+                        self.text.undecodable,
+                    )
+                )
             else:
                 # A harness that wants several samples of a document asks as often.
                 repeat = seen.get((key, *_name(request)), 0) if decoding else 0
                 seen[key, *_name(request)] = repeat + 1
                 seed = [self._seed, repeat, int(key[:16], 16)]
-                requested.append(functools.partial(_job, context, limit, ending, decoding, seed))
+                make = functools.partial(make_sampler, decoding, seed)
+                requested.append(functools.partial(self._job, context, limit, ending, make))
                 if decoding:
                     key = f"{key}-{self._seed}-{repeat}"
             keys.append(key)
@@ -297,10 +303,9 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             self._tokens["generated"] += len(generation.new)
             if not generation.stopped:
                 self.unfinished.add(_name(request))
-        texts = [self.tokenizer.decode(one.new, skip_special_tokens=True) for one in generations]
         return [
-            str(postprocess_generated_text(text, until, None))
-            for text, until in zip(texts, stops, strict=True)
+            str(postprocess_generated_text(self.text.answer(context, one.new), until, None))
+            for context, one, until in zip(contexts, generations, stops, strict=True)
         ]
 
     def _generate(
@@ -333,8 +338,9 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
     def _prompt(self, request: Instance) -> tuple[list[int], dict[str, Any]]:
         """Tokens of a prompt, cut to leave room for its answer, and its generation settings."""
         settings = normalize_gen_kwargs(dict(request.args[1]), DEFAULT_MAX_GEN_TOKS)
-        eos = self.tokenizer.decode(self.eot_token_id)
-        settings["until"] = handle_stop_sequences(settings.get("until"), eos=eos)
+        until = handle_stop_sequences(settings.get("until"), eos=self.text.eos_text)
+        # The empty string would be found in every text.
+        settings["until"] = [stop for stop in until if stop]
         limit = settings["max_gen_toks"] = int(settings["max_gen_toks"])
         room = self.max_length - limit
         if room < 1:
@@ -342,41 +348,36 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
                 f"an answer of up to {limit} tokens leaves no room for its prompt in the window of "
                 f"{self.max_length}"
             )
-        context = self.tok_encode(request.args[0])
+        context = self.tok_encode(request.args[0]) or [self.prefix_token_id]
         if len(context) > room:
             self.truncated.add(_name(request))
         return context[-room:], settings
 
-    def _ending(self, until: Sequence[str]) -> Callable[[Sequence[int]], bool]:
+    def _ending(
+        self, context: Sequence[int], until: Sequence[str]
+    ) -> Callable[[Sequence[int]], bool]:
         """Whether new tokens end with an end token, or hold a stop string."""
         # Whatever ends with the last token lies in the tokens of so many bytes; what ended before
         # was found before.
         reach = 8 + max((len(stop.encode()) for stop in until), default=0)
 
         def finished(new: Sequence[int]) -> bool:
-            if new[-1] in self._end_tokens:
+            if new[-1] in self.text.end_tokens:
                 return True
             # A stop string may be a special token, which has no text once these are left out.
-            text = self.tokenizer.decode(list(new[-reach:]))
+            text = self.text.decode_behind(context, new[-reach:])
             return any(stop in text for stop in until)
 
         return finished
 
-
-def _job(
-    context: list[int],
-    limit: int,
-    ending: Callable[[Sequence[int]], bool],
-    sampling: Sampling | None,
-    seed: Sequence[int],
-) -> Job:
-    return Job(context, limit, make_sampler(sampling, seed), ending)
-
-
-def _encode(tokenizer: Any, prefix: str, string: str) -> tuple[int, ...]:
-    if string.startswith(prefix):
-        return tuple(tokenizer.encode(string, add_special_tokens=False))
-    return tuple(tokenizer.encode(string))
+    def _job(
+        self,
+        context: list[int],
+        limit: int,
+        ending: Callable[[Sequence[int]], bool],
+        make: Callable[[], Sampler],
+    ) -> Job:
+        return Job(context, limit, self.text.decodable(make()), ending)
 
 
 def _name(request: Instance) -> tuple[str | None, int | None]:
@@ -401,13 +402,3 @@ def _truncate(pair: Pair, max_length: int) -> Pair:
         )
     whole = [*context, *continuation][-(max_length + 1) :]
     return whole[: -len(continuation)], continuation
-
-
-def _end_tokens(base: Path) -> set[int]:
-    """End-of-sequence ids of generation_config.json, or of config.json where there is none."""
-    file = base / "generation_config.json"
-    if not file.exists():
-        file = base / "config.json"
-    ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    listed = ids if isinstance(ids, list) else [ids]
-    return {int(token) for token in listed if token is not None}

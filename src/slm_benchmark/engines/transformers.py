@@ -110,6 +110,7 @@ class Transformers:
 
     def __init__(self, loaded: Loaded, settings: Settings) -> None:
         self.model = loaded.model
+        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         positions = learned_positions(self.model) or settings.max_length
         self.max_length = min(settings.max_length, positions)
         self.chunk = min(settings.chunk, positions)

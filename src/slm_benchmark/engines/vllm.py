@@ -94,6 +94,7 @@ def _backend_class() -> Any:
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.models.vllm_causallms import VLLM
 
+    from slm_benchmark.engines.base_tokenizer import BaseTokenizer
     from slm_benchmark.engines.lm import DEFAULT_MAX_GEN_TOKS, BenchmarkLM
 
     class BenchmarkVLLM(VLLM):  # type: ignore[misc]
@@ -102,7 +103,33 @@ def _backend_class() -> Any:
 
         def __init__(self, **arguments: Any) -> None:
             super().__init__(**arguments)
+            folder, trust = Path(arguments["tokenizer"]), arguments["trust_remote_code"]
+            self.text = BaseTokenizer(folder, trust)
+            if self.text.hub.eos_token_id is None:
+                raise NotApplicable(
+                    "vLLM's backend needs an EOS token",
+                    file=folder / "tokenizer_config.json",
+                    field="eos_token",
+                    value=None,
+                    fix="choose a protocol with another engine",
+                )
             self.truncated: set[tuple[str | None, int | None]] = set()
+
+        def tok_encode(
+            self, string: Any, add_special_tokens: bool | None = None, **options: Any
+        ) -> Any:
+            """Token ids of a text, or of each text of several."""
+            if not isinstance(string, str):
+                return [self.tok_encode(one, add_special_tokens) for one in string]
+            if add_special_tokens is None:
+                return self.text.encode(string)
+            return self.text.encode_plain(string, add_special_tokens)
+
+        def modify_gen_kwargs(self, *arguments: Any, **options: Any) -> Any:
+            """As the harness's, with every end token and without empty stop strings."""
+            settings, until, limit = VLLM.modify_gen_kwargs(*arguments, **options)
+            settings["stop_token_ids"] = sorted(self.text.end_tokens)
+            return settings, [stop for stop in until if stop], limit
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
             for request in requests:
