@@ -399,8 +399,8 @@ def test_rows_without_a_token(engine: Name, more: dict[str, Any], tmp_path: Path
 # --- the command ---------------------------------------------------------------------------------
 
 
-@member("tokenizers", "EOS behind every text, by `lm_eval`", "options A to D are told apart")
-def test_the_command_tells_options_apart(tmp_path: Path) -> None:
+@member("tokenizers", "EOS behind every text, by `lm_eval`", "four options, four likelihoods")
+def test_the_command_scores_each_option(tmp_path: Path) -> None:
     hub = byte_level(tmp_path / "model", around="<s> $A </s>")
     (letter,) = hub.encode(" C", add_special_tokens=False)[-1:]
     scripted_for(tmp_path / "model", hub, ":", [letter])

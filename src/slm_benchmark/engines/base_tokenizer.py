@@ -297,8 +297,8 @@ class BaseTokenizer:
             text = str(self.hub.apply_chat_template(turns, tokenize=False))
         except (jinja2.TemplateError, ValueError, TypeError, KeyError):
             return set()
-        _, found, behind = text.rpartition(said)
-        ids = self.hub.encode(behind.strip(), add_special_tokens=False) if found else []
+        _, reply, behind = text.rpartition(said)
+        ids = self.hub.encode(behind.strip(), add_special_tokens=False) if reply else []
         return {int(i) for i in ids[:1] if i in self._added}
 
 

@@ -284,7 +284,11 @@ def rows_are_independent(backend: Backend) -> bool:
     """
     if backend.rows == 1:
         return True
-    contexts = [[3 + row, 5, 7 + 2 * row, 11, 13 + row] for row in range(backend.rows)]
+    size = backend.vocabulary
+    contexts = [
+        [token % size for token in (3 + row, 5, 7 + 2 * row, 11, 13 + row)]
+        for row in range(backend.rows)
+    ]
     forwards, plan = plan_prompts(contexts, backend.chunk)
     longest = len(contexts[0]) + backend.rows + 1
     backend.reserve(plan, [longest] * backend.rows, backend.rows)
@@ -293,8 +297,8 @@ def rows_are_independent(backend: Backend) -> bool:
         """Logits of the first prompt as the given row, beside others."""
         state, _ = backend.start(forwards[0], longest)
         batch = [*others[:row], state, *others[row:]]
-        tokens = [17 + other for other in range(len(others))]
-        logits = backend.step(batch, [*tokens[:row], 9, *tokens[row:]])
+        tokens = [(17 + other) % size for other in range(len(others))]
+        logits = backend.step(batch, [*tokens[:row], 9 % size, *tokens[row:]])
         backend.finish(state)
         return bytes(logits[row].tobytes())
 
