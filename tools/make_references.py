@@ -156,8 +156,7 @@ def starters_page() -> str:
     for model, about in models.items():
         for variant, states in about["formats"].items():
             cells = [states[stage]["state"] if stage in states else "–" for stage in STAGES]
-            name = f"`{model}`" if variant == "base" else ""
-            rows.append((name, variant, *(cell.replace("_", " ") for cell in cells)))
+            rows.append((f"`{model}`", variant, *(cell.replace("_", " ") for cell in cells)))
     reasons = {
         f"- `{model}`, {variant}: {state['reason']}."
         for model, about in models.items()

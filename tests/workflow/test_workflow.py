@@ -628,7 +628,7 @@ def test_a_measured_again_cell_is_compared_with_the_published_one(interrupted: I
 
 @pytest.fixture(scope="module")
 def broken(finished: Measured) -> Measured:
-    """A run over a question without its answer, and one task that works.
+    """A run of a task whose few-shot examples have no answer, and of one that works.
 
     What is installed there differs from the lock.
     """
@@ -637,9 +637,13 @@ def broken(finished: Measured) -> Measured:
     changed = re.sub(r"(?m)^numpy==\S+", "numpy==0.0.1", lock)
     assert changed != lock
     checkout.write("requirements.lock", changed)
-    rows = arc_rows()
-    del rows[5]["answerKey"]
-    checkout.write("data/arc.jsonl", json_lines(rows))
+    examples = [{**row, "answerKey": "Z"} for row in arc_rows()]
+    checkout.write("data/arc-train.jsonl", json_lines(examples))
+    checkout.edit(
+        "config/datasets.yaml",
+        lambda data: data["tiny-arc"]["files"].update(train="data/arc-train.jsonl"),
+    )
+    checkout.edit("config/tasks.yaml", lambda data: data["arc_challenge"].update(num_fewshot=2))
     demo = {"default": 12, "gsm8k": 5}
     checkout.edit("config/protocols.yaml", lambda data: data["demo"].update(documents=demo))
     return Measured(checkout, checkout.snakemake(*RUN))
