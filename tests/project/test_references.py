@@ -14,6 +14,7 @@ from slm_benchmark.catalog.key_tables import RECORDS
 from slm_benchmark.cli import COMMANDS, RENAMED, Command, build_parser
 from slm_benchmark.common.paths import ROOT, SCHEMAS
 from slm_benchmark.site.terms import GLOSSARY, TERMS
+from tools.make_references import KINDS, members
 
 REFERENCE = ROOT / "docs" / "reference"
 TEXTS = (
@@ -167,3 +168,9 @@ def test_terms_of_the_field_are_there_for_a_search(term: str) -> None:
     code = [file for file in TEXTS if file.suffix == ".py"]
     for files in (pages, code):
         assert any(pattern.search(file.read_text(encoding="utf-8")) for file in files)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_awkward_input_has_six_members(kind: str) -> None:
+    names = [member.name for member in members() if member.kind == kind]
+    assert len(set(names)) == len(names) >= 6
