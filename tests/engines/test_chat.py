@@ -65,6 +65,8 @@ def template(tiny_model: Path, tmp_path: Path) -> Callable[[str], ChatTemplate]:
             None,
             marks=member("prompts", "a template with a date of its own", "used as it is"),
         ),
+        pytest.param("{# never | random, thinking #}|" + PLAIN, "|<|im_start|>", None),
+        pytest.param("You are thinking.|" + PLAIN, "You are thinking.|", None),
         pytest.param(
             "{% if tools is defined and tools %}tools{% endif %}|" + PLAIN,
             "|<|im_start|>system",
@@ -95,6 +97,17 @@ def test_a_prompt_is_the_same_on_every_day(
             "chooses by chance",
             marks=member("prompts", "a template with random filler text", "refused in one line"),
         ),
+        pytest.param("{{ ['a', 'b'] | map('random') | list }}" + PLAIN, "chooses by chance"),
+        pytest.param("{% filter random %}ab{% endfilter %}" + PLAIN, "chooses by chance"),
+        pytest.param("{% set f = lipsum %}{{ f() }}" + PLAIN, "chooses by chance"),
+        pytest.param(
+            "{{ raise_exception }}" + PLAIN,
+            "an object's address",
+            marks=member("prompts", "a template that prints an address", "refused in one line"),
+        ),
+        pytest.param("{{ raise_exception('') }}" + PLAIN, "fails: TemplateError"),
+        pytest.param("{{ 1 + 'a' }}" + PLAIN, "fails: unsupported operand"),
+        pytest.param("{% if %}" + PLAIN, "fails: Expected an expression"),
         pytest.param(
             "{{ now().year }}" + PLAIN,
             "fails: 'now' is undefined",
@@ -185,7 +198,21 @@ ANSWERED = "Four."
             ),
         ),
         pytest.param("…<think>\n", "2 + 2, so", "", id="opened and cut"),
-        pytest.param("", f"2 + 2</think>{ANSWERED}", ANSWERED, id="closed alone"),
+        pytest.param(
+            "",
+            f"<think>a <think>b</think> c</think>{ANSWERED}",
+            ANSWERED,
+            marks=member("prompts", "reasoning within reasoning", "all of it is cut off"),
+        ),
+        pytest.param("", f"<think>a</think>b</think>{ANSWERED}", ANSWERED, id="closed twice"),
+        pytest.param("", f"<THINK>a</THINK>{ANSWERED}", ANSWERED, id="large letters"),
+        pytest.param(
+            "",
+            "Use the tag <thinking> in XML, then </thinking>.",
+            "Use the tag <thinking> in XML, then </thinking>.",
+            marks=member("prompts", "an answer about such marks", "left as it is"),
+        ),
+        pytest.param("What does <think> do?", ANSWERED, ANSWERED, id="asked about marks"),
         pytest.param(
             "",
             f"[THINK]2 + 2[/THINK]{ANSWERED}",
@@ -194,7 +221,7 @@ ANSWERED = "Four."
         ),
         pytest.param("", f"<reasoning>a</reasoning>{ANSWERED}", ANSWERED, id="reasoning"),
         pytest.param(
-            "", f"<think>a</think>{ANSWERED} <think>b</think>Yes.", f"{ANSWERED} Yes.", id="two"
+            "", f"<think>a</think>{ANSWERED} <think>b</think>Yes.", f"{ANSWERED} Yes.", id="twice"
         ),
         pytest.param("", "I think: <b>4</b>", "I think: <b>4</b>", id="other marks"),
         pytest.param("…<think>\n\n</think>\n\n", ANSWERED, ANSWERED, id="switched off"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2 import meta, nodes
 
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.records.types import PromptsBlock
@@ -26,18 +28,25 @@ DATE = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 _SWITCHES = ("enable_thinking", "thinking")
 """Variables of templates that let a model think."""
 
-_CHANCE = re.compile(r"\|\s*random\b|\blipsum\s*\(")
-"""What Jinja chooses by chance: a filter and a function."""
+_GENERATION = re.compile(r"{%-?\s*(end)?generation\s*-?%}")
+"""Marks of Transformers around an assistant's text, which Jinja alone does not know."""
 
-_REASONING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
+_ADDRESS = re.compile(r"\S+ at 0x[0-9a-f]+>")
+"""What Python prints of an object that has no text: its address, another one in each process."""
+
+_REASONING = tuple(
+    re.compile(rf"(?P<opening>{re.escape(opening)})|{re.escape(closing)}", re.IGNORECASE)
+    for opening, closing in (
+        ("<think>", "</think>"),
+        ("<thinking>", "</thinking>"),
+        ("<thought>", "</thought>"),
+        ("<reasoning>", "</reasoning>"),
+        ("<analysis>", "</analysis>"),
+        ("<seed:think>", "</seed:think>"),
+        ("<|begin_of_thought|>", "<|end_of_thought|>"),
+        ("[THINK]", "[/THINK]"),
+        ("◁think▷", "◁/think▷"),
+    )
 )
 """What models put before and behind their reasoning."""
 
@@ -61,49 +70,63 @@ class ChatTemplate:
         Raises:
             UserError: when the template chooses by chance or fails.
         """
-        template = self._template()
-        if _CHANCE.search(template):
-            raise self._refuse(
-                "the chat template chooses by chance, so prompts would differ from run to run",
-                "remove the choice from the template",
-            )
         try:
-            prompt = self._apply(template, history, add_generation_prompt)
-        except jinja2.TemplateError as error:
+            self._refuse_chance()
+            prompt = self._apply(history, add_generation_prompt)
+        except UserError:
+            raise
+        except Exception as error:  # a template is a program, and can fail in any way
             others = [message for message in history if message["role"] != "system"]
             try:
                 if len(others) == len(history):
                     raise error
                 # The harness's own backend drops a system message that is refused, too.
-                prompt = self._apply(template, others, add_generation_prompt)
-            except jinja2.TemplateError as second:
+                prompt = self._apply(others, add_generation_prompt)
+            except Exception as second:
+                first = (str(second).strip() or type(second).__name__).splitlines()[0]
                 raise self._refuse(
-                    f"the chat template fails: {str(second).splitlines()[0]}",
+                    f"the chat template fails: {first}",
                     "correct the template, or write chat: false into the model's card",
                 ) from second
+        contents = "".join(str(message["content"]) for message in history)
+        if any(address not in contents for address in _ADDRESS.findall(prompt)):
+            raise self._refuse(
+                "the chat template prints an object's address, so prompts would differ from run to "
+                "run",
+                "remove what prints it from the template",
+            )
         self._prompts.update(prompt.encode("utf-8", "surrogatepass") + b"\0")
         return prompt
 
     def block(self) -> PromptsBlock:
         """What a record says of the prompts so far."""
-        template = self._template()
+        variables = meta.find_undeclared_variables(self._parsed())
         return {
             "sha256": self._prompts.hexdigest(),
-            "date": DATE.date().isoformat() if "strftime_now" in template else None,
-            "thinking": False if self._switches(template) else None,
+            "date": DATE.date().isoformat() if "strftime_now" in variables else None,
+            "thinking": False if self._switches() else None,
         }
 
-    def _template(self) -> str:
-        return str(self._tokenizer.get_chat_template())
+    def _parsed(self) -> nodes.Template:
+        return _parse(str(self._tokenizer.get_chat_template()))
 
-    @staticmethod
-    def _switches(template: str) -> dict[str, bool]:
+    def _switches(self) -> dict[str, bool]:
         """The template's switches of thinking, all off."""
-        return {name: False for name in _SWITCHES if re.search(rf"(?<![\w.'\"]){name}\b", template)}
+        variables = meta.find_undeclared_variables(self._parsed())
+        return {name: False for name in _SWITCHES if name in variables}
 
-    def _apply(
-        self, template: str, history: list[dict[str, str]], add_generation_prompt: bool
-    ) -> str:
+    def _refuse_chance(self) -> None:
+        parsed = self._parsed()
+        filters = {used.name for used in parsed.find_all(nodes.Filter)}
+        names = {used.name for used in parsed.find_all(nodes.Name)}
+        texts = {used.value for used in parsed.find_all(nodes.Const)}
+        if "random" in filters or "lipsum" in names or ("map" in filters and "random" in texts):
+            raise self._refuse(
+                "the chat template chooses by chance, so prompts would differ from run to run",
+                "remove the choice from the template",
+            )
+
+    def _apply(self, history: list[dict[str, str]], add_generation_prompt: bool) -> str:
         with _fixed_clock():
             return str(
                 self._tokenizer.apply_chat_template(
@@ -111,7 +134,7 @@ class ChatTemplate:
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=not add_generation_prompt,
-                    **self._switches(template),
+                    **self._switches(),
                 )
             )
 
@@ -120,6 +143,13 @@ class ChatTemplate:
         if not file.is_file():
             file = self._folder / "tokenizer_config.json"
         return UserError(problem, file=str(file), field="chat_template", fix=fix)
+
+
+@functools.lru_cache(maxsize=4)
+def _parse(template: str) -> nodes.Template:
+    """The template's program; Jinja's own errors come up."""
+    environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
+    return environment.parse(_GENERATION.sub("", template))
 
 
 class _Clock(datetime.datetime):
@@ -142,22 +172,35 @@ def _fixed_clock() -> Iterator[None]:
 
 
 def without_reasoning(prompt: str, text: str) -> str:
-    """An answer without the reasoning before it; all of a text that is reasoning to its end.
+    """An answer without its reasoning; nothing, where the limit cut the reasoning itself.
 
-    A model may open its reasoning itself, or the template has opened it at the prompt's end: then
-    the text has the closing mark alone. Text without such marks comes back as it is.
+    A text reasons when it begins with an opening mark, or when the template has opened one at the
+    prompt's end. Any other text comes back as it is, whatever marks it speaks of.
 
     Args:
         prompt: What was answered.
         text: The whole generation.
     """
-    for opening, closing in _REASONING:
-        opened = prompt.rstrip().endswith(opening)
-        if opened and closing not in text:
-            return ""
-        if opened or (closing in text and opening not in text.partition(closing)[0]):
-            text = text.partition(closing)[2].lstrip()
-        while opening in text:
-            before, _, rest = text.partition(opening)
-            text = before + rest.partition(closing)[2].lstrip()
+    for marks in _REASONING:
+        opened = [match for match in marks.finditer(prompt.rstrip()) if match["opening"]]
+        by_template = bool(opened) and opened[-1].end() == len(prompt.rstrip())
+        begins = marks.match(text.lstrip())
+        if by_template or (begins and begins["opening"]):
+            return _outside(marks, text, depth=1 if by_template else 0)
     return text
+
+
+def _outside(marks: re.Pattern[str], text: str, depth: int) -> str:
+    """The parts of a text that reasons which lie outside all pairs of marks."""
+    parts, end = [], 0
+    for mark in marks.finditer(text):
+        if depth == 0 and mark["opening"]:
+            parts.append(text[end : mark.start()])
+        # A closing mark without its opening one ends reasoning as well.
+        elif depth == 0:
+            parts.clear()
+        depth = depth + 1 if mark["opening"] else max(0, depth - 1)
+        end = mark.end()
+    if depth == 0:
+        parts.append(text[end:])
+    return "".join(parts).lstrip()

@@ -76,6 +76,8 @@ class GgufJudge:
         """See `Judge.ask`; a chat that does not fit the window gets a verdict without text."""
         from lm_eval.api.instance import Instance
 
+        from slm_benchmark.engines.chat import without_reasoning
+
         lm = self.engine.lm
         settings = {"until": [], "max_gen_toks": self._entry["max_tokens"], "do_sample": False}
         for first in range(0, len(chats), AT_ONCE):
@@ -87,9 +89,12 @@ class GgufJudge:
                 for i in indices
             ]
             lm.truncated.clear()
-            for i, text in zip(indices, lm.generate_until(requests), strict=True):
+            texts = lm.generate_until(requests)
+            for i, request, text in zip(indices, requests, texts, strict=True):
+                # A judge that thinks may weigh other ratings than the one that it gives.
+                verdict = without_reasoning(request.args[0], text)
                 # Of a question that was cut, the judge did not see the beginning.
-                yield i, Verdict(None if ("judge", i) in lm.truncated else text)
+                yield i, Verdict(None if ("judge", i) in lm.truncated else verdict)
 
     def prompt(self, chat: Chat) -> str:
         """A chat in the judge's template.
