@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from slm_benchmark.common.errors import UserError
@@ -310,3 +312,22 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     dataset = prepared(tmp_path, lines(rows))
     with pytest.raises(UserError, match=r"doc_to_choice names no column .*'options'"):
         checked(tmp_path, dataset, CHOICE)
+
+
+def test_an_index_that_numpy_computed_is_a_number(tmp_path: Path) -> None:
+    """As ToxiGen's, which rounds two ratings."""
+    config = SimpleNamespace(
+        process_docs=None, process_results=None, doc_to_choice=["No", "Yes"], doc_to_text="text"
+    )
+    task = SimpleNamespace(
+        OUTPUT_TYPE="multiple_choice",
+        config=config,
+        eval_docs=[{"text": "Is it?"}],
+        doc_to_text=lambda document: document["text"],
+        doc_to_choice=lambda _: ["No", "Yes"],
+        doc_to_target=lambda _: np.int32(1),
+    )
+    check_documents(task, [0], tmp_path / "test.parquet")
+    task.doc_to_target = lambda _: np.int32(2)
+    with pytest.raises(UserError, match="the gold answer is no option"):
+        check_documents(task, [0], tmp_path / "test.parquet")

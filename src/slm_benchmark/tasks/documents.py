@@ -7,6 +7,7 @@ is, and counts a document whose gold answer is no option as wrong for every mode
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,9 +132,10 @@ def _check_gold(task: Any, document: Any, options: Sequence[str], origin: _Origi
                 odd = odd_characters(answer)
                 hint = hint or (f"; it {odd}" if odd else "")
                 raise origin.error(f"the gold answer is none of the options{hint}", field, answer)
-        elif not isinstance(answer, int):
+        # A task may compute its answer with NumPy, whose integers are no int.
+        elif not isinstance(answer, numbers.Integral):
             raise origin.error("the gold answer is no option's number or text", field, answer)
-        elif not 0 <= answer < len(options):
+        elif not 0 <= int(answer) < len(options):
             what = f"the gold answer is no option: they are numbered from 0 to {len(options) - 1}"
             raise origin.error(what, field, answer)
     if several and not gold:
