@@ -13,6 +13,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,11 @@ class ChatTemplate:
             UserError: when the template chooses by chance or fails.
         """
         try:
-            self._refuse_chance()
+            if self._program().by_chance:
+                raise self._refuse(
+                    "the chat template chooses by chance, so prompts would differ from run to run",
+                    "remove the choice from the template",
+                )
             prompt = self._apply(history, add_generation_prompt)
         except UserError:
             raise
@@ -100,31 +105,15 @@ class ChatTemplate:
 
     def block(self) -> PromptsBlock:
         """What a record says of the prompts so far."""
-        variables = meta.find_undeclared_variables(self._parsed())
+        program = self._program()
         return {
             "sha256": self._prompts.hexdigest(),
-            "date": DATE.date().isoformat() if "strftime_now" in variables else None,
-            "thinking": False if self._switches() else None,
+            "date": DATE.date().isoformat() if program.reads_clock else None,
+            "thinking": False if program.switches else None,
         }
 
-    def _parsed(self) -> nodes.Template:
-        return _parse(str(self._tokenizer.get_chat_template()))
-
-    def _switches(self) -> dict[str, bool]:
-        """The template's switches of thinking, all off."""
-        variables = meta.find_undeclared_variables(self._parsed())
-        return {name: False for name in _SWITCHES if name in variables}
-
-    def _refuse_chance(self) -> None:
-        parsed = self._parsed()
-        filters = {used.name for used in parsed.find_all(nodes.Filter)}
-        names = {used.name for used in parsed.find_all(nodes.Name)}
-        texts = {used.value for used in parsed.find_all(nodes.Const)}
-        if "random" in filters or "lipsum" in names or ("map" in filters and "random" in texts):
-            raise self._refuse(
-                "the chat template chooses by chance, so prompts would differ from run to run",
-                "remove the choice from the template",
-            )
+    def _program(self) -> _Program:
+        return _read(str(self._tokenizer.get_chat_template()))
 
     def _apply(self, history: list[dict[str, str]], add_generation_prompt: bool) -> str:
         with _fixed_clock():
@@ -134,7 +123,7 @@ class ChatTemplate:
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=not add_generation_prompt,
-                    **self._switches(),
+                    **dict.fromkeys(self._program().switches, False),
                 )
             )
 
@@ -145,11 +134,37 @@ class ChatTemplate:
         return UserError(problem, file=str(file), field="chat_template", fix=fix)
 
 
+@dataclass(frozen=True)
+class _Program:
+    """What a template does that its prompts alone do not show.
+
+    Attributes:
+        by_chance: Whether it chooses by chance.
+        reads_clock: Whether it reads the date or the time.
+        switches: Its switches of thinking.
+    """
+
+    by_chance: bool
+    reads_clock: bool
+    switches: tuple[str, ...]
+
+
 @functools.lru_cache(maxsize=4)
-def _parse(template: str) -> nodes.Template:
-    """The template's program; Jinja's own errors come up."""
+def _read(template: str) -> _Program:
+    """Read a template once for all of its prompts; Jinja's own errors come up."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
-    return environment.parse(_GENERATION.sub("", template))
+    parsed = environment.parse(_GENERATION.sub("", template))
+    filters = {used.name for used in parsed.find_all(nodes.Filter)}
+    names = {used.name for used in parsed.find_all(nodes.Name)}
+    texts = {used.value for used in parsed.find_all(nodes.Const)}
+    variables = meta.find_undeclared_variables(parsed)
+    return _Program(
+        by_chance="random" in filters
+        or "lipsum" in names
+        or ("map" in filters and "random" in texts),
+        reads_clock="strftime_now" in variables,
+        switches=tuple(name for name in _SWITCHES if name in variables),
+    )
 
 
 class _Clock(datetime.datetime):
