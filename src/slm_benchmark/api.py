@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
+from slm_benchmark.common.process_environment import OWN_ADDRESSES
 
 if TYPE_CHECKING:
     import pandas
@@ -336,7 +337,7 @@ def _folder(path: Path) -> tuple[str, Callable[[str, int], bytes]]:
 
 def _opener(address: str) -> urllib.request.OpenerDirector:
     """What fetches an address: a server on this machine without the proxy of the environment."""
-    is_own = urllib.parse.urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+    is_own = urllib.parse.urlsplit(address).hostname in OWN_ADDRESSES
     return urllib.request.build_opener(*[urllib.request.ProxyHandler({})] * is_own)
 
 

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import MutableMapping
 
-_OWN_ADDRESSES = ("localhost", "127.0.0.1", "::1")
+OWN_ADDRESSES = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine, for which no proxy is asked."""
 
 
 def settle() -> None:
@@ -32,6 +33,6 @@ def bypass_proxy(environment: MutableMapping[str, str] = os.environ) -> None:
     names = [name.strip() for name in listed.split(",") if name.strip()]
     if "*" in names:
         return
-    missing = [address for address in _OWN_ADDRESSES if address not in names]
+    missing = [address for address in OWN_ADDRESSES if address not in names]
     for variable in ("no_proxy", "NO_PROXY"):
         environment[variable] = ",".join([*names, *missing])
