@@ -211,6 +211,7 @@ def scored_from_answers(record: Record) -> Record:
         {
             **record,
             "answers_sha256": SHA256,
+            "prompts": {"sha256": SHA256, "date": "2026-01-01", "thinking": False},
             "scoring": {"code": {"limits": {"cpu_s": 10}}},
             "scored": {
                 "environment": copy.deepcopy(record["environment"]),

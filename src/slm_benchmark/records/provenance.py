@@ -59,7 +59,6 @@ RECORDED_PACKAGES = (
 
 NOT_A_RESULT = (
     "label",
-    "prompts",
     "scored",
     "environment",
     "hardware",
