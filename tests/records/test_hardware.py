@@ -88,14 +88,27 @@ def test_another_machine_has_another_fingerprint(change: dict[str, Any]) -> None
     assert hardware.fingerprint(machine(**change)) != hardware.fingerprint(MACHINE)
 
 
+def limited(**less: int) -> dict[str, Any]:
+    """What a limit leaves of `MACHINE`."""
+    return {"usable": {"cpus": 4, "memory_bytes": 8 * 2**30, "limits": [], **less}}
+
+
 MISMATCHES: list[tuple[str, Any, dict[str, Any], str]] = [
     ("machine", ["aarch64"], {}, "x86_64"),
     ("gpu_name", "H100", {}, "Tesla T4"),
     ("gpu_name", "T4", {"gpus": []}, "[]"),
     ("cpu_model", "Cortex", {}, "Example 9000"),
     ("min_cores", 5, {}, "4"),
+    ("min_cores", 4, limited(cpus=2), "2 usable of 4"),
     ("max_cores", 3, {}, "4"),
+    ("max_cores", 3, limited(cpus=2), "4"),
     ("min_memory_bytes", 9 * 2**30, {}, str(8 * 2**30)),
+    (
+        "min_memory_bytes",
+        6 * 2**30,
+        limited(memory_bytes=4 * 2**30),
+        f"{4 * 2**30} usable of {8 * 2**30}",
+    ),
     ("max_memory_bytes", 7 * 2**30, {}, str(8 * 2**30)),
     ("cpu_flags", ["avx2", "avx512f"], {}, "avx2"),
     ("min_driver", "550.54", {}, "550.1"),

@@ -186,7 +186,9 @@ def _requirements(
     requires: Requirements, machine: Description
 ) -> list[tuple[str, object, object, bool]]:
     """(key, required value, this machine's value, whether it fits) for each stated requirement."""
-    cores, memory = machine["cpu"]["logical_cores"], machine["memory_bytes"]
+    cores, memory = machine["cpu"]["logical_cores"] or 0, machine["memory_bytes"]
+    # What a limit leaves is what a measurement gets; what there is says which machine it is.
+    left: Usable = machine.get("usable") or {"cpus": cores, "memory_bytes": memory, "limits": []}
     model, flags = machine["cpu"]["model"], machine["cpu"]["flags"]
     gpus = [gpu["name"] for gpu in machine["gpus"]]
     drivers = [gpu["driver"] for gpu in machine["gpus"]]
@@ -199,9 +201,12 @@ def _requirements(
         ),
         "cpu_model": (model, lambda want: want in (model or "")),
         "cpu_flags": (flags, lambda want: set(want) <= set(flags)),
-        "min_cores": (cores, lambda want: (cores or 0) >= want),
-        "max_cores": (cores, lambda want: (cores or 0) <= want),
-        "min_memory_bytes": (memory, lambda want: memory >= want),
+        "min_cores": (_of(left["cpus"], cores), lambda want: left["cpus"] >= want),
+        "max_cores": (cores, lambda want: cores <= want),
+        "min_memory_bytes": (
+            _of(left["memory_bytes"], memory),
+            lambda want: left["memory_bytes"] >= want,
+        ),
         "max_memory_bytes": (memory, lambda want: memory <= want),
         "virtual": (
             machine["virtualisation"],
@@ -219,6 +224,11 @@ def _requirements(
         value = os.environ.get(name)
         checked.append((f"environment.{name}", want, value, value == want))
     return checked
+
+
+def _of(left: int, visible: int) -> int | str:
+    """What may be used, and what is there where that is more."""
+    return left if left >= visible else f"{left} usable of {visible}"
 
 
 def _version(text: str) -> list[int]:
