@@ -57,11 +57,15 @@ INTRODUCTION = """\
 A set of code problems comes with solutions that its authors call right. Run through [the
 sandbox](generated-code.md) with its limits, all should be `passed`. This page has those that are
 not, with the cause. No model can score higher on a set than its reference solutions allow, except
-on a problem whose tests are met by another solution; all models lose the same problems."""
+on a problem whose tests are met by another solution; all models lose the same problems.
+
+MBPP is run as lm-evaluation-harness runs it, without the field `test_setup_code`, which defines
+`root` for two problems. MBPP+ is run as EvalPlus runs it, on the inputs of both its lists."""
 
 DIFFERENTIAL = """
 import copy as _copy
 
+inf, nan = float("inf"), float("nan")
 _reference = {{}}
 exec({solution!r}, _reference)
 
@@ -119,14 +123,13 @@ def _evalplus_tests(name: str, row: dict[str, Any]) -> str:
         *mbpp_deserialize_inputs(name, row["base_input"]),
         *mbpp_deserialize_inputs(name, row["plus_input"]),
     ]
-    differential = DIFFERENTIAL.format(
+    return DIFFERENTIAL.format(
         solution=row["canonical_solution"],
         tolerance=row["atol"] or 1e-06,
         matches=row["entry_point"] in _MATCHES,
-        inputs=repr(inputs).replace("inf", "float('inf')").replace("nan", "float('nan')"),
+        inputs=repr(inputs),
         name=row["entry_point"],
     )
-    return f"{row['assertion']}\n{differential}"
 
 
 def outcomes(listed: Sequence[Problem]) -> dict[str, Outcome]:
