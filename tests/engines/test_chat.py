@@ -6,17 +6,23 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lm_eval.api.instance import Instance
+from tokenizers import AddedToken
 
 from slm_benchmark.common.errors import UserError
-from slm_benchmark.engines.chat import ChatTemplate, without_reasoning
-from slm_benchmark.tasks.conversation import AnswersLM, ConversationLM, conversation
+from slm_benchmark.download.chat_template import ChatTemplate
+from slm_benchmark.engines.identity import Name
+from slm_benchmark.engines.reasoning import without_reasoning
+from slm_benchmark.tasks.conversation import ConversationLM, conversation
+from tests.engines.test_tokenizers import END, ENGINES, opened, write
 from tests.support.members import member
+from tests.support.tokenizers import byte_level, scripted
 
 PLAIN = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -208,6 +214,16 @@ ANSWERED = "Four."
         pytest.param("", f"<THINK>a</THINK>{ANSWERED}", ANSWERED, id="large letters"),
         pytest.param(
             "",
+            f"2 + 2\n</think>\n\n{ANSWERED}",
+            ANSWERED,
+            marks=member("prompts", "a closing mark that none opened", "cut at this mark"),
+        ),
+        pytest.param("", "<think>a</think>\n\n    return 4", "    return 4", id="an indent"),
+        pytest.param(
+            "", f"<|channel>thought\na<channel|>{ANSWERED}", ANSWERED, id="a channel of thought"
+        ),
+        pytest.param(
+            "",
             "Use the tag <thinking> in XML, then </thinking>.",
             "Use the tag <thinking> in XML, then </thinking>.",
             marks=member("prompts", "an answer about such marks", "left as it is"),
@@ -231,41 +247,182 @@ def test_an_answer_has_no_reasoning(prompt: str, text: str, answer: str) -> None
     assert without_reasoning(prompt, text) == answer
 
 
-class Thinker:
-    """A model that thinks before it says which turn it is."""
+def thinker(folder: Path, marks: Sequence[str], *, special: bool, template: str = PLAIN) -> str:
+    """Save a model that thinks "fo;x" and answers "12"; returns its prompt."""
+    named: dict[str, Any] = {"extra_special_tokens": list(marks)} if special else {}
+    hub = byte_level(folder, chat_template=template, **named)
+    if not special:
+        hub.add_tokens([AddedToken(mark, special=False) for mark in marks])
+        hub.save_pretrained(folder)
+    first, last = hub.convert_tokens_to_ids(list(marks))
+    words = [hub.encode(word)[0] for word in ("f", "o", ";", "x")]
+    prompt = str(
+        hub.apply_chat_template(
+            [{"role": "user", "content": "Q"}], tokenize=False, add_generation_prompt=True
+        )
+    )
+    opened = prompt.rstrip().endswith(marks[0])
+    thoughts = [*words, last, *hub.encode("12"), END]
+    answer = thoughts if opened else [first, *thoughts]
+    begins = hub.encode(prompt, add_special_tokens=False)[-1]
+    scripted(folder, len(hub), [begins, *answer])
+    return prompt
 
-    def __init__(self) -> None:
-        self.reasoning: dict[tuple[str | None, int | None], int] = {}
-        self.prompts: list[str] = []
 
-    def chat_template(self, _: bool | str) -> str:
-        return PLAIN
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("marks", "special"),
+    [
+        pytest.param(
+            ("[THINK]", "[/THINK]"),
+            True,
+            marks=member(
+                "prompts", "marks of reasoning that are special tokens", "cut off and counted"
+            ),
+        ),
+        pytest.param(
+            ("<|START_THINKING|>", "<|END_THINKING|>"),
+            True,
+            marks=member("prompts", "special tokens of another form", "cut off and counted"),
+        ),
+        pytest.param(("<think>", "</think>"), False, id="tokens that are text"),
+    ],
+)
+def test_reasoning_between_tokens_is_cut(
+    engine: Name, marks: Sequence[str], special: bool, tmp_path: Path
+) -> None:
+    thinker(tmp_path, marks, special=special)
+    with opened(tmp_path, engine) as lm:
+        prompt = lm.apply_chat_template([{"role": "user", "content": "Q"}])
+        assert write(lm, prompt) == "12"
+        assert lm.reasoning == {("test", 0): len(f"{marks[0]}fo;x{marks[1]}")}
+        assert not lm.unfinished
+        # Cut by the limit, it is no answer.
+        assert write(lm, prompt, limit=3) == ""
+        assert lm.unfinished
 
-    def apply_chat_template(self, history: list[dict[str, str]], _: bool = True) -> str:
-        return json.dumps(history)
 
-    def generate_until(self, requests: list[Instance], _: bool = False) -> list[str]:
-        self.prompts += [request.args[0] for request in requests]
-        return [f"<think>secret</think> turn {len(self.prompts)}"] * len(requests)
+@member("prompts", "a stop string within reasoning", "ends nothing; one in the answer does")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_stop_string_within_reasoning(engine: Name, tmp_path: Path) -> None:
+    thinker(tmp_path, ("<think>", "</think>"), special=False)
+    with opened(tmp_path, engine) as lm:
+        prompt = lm.apply_chat_template([{"role": "user", "content": "Q"}])
+        assert write(lm, prompt, [";"]) == "12"
+        assert write(lm, prompt, ["2"]) == "1"
 
 
-def request(context: str) -> Instance:
-    return Instance("generate_until", {}, (context, {"until": []}), 0, ("task", 7, 1))
+def test_without_a_chat_template_a_text_is_left_as_it_is(tmp_path: Path) -> None:
+    prompt = thinker(tmp_path, ("<think>", "</think>"), special=False)
+    with opened(tmp_path, "transformers") as lm:
+        assert write(lm, prompt) == "<think>fo;x</think>12"
+        assert not lm.reasoning
+
+
+OPENING = PLAIN.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+"""A template that lets a model think, and has no switch against it."""
+
+
+def test_what_the_template_opened_is_cut(tmp_path: Path) -> None:
+    thinker(tmp_path, ("<think>", "</think>"), special=True, template=OPENING)
+    with opened(tmp_path, "transformers") as lm:
+        assert write(lm, lm.apply_chat_template([{"role": "user", "content": "Q"}])) == "12"
+
+
+@pytest.mark.parametrize(
+    ("template", "switched"),
+    [
+        pytest.param(
+            OPENING,
+            False,
+            marks=member(
+                "prompts",
+                "options behind a template that lets a model think",
+                "refused before a score is computed",
+            ),
+        ),
+        pytest.param(
+            OPENING.replace(
+                "<think>\n{%",
+                "<think>\n{% if enable_thinking is defined and not enable_thinking %}\n</think>\n"
+                "{% endif %}{%",
+            ),
+            True,
+            marks=member(
+                "prompts",
+                "options behind a template with a switch of thinking",
+                "scored behind the closed block",
+            ),
+        ),
+    ],
+)
+def test_options_are_not_scored_as_thoughts(template: str, switched: bool, tmp_path: Path) -> None:
+    thinker(tmp_path, ("<think>", "</think>"), special=True, template=template)
+    with opened(tmp_path, "transformers") as lm:
+        prompt = lm.apply_chat_template([{"role": "user", "content": "Q"}])
+        asked = [Instance("loglikelihood", {}, (prompt, option), 0, ("t", 0, 1)) for option in "AB"]
+        if switched:
+            assert len(lm.loglikelihood(asked)) == 2
+            return
+        with pytest.raises(UserError, match=r"chat_template: .*has no switch against it.*Fix: "):
+            lm.loglikelihood(asked)
 
 
 @member("prompts", "reasoning in a conversation", "reaches neither a judge nor the next turn")
-def test_a_conversation_holds_no_reasoning() -> None:
-    thinker: Any = Thinker()
-    (answers,) = ConversationLM(thinker).generate_until([request(conversation(["1", "2"], {}))])
-    assert json.loads(answers) == ["turn 1", "turn 2"]
-    assert "secret" not in thinker.prompts[1]
-    assert thinker.reasoning == {("task", 7): 2 * len("<think>secret</think> ")}
+def test_a_conversation_holds_no_reasoning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    thinker(tmp_path, ("<think>", "</think>"), special=True)
+    with opened(tmp_path, "transformers") as lm:
+        prompts: list[str] = []
+        render = lm.chat.render
+
+        def rendered(*history: Any) -> str:
+            prompts.append(render(*history))
+            return prompts[-1]
+
+        monkeypatch.setattr(lm.chat, "render", rendered)
+        settings = {"until": [], "max_gen_toks": 24}
+        turns = (conversation(["Q", "R"], {}), settings)
+        asked = Instance("generate_until", {}, turns, 0, ("task", 7, 1))
+        (answers,) = ConversationLM(lm).generate_until([asked])
+        assert json.loads(answers) == ["12", "12"]
+        assert "fo;x" not in prompts[1]
+        assert lm.reasoning == {("task", 7): 2 * len("<think>fo;x</think>")}
 
 
-def test_a_single_answer_holds_no_reasoning() -> None:
-    thinker: Any = Thinker()
-    assert AnswersLM(thinker).generate_until([request("1")]) == ["turn 1"]
-    assert list(thinker.reasoning) == [("task", 7)]
+@member("prompts", "reasoning, by `lm_eval --apply_chat_template`", "cut off, as in the workflow")
+def test_the_command_cuts_reasoning(tmp_path: Path) -> None:
+    """`lm_eval --apply_chat_template` gives answers as the workflow does."""
+    thinker(tmp_path / "model", ("<think>", "</think>"), special=True)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "Q", "answer": "12"}) + "\n")
+    task = {
+        "task": "sums",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "{{answer}}",
+        "generation_kwargs": {"until": [";"], "max_gen_toks": 24},
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean"}],
+    }
+    (tmp_path / "sums.yaml").write_text(yaml.safe_dump(task))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "lm_eval", "--model", "slm-transformers"),
+            *("--model_args", f"pretrained={tmp_path / 'model'},dtype=float32,threads=1"),
+            *("--tasks", "sums", "--include_path", str(tmp_path), "--apply_chat_template"),
+            *("--output_path", str(tmp_path / "out"), "--log_samples"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (samples,) = (tmp_path / "out").rglob("samples_sums_*")
+    (sample,) = [json.loads(line) for line in samples.open()]
+    assert sample["resps"] == [["12"]]
+    assert sample["exact_match"] == 1.0
 
 
 @member("prompts", "the same template in another process", "the same prompts, bit for bit")
@@ -275,7 +432,7 @@ def test_another_process_renders_the_same(tiny_model: Path, tmp_path: Path) -> N
     (folder / "chat_template.jinja").write_text("{{ strftime_now('%c') }}" + PLAIN)
     script = (
         "import sys; from transformers import AutoTokenizer\n"
-        "from slm_benchmark.engines.chat import ChatTemplate\n"
+        "from slm_benchmark.download.chat_template import ChatTemplate\n"
         "chat = ChatTemplate(AutoTokenizer.from_pretrained(sys.argv[1]), sys.argv[1])\n"
         "chat.render([{'role': 'user', 'content': 'Hi'}]); print(chat.block()['sha256'])"
     )

@@ -28,6 +28,7 @@ from slm_benchmark.tasks.conversation import ConversationLM
 from slm_benchmark.tasks.extra.mt_bench.mt_bench import category_scores
 from slm_benchmark.tasks.loader import load_parts
 from slm_benchmark.tasks.requests import ScoredDocument, ask, build_requests, score_documents
+from tests.support.members import member
 
 # ── documents and prompts of the shape of the published ones, in our own words ──
 
@@ -197,6 +198,15 @@ def test_an_endpoint_is_asked_at_temperature_0_with_seed_and_key(
         }
     ]
     assert "sk-secret" not in json.dumps(judge.identity)
+
+
+@member("prompts", "a judge at an endpoint that thinks", "graded by what it says behind that")
+def test_a_rating_that_was_only_weighed_counts_for_nothing(endpoint: Endpoint) -> None:
+    endpoint.reply = lambda _: (200, "<think>[[9]]? No.</think>\n\nShort. [[4]]")
+    assert one(remote(endpoint)).text == "Short. [[4]]"
+    # Cut within its reasoning, the judge said nothing.
+    endpoint.reply = lambda _: (200, "<think>[[9]], or")
+    assert one(remote(endpoint)).text == ""
 
 
 def test_without_a_key_none_is_sent(endpoint: Endpoint) -> None:

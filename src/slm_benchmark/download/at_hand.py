@@ -8,9 +8,10 @@ from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.download.base_model import file_names
+from slm_benchmark.download.chat_template import ChatTemplate, read_templates
 from slm_benchmark.download.checkpoint import weight_set
 from slm_benchmark.download.local_source import local_source
-from slm_benchmark.download.model_facts import check_card, read_checkpoint
+from slm_benchmark.download.model_facts import check_card, check_texts, read_checkpoint
 from slm_benchmark.download.origin import Origin
 from slm_benchmark.download.weights import read_manifest
 from slm_benchmark.records.provenance import weight_bytes
@@ -38,6 +39,8 @@ def check_downloaded(model: Model, models: Path = ROOT / "resources" / "models")
     manifest = read_manifest(folder / "base")
     if not _is_of(manifest, model):
         return
+    if model.chat and read_templates(folder / "base"):
+        ChatTemplate(None, folder / "base").check_program()
     if "counted" in manifest:
         check_card(model, manifest["counted"])
         return
@@ -63,7 +66,9 @@ def check_local(model: Model) -> None:
     path = local_source(model)
     if model.source["format"] == "transformers":
         chosen = weight_set(file_names(path), Origin.of(model))
-        check_card(model, read_checkpoint(model, path, chosen).facts)
+        facts = read_checkpoint(model, path, chosen).facts
+        check_card(model, facts)
+        check_texts(model, path, facts)
 
 
 def _is_of(manifest: WeightsManifest, model: Model) -> bool:

@@ -25,6 +25,7 @@ from slm_benchmark.download.local_source import local_source
 from slm_benchmark.download.model_facts import (
     Checkpoint,
     check_card,
+    check_texts,
     read_checkpoint,
     refuse_quantized,
 )
@@ -199,6 +200,7 @@ def _checked(model: Model, work: Path) -> Checkpoint:
         (work / name).unlink()
     checkpoint = read_checkpoint(model, work, chosen)
     check_card(model, checkpoint.facts)
+    check_texts(model, work, checkpoint.facts)
     check_finite(work, checkpoint.tensors, origin)
     tensors = drop_tied_copies(work, checkpoint.tensors, checkpoint.tied, origin)
     return replace(checkpoint, tensors=tensors)
@@ -219,7 +221,7 @@ def _named_by_the_card(model: Model, work: Path) -> Iterator[None]:
         if not path.is_relative_to(work.absolute()):
             raise
         name = path.relative_to(work.absolute()).as_posix()
-        message = f"{name}: {error.message}"
+        message = ": ".join(filter(None, (name, error.field, error.message)))
         raise Origin.of(model).refuse(message, error.fix or "fetch the file again") from error
 
 

@@ -1,4 +1,4 @@
-"""How long a text a model's files allow for, and whether they hold a chat template."""
+"""How long a text a model's files allow for."""
 
 from __future__ import annotations
 
@@ -99,17 +99,6 @@ def window_of(model: Model, base: Path) -> int:
         UserError: when a file cannot be read.
     """
     return min(model.context_length, context_window(base) or model.context_length)
-
-
-def has_chat_template(folder: Path) -> bool:
-    """Whether a tokenizer's files hold a chat template, in any of the places for it."""
-    names = ("chat_template.jinja", "chat_template.json")
-    if any((folder / name).is_file() for name in names):
-        return True
-    if any(folder.glob("additional_chat_templates/*.jinja")):
-        return True
-    path = folder / "tokenizer_config.json"
-    return path.is_file() and bool(read_configuration(path).get("chat_template"))
 
 
 def _length(value: object) -> int | None:

@@ -10,15 +10,16 @@ from typing import Any
 
 from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.download.chat_template import ChatTemplate, read_templates
 from slm_benchmark.download.checkpoint import INDEX, read_index
 from slm_benchmark.download.context import (
     declared_lengths,
-    has_chat_template,
     read_configuration,
     text_configuration,
 )
 from slm_benchmark.download.origin import Origin
 from slm_benchmark.download.tensors import Tensor, bytes_by_type, read_tensors
+from slm_benchmark.download.tokenizer import check_rows, load_tokenizer
 from slm_benchmark.records.types import ModelFacts, WeightsManifest
 
 TOLERANCE = 0.01
@@ -82,7 +83,7 @@ def read_checkpoint(model: Model, folder: Path, chosen: str) -> Checkpoint:
         "context_length": next(iter(lengths.values()), None),
         "vocabulary": int(built.get_input_embeddings().weight.shape[0]),
         "number_format": bytes_by_type(used).most_common(1)[0][0],
-        "chat_template": has_chat_template(folder),
+        "chat_template": bool(read_templates(folder)),
     }
     return Checkpoint(facts, used, _tied(built, used))
 
@@ -147,6 +148,26 @@ def check_card(model: Model, facts: ModelFacts) -> None:
     """
     for error in contradictions(model, facts):
         raise error
+
+
+def check_texts(model: Model, folder: Path, facts: ModelFacts) -> None:
+    """Refuse a tokenizer that cannot be loaded or is another model's and, for a chat model, a
+    template that no prompt can be made with.
+
+    Args:
+        model: The card.
+        folder: In Transformers format.
+        facts: Counted from the files.
+
+    Raises:
+        UserError: naming the file.
+    """
+    tokenizer = load_tokenizer(folder, model.trust_remote_code)
+    check_rows(tokenizer, folder, facts["vocabulary"])
+    if model.chat:
+        template = ChatTemplate(tokenizer, folder)
+        template.select()
+        template.check()
 
 
 def parameters(model: Model, base: WeightsManifest) -> int:

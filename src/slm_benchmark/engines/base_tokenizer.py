@@ -17,8 +17,11 @@ import numpy as np
 from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import read_json
+from slm_benchmark.download.chat_template import ChatTemplate
+from slm_benchmark.download.tokenizer import beyond_rows, check_rows, load_tokenizer
 from slm_benchmark.engines.backend import Logits
 from slm_benchmark.engines.decoding import Sampler
+from slm_benchmark.engines.reasoning import is_mark
 
 _PROBE = "a"
 """A text that every tokenizer encodes, to see what is put around it."""
@@ -32,7 +35,7 @@ class BaseTokenizer:
 
     Args:
         folder: The base model's folder.
-        trust_remote_code: Whether the tokenizer's own code may run.
+        hub: The tokenizer, where it is loaded already.
         rows: Rows of the model's embeddings; None where they are not known.
 
     Attributes:
@@ -44,18 +47,21 @@ class BaseTokenizer:
         UserError: when the folder holds no tokenizer that can be loaded, or one of another model.
     """
 
-    def __init__(
-        self, folder: Path, trust_remote_code: bool = False, rows: int | None = None
-    ) -> None:
-        self.hub = _load(folder, trust_remote_code)
+    def __init__(self, folder: Path, hub: Any = None, rows: int | None = None) -> None:
+        self.hub = load_tokenizer(folder) if hub is None else hub
         self._folder, self._rows = folder, rows
         added: Mapping[int, Any] = self.hub.added_tokens_decoder
         self._added = frozenset(added)
         self._special = {i for i, token in added.items() if token.special}
         self._special.update(self.hub.all_special_ids)
+        self._marks = {
+            i: token.content
+            for i, token in added.items()
+            if i in self._special and is_mark(token.content)
+        }
         ordinary = set(self.hub.get_vocab().values()) - self._added
-        if rows is not None and ordinary and max(ordinary) >= rows:
-            raise self._beyond(max(ordinary))
+        if rows is not None:
+            check_rows(self.hub, folder, rows)
         self.undecodable = sorted(set(range(rows or 0)) - ordinary - self._added)
         self._front, self._behind = self._affixes()
         self._check_begin()
@@ -123,7 +129,7 @@ class BaseTokenizer:
         """
         ids = [int(i) for i in self.hub.encode(text, add_special_tokens=add_special_tokens)]
         if self._rows is not None and ids and max(ids) >= self._rows:
-            raise self._beyond(max(ids))
+            raise beyond_rows(self.hub, self._folder, self._rows, max(ids))
         return ids
 
     def decode_behind(
@@ -148,8 +154,25 @@ class BaseTokenizer:
     def answer(self, prompt: Sequence[int], new: Sequence[int]) -> str:
         """Text of an answer, without special tokens, and without what ended it if that was no
         word."""
+        return self.decode_behind(prompt, self._unended(new), skip_special_tokens=True)
+
+    def marked_answer(self, prompt: Sequence[int], new: Sequence[int]) -> str:
+        """As `answer`, with those special tokens that stand around reasoning."""
+        text, behind = "", list(prompt)
+        runs = itertools.groupby(self._unended(new), key=self._marks.get)
+        for mark, run in runs:
+            tokens = list(run)
+            if mark is None:
+                text += self.decode_behind(behind, tokens, skip_special_tokens=True)
+            else:
+                text += mark * len(tokens)
+            behind += tokens
+        return text
+
+    def _unended(self, new: Sequence[int]) -> Sequence[int]:
+        """The tokens of an answer without the one that ended it, if that is no word."""
         ended = bool(new) and new[-1] in self.end_tokens & self._added
-        return self.decode_behind(prompt, new[:-1] if ended else new, skip_special_tokens=True)
+        return new[:-1] if ended else new
 
     def decodable(self, sampler: Sampler) -> Sampler:
         """A sampler that never picks a row of the model that stands for no token."""
@@ -162,16 +185,6 @@ class BaseTokenizer:
             return sampler(allowed)
 
         return pick
-
-    def _beyond(self, token: int) -> UserError:
-        return UserError(
-            f"the token {self.hub.convert_ids_to_tokens(token)!r} has number {token}, and the "
-            f"model has {self._rows} rows of embeddings",
-            file=self._folder / "tokenizer.json",
-            field="vocabulary",
-            value=len(self.hub),
-            fix="use the tokenizer that the model was trained with, or leave this token out",
-        )
 
     def _decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         return str(
@@ -289,23 +302,18 @@ class BaseTokenizer:
 
     def _turn_end(self) -> set[int]:
         """The added token by which the chat template ends an assistant's turn, if it does."""
-        if not self.hub.chat_template:
+        template = ChatTemplate(self.hub, self._folder).text
+        if not template:
             return set()
         said = "reply"
         turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": said}]
         try:
-            text = str(self.hub.apply_chat_template(turns, tokenize=False))
+            text = str(self.hub.apply_chat_template(turns, chat_template=template, tokenize=False))
         except (jinja2.TemplateError, ValueError, TypeError, KeyError):
             return set()
         _, reply, behind = text.rpartition(said)
         ids = self.hub.encode(behind.strip(), add_special_tokens=False) if reply else []
         return {int(i) for i in ids[:1] if i in self._added}
-
-
-def _load(folder: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def _listed(file: Path) -> set[int]:

@@ -18,12 +18,12 @@ from lm_eval.models.utils import (
 )
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from slm_benchmark.common.errors import RunEnvironmentError
+from slm_benchmark.common.errors import RunEnvironmentError, UserError
 from slm_benchmark.common.files import digest
+from slm_benchmark.download.chat_template import ChatTemplate
 from slm_benchmark.engines.backend import Backend, OutOfMemory, Scored
 from slm_benchmark.engines.base_tokenizer import BaseTokenizer
 from slm_benchmark.engines.beam_search import Search, search
-from slm_benchmark.engines.chat import ChatTemplate
 from slm_benchmark.engines.decoding import (
     Beams,
     Generation,
@@ -35,6 +35,7 @@ from slm_benchmark.engines.decoding import (
     read_decoding,
 )
 from slm_benchmark.engines.journal import Journal
+from slm_benchmark.engines.reasoning import opens_reasoning, without_reasoning
 from slm_benchmark.engines.schedule import Pair, Plan, PlannedForward, plan_document, plan_forwards
 
 GenerationRequest = Callable[[], Job] | Search
@@ -42,6 +43,9 @@ GenerationRequest = Callable[[], Job] | Search
 
 Progress = Callable[[int, int], None]
 """Told (documents done, documents in all) after each document."""
+
+Document = tuple[str | None, int | None]
+"""Task and number of a document."""
 
 DEFAULT_MAX_GEN_TOKS = 256
 """The harness's own default for tasks that name none."""
@@ -60,11 +64,13 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         progress: Called after each document.
         journal: Where finished requests are kept, and looked up.
         seed: Of sampled generations.
-        trust_remote_code: Whether the tokenizer's own code may run.
+        hub: The tokenizer, where it is loaded already.
 
     Attributes:
         truncated: Task and number of the documents whose context was cut from the left.
         unfinished: Task and number of the documents whose answer reached its limit of tokens.
+        chat: The chat template. Once it is in use, answers are without reasoning.
+        reasoning: Task and number of the documents with reasoning → its characters.
     """
 
     def __init__(
@@ -74,19 +80,17 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         progress: Progress = silent,
         journal: Journal | None = None,
         seed: int = 0,
-        trust_remote_code: bool = False,
+        hub: Any = None,
     ) -> None:
         super().__init__()
         self.model = backend
-        self.text = BaseTokenizer(
-            tokenizer, trust_remote_code, getattr(backend, "vocabulary", None)
-        )
+        self.text = BaseTokenizer(tokenizer, hub, getattr(backend, "vocabulary", None))
         self.tokenizer = self.text.hub
         self.chat = ChatTemplate(self.tokenizer, tokenizer)
-        self.reasoning: dict[tuple[str | None, int | None], int] = {}
+        self.reasoning: dict[Document, int] = {}
         self.progress = progress
-        self.truncated: set[tuple[str | None, int | None]] = set()
-        self.unfinished: set[tuple[str | None, int | None]] = set()
+        self.truncated: set[Document] = set()
+        self.unfinished: set[Document] = set()
         self._journal = journal
         self._seed = seed
         self._tokens = dict.fromkeys(("unique", "forwarded", "chunk_rounding", "generated"), 0)
@@ -127,6 +131,16 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             return list(self._encode_context(string))
         return self.text.encode_plain(string, add_special_tokens)
 
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The text of the chat template, which is used from now on; None without one.
+
+        Args:
+            chat_template: True, or the name of one of several.
+        """
+        if not chat_template:
+            return None
+        return self.chat.select(None if chat_template is True else chat_template)
+
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
@@ -136,7 +150,13 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[tuple[float, bool]]:
-        """Score requests document by document, so that the choices of one share its context."""
+        """Score requests document by document, so that the choices of one share its context.
+
+        Raises:
+            UserError: when the chat template lets the model think where the choices stand.
+        """
+        if self.chat.in_use and any(opens_reasoning(request.args[0]) for request in requests):
+            raise thinks_before_options(self.chat)
         # A request that names no document is a document of its own.
         named = itertools.groupby(
             enumerate(requests), key=lambda r: (r[0], None) if r[1].doc_id is None else _name(r[1])
@@ -269,8 +289,8 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             context, settings = self._prompt(request)
             until, limit = settings["until"], settings["max_gen_toks"]
             decoding = read_decoding(settings)
-            key = digest([context, until, limit, str(decoding)])
-            ending = self._ending(context, until)
+            key = digest([context, until, limit, str(decoding), self.chat.in_use])
+            ending = self._ending(context, until, request.args[0] if self.chat.in_use else None)
             if isinstance(decoding, Beams):
                 requested.append(
                     Search(
@@ -303,10 +323,21 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
             self._tokens["generated"] += len(generation.new)
             if not generation.stopped:
                 self.unfinished.add(_name(request))
-        return [
-            str(postprocess_generated_text(self.text.answer(context, one.new), until, None))
-            for context, one, until in zip(contexts, generations, stops, strict=True)
+        answers = [
+            self._answer(request, context, one.new)
+            for request, context, one in zip(requests, contexts, generations, strict=True)
         ]
+        return [
+            str(postprocess_generated_text(answer, until, None))
+            for answer, until in zip(answers, stops, strict=True)
+        ]
+
+    def _answer(self, request: Instance, context: Sequence[int], new: Sequence[int]) -> str:
+        """Text of a generation; under a chat template, without reasoning, which is counted."""
+        if not self.chat.in_use:
+            return self.text.answer(context, new)
+        text = self.text.marked_answer(context, new)
+        return count_reasoning(self.reasoning, request, text)
 
     def _generate(
         self, keys: Sequence[str], requested: Sequence[GenerationRequest]
@@ -354,9 +385,16 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         return context[-room:], settings
 
     def _ending(
-        self, context: Sequence[int], until: Sequence[str]
+        self, context: Sequence[int], until: Sequence[str], prompt: str | None
     ) -> Callable[[Sequence[int]], bool]:
-        """Whether new tokens end with an end token, or hold a stop string."""
+        """Whether new tokens end with an end token, or hold a stop string.
+
+        Args:
+            context: Tokens of the prompt.
+            until: The stop strings.
+            prompt: Text of a prompt whose answer may come behind reasoning, where a stop string
+                ends nothing; None for any other prompt.
+        """
         # Whatever ends with the last token lies in the tokens of so many bytes; what ended before
         # was found before.
         reach = 8 + max((len(stop.encode()) for stop in until), default=0)
@@ -366,7 +404,10 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
                 return True
             # A stop string may be a special token, which has no text once these are left out.
             text = self.text.decode_behind(context, new[-reach:])
-            return any(stop in text for stop in until)
+            if prompt is None or not any(stop in text for stop in until):
+                return any(stop in text for stop in until)
+            answer = without_reasoning(prompt, self.text.decode_behind(context, new))
+            return any(stop in answer for stop in until)
 
         return finished
 
@@ -380,7 +421,31 @@ class BenchmarkLM(TemplateLM):  # type: ignore[misc]
         return Job(context, limit, self.text.decodable(make()), ending)
 
 
-def _name(request: Instance) -> tuple[str | None, int | None]:
+def count_reasoning(counts: dict[Document, int], request: Instance, text: str) -> str:
+    """The answer of a generation, without its reasoning, whose characters are counted.
+
+    Args:
+        counts: Characters by document, to add to.
+        request: What was generated for.
+        text: The whole generation.
+    """
+    answer = without_reasoning(str(request.args[0]), text)
+    if characters := len(text) - len(answer):
+        counts[_name(request)] = counts.get(_name(request), 0) + characters
+    return answer
+
+
+def thinks_before_options(chat: ChatTemplate) -> UserError:
+    """An error about a template under which the options of a task would stand within reasoning."""
+    return chat.refuse(
+        "the chat template lets the model think before it answers and has no switch against it, so "
+        "the likelihood of an option would be that of a thought",
+        "choose a protocol without a chat template for tasks that compare options, or "
+        "write chat: false into the model's card",
+    )
+
+
+def _name(request: Instance) -> Document:
     return request.task_name, request.doc_id
 
 

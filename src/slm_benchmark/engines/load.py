@@ -37,15 +37,20 @@ def load_engine(
         progress: Told (documents done, documents in all).
         journal: Opens what keeps finished requests, given the ``engine`` block: a journal must
             name the engine among what decides its answers.
+
+    Raises:
+        UserError: for files that cannot be used; a tokenizer's before any weights are loaded.
     """
     if name == "vllm":
         from slm_benchmark.engines.vllm import load_vllm
 
         return load_vllm(weights, tokenizer, settings)
 
+    from slm_benchmark.download.tokenizer import load_tokenizer
     from slm_benchmark.engines.decoding import rows_are_independent
     from slm_benchmark.engines.lm import BenchmarkLM, silent
 
+    hub = load_tokenizer(tokenizer, settings.trust_remote_code)
     backend, build = _load_backend(name, weights, settings)
     if not rows_are_independent(backend):
         backend.rows = 1
@@ -60,9 +65,7 @@ def load_engine(
         "schedule": backend.schedule,
     }
     opened = None if journal is None else journal(identity)
-    lm = BenchmarkLM(
-        backend, tokenizer, progress or silent, opened, settings.seed, settings.trust_remote_code
-    )
+    lm = BenchmarkLM(backend, tokenizer, progress or silent, opened, settings.seed, hub)
     return Engine(lm, identity, settings)
 
 

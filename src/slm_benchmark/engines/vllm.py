@@ -94,17 +94,31 @@ def _backend_class() -> Any:
     from lm_eval.models.utils import normalize_gen_kwargs
     from lm_eval.models.vllm_causallms import VLLM
 
+    from slm_benchmark.download.chat_template import ChatTemplate
+    from slm_benchmark.download.tokenizer import load_tokenizer
     from slm_benchmark.engines.base_tokenizer import BaseTokenizer
-    from slm_benchmark.engines.lm import DEFAULT_MAX_GEN_TOKS, BenchmarkLM
+    from slm_benchmark.engines.lm import (
+        DEFAULT_MAX_GEN_TOKS,
+        BenchmarkLM,
+        Document,
+        count_reasoning,
+        thinks_before_options,
+    )
+    from slm_benchmark.engines.reasoning import opens_reasoning
 
     class BenchmarkVLLM(VLLM):  # type: ignore[misc]
         encode = BenchmarkLM.encode
+        chat_template = BenchmarkLM.chat_template
+        apply_chat_template = BenchmarkLM.apply_chat_template
         unfinished = None  # the harness keeps texts only
 
         def __init__(self, **arguments: Any) -> None:
-            super().__init__(**arguments)
             folder, trust = Path(arguments["tokenizer"]), arguments["trust_remote_code"]
-            self.text = BaseTokenizer(folder, trust)
+            hub = load_tokenizer(folder, trust)
+            super().__init__(**arguments)
+            self.text = BaseTokenizer(folder, hub)
+            self.chat = ChatTemplate(hub, folder)
+            self.reasoning: dict[Document, int] = {}
             if self.text.hub.eos_token_id is None:
                 raise NotApplicable(
                     "vLLM's backend needs an EOS token",
@@ -113,7 +127,7 @@ def _backend_class() -> Any:
                     value=None,
                     fix="choose a protocol with another engine",
                 )
-            self.truncated: set[tuple[str | None, int | None]] = set()
+            self.truncated: set[Document] = set()
 
         def tok_encode(
             self, string: Any, add_special_tokens: bool | None = None, **options: Any
@@ -132,6 +146,8 @@ def _backend_class() -> Any:
             return settings, [stop for stop in until if stop], limit
 
         def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Any:
+            if self.chat.in_use and any(opens_reasoning(request.args[0]) for request in requests):
+                raise thinks_before_options(self.chat)
             for request in requests:
                 # vLLM reads the last token too, and generates one.
                 tokens = sum(map(len, self.encode(*request.args))) + 1
@@ -151,7 +167,11 @@ def _backend_class() -> Any:
                 gen_kwargs.pop("num_beams", None)
                 limit = normalize_gen_kwargs(dict(gen_kwargs), DEFAULT_MAX_GEN_TOKS)["max_gen_toks"]
                 self._note(request, len(self.tok_encode(prompt)) + int(limit))
-            return super().generate_until(requests, disable_tqdm)
+            texts = super().generate_until(requests, disable_tqdm)
+            if not self.chat.in_use:
+                return texts
+            pairs = zip(requests, texts, strict=True)
+            return [count_reasoning(self.reasoning, request, text) for request, text in pairs]
 
         def _note(self, request: Any, tokens: int) -> None:
             if tokens > self.max_length:

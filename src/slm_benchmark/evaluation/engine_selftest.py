@@ -572,10 +572,11 @@ def plain_texts(outputs: EngineOutputs, plain: Plain, tokenizer: Path, bound: fl
     The text's own token ids are not known, so every way that spells the text is tried.
     """
     import numpy as np
-    from transformers import AutoTokenizer
+
+    from slm_benchmark.download.tokenizer import load_tokenizer
 
     check = "greedy text as argmax"
-    decoder = AutoTokenizer.from_pretrained(tokenizer)
+    decoder = load_tokenizer(tokenizer)
 
     def decoded(tokens: Sequence[int]) -> str:
         return str(decoder.decode(tokens, skip_special_tokens=True))

@@ -310,13 +310,10 @@ def make_reference(
     model, config = catalogue.models[target.model], catalogue.fidelity
     verify_files(inputs.base)
     with engine_environment(threads):
-        from transformers import AutoTokenizer
-
+        from slm_benchmark.download.tokenizer import load_tokenizer
         from slm_benchmark.quantize.calibration import load_calibration
 
-        tokenizer = AutoTokenizer.from_pretrained(
-            inputs.base, trust_remote_code=model.trust_remote_code
-        )
+        tokenizer = load_tokenizer(inputs.base, model.trust_remote_code)
         texts = encode_texts(config, passages(config, inputs.dataset), tokenizer)
         seen = load_calibration(
             inputs.calibration,

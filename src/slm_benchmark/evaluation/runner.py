@@ -238,6 +238,7 @@ class CellRunner:
                 reached = self._load_parts()
                 reached = self._choose(reached)
             with task_resources(self.entry):
+                self._check_template()
                 engine = self._load_engine(reached)
                 self._ask(engine, reached)
             result = finish(reached, engine)
@@ -286,6 +287,26 @@ class CellRunner:
         """Longest prompt and generation together, in tokens: the least that anything allows."""
         return min(window_of(self.model, self.folders.base), self.protocol["max_context_tokens"])
 
+    def _check_template(self) -> None:
+        """Refuse a chat template that the cell cannot be measured with, before weights are loaded.
+
+        Raises:
+            UserError: naming its file.
+        """
+        if not (self.templated or self.entry.get("conversation")):
+            return
+        from slm_benchmark.download.chat_template import ChatTemplate
+        from slm_benchmark.download.tokenizer import load_tokenizer
+        from slm_benchmark.engines.lm import thinks_before_options
+        from slm_benchmark.engines.reasoning import opens_reasoning
+
+        base = self.folders.base
+        template = ChatTemplate(load_tokenizer(base, self.model.trust_remote_code), base)
+        if template.text is None and self.entry.get("conversation"):
+            return  # not applicable, which is a result
+        if opens_reasoning(template.check()) and self.entry["kind"] == "loglikelihood":
+            raise thinks_before_options(template)
+
     def _load_engine(self, tasks: LoadedTasks) -> Engine:
         from slm_benchmark.engines.journal import Journal
         from slm_benchmark.engines.load import load_engine
@@ -321,7 +342,7 @@ class CellRunner:
 
     def _ask(self, engine: Engine, tasks: LoadedTasks) -> None:
         """Put the chosen documents to the model; the tasks' requests get the responses."""
-        from slm_benchmark.tasks.conversation import AnswersLM, ConversationLM
+        from slm_benchmark.tasks.conversation import ConversationLM
         from slm_benchmark.tasks.requests import ask, build_requests
 
         lm = engine.lm
@@ -330,8 +351,6 @@ class CellRunner:
         build_requests(tasks.parts, tasks.chosen, self.protocol["seed"], lm if chat else None)
         if self.entry.get("conversation"):
             lm = ConversationLM(lm)
-        elif chat:
-            lm = AnswersLM(lm)
         ask(lm, tasks.parts)
 
     @property

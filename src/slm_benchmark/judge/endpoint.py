@@ -14,6 +14,7 @@ from urllib3.util import Retry
 
 from slm_benchmark.catalog.types import EndpointJudge as Entry
 from slm_benchmark.common.errors import RunEnvironmentError, UserError
+from slm_benchmark.engines.reasoning import without_reasoning
 from slm_benchmark.judge.protocol import CATALOGUE, Chat, JudgeIdentity, Verdict
 
 BACKOFF_S = 1.0
@@ -139,7 +140,9 @@ class EndpointJudge:
             # A refusal has no content: it is a verdict without a rating.
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"content is {type(text).__name__}, not text")
-            return Verdict(text or "", _text(answer, "model"), _text(answer, "system_fingerprint"))
+            # A judge that thinks may weigh other ratings than the one that it gives.
+            verdict = without_reasoning("", text or "")
+            return Verdict(verdict, _text(answer, "model"), _text(answer, "system_fingerprint"))
         except (ValueError, LookupError, TypeError) as error:
             raise self._fault(
                 f"does not answer as a chat endpoint does: {type(error).__name__}: {error}",

@@ -76,8 +76,6 @@ class GgufJudge:
         """See `Judge.ask`; a chat that does not fit the window gets a verdict without text."""
         from lm_eval.api.instance import Instance
 
-        from slm_benchmark.engines.chat import without_reasoning
-
         lm = self.engine.lm
         settings = {"until": [], "max_gen_toks": self._entry["max_tokens"], "do_sample": False}
         for first in range(0, len(chats), AT_ONCE):
@@ -90,9 +88,7 @@ class GgufJudge:
             ]
             lm.truncated.clear()
             texts = lm.generate_until(requests)
-            for i, request, text in zip(indices, requests, texts, strict=True):
-                # A judge that thinks may weigh other ratings than the one that it gives.
-                verdict = without_reasoning(request.args[0], text)
+            for i, verdict in zip(indices, texts, strict=True):
                 # Of a question that was cut, the judge did not see the beginning.
                 yield i, Verdict(None if ("judge", i) in lm.truncated else verdict)
 

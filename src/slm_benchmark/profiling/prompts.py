@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slm_benchmark.common.errors import UserError
+from slm_benchmark.download.tokenizer import load_tokenizer
 
 PASSAGE = """\
 The harbour lies where the river meets the sea, and most of the town can be seen from its outer \
@@ -84,7 +85,7 @@ def make_prompt(base: Path, tokens: int, *, trust_remote_code: bool = False) -> 
     Raises:
         UserError: when the folder has no tokenizer, or one that cannot encode plain English.
     """
-    tokenizer = _load(base, trust_remote_code)
+    tokenizer = load_tokenizer(base, trust_remote_code)
     text = _long_text(tokenizer, tokens, base)
     # The count hardly ever falls as the text grows, so bisection comes near, and a look at the
     # neighbours finds the exact cut where there is one.
@@ -100,17 +101,6 @@ def make_prompt(base: Path, tokens: int, *, trust_remote_code: bool = False) -> 
     fitting = [pair for pair in candidates if 0 < len(pair[1]) <= tokens]
     best, ids = max(fitting or candidates[:1], key=lambda pair: len(pair[1]))
     return Prompt(best, ids, tokenizer)
-
-
-def _load(base: Path, trust_remote_code: bool) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            base, local_files_only=True, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise _no_tokenizer(base, str(error).splitlines()[0]) from error
 
 
 def _long_text(tokenizer: Any, tokens: int, base: Path) -> str:

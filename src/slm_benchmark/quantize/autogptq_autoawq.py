@@ -72,9 +72,10 @@ def _run_autoawq(
     base: Path, work: Path, calibration: Calibration, size: int, trust_remote_code: bool
 ) -> str:
     from awq import AutoAWQForCausalLM
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    from slm_benchmark.download.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(base)
     loaded = AutoAWQForCausalLM.from_pretrained(str(base), trust_remote_code=trust_remote_code)
     settings = {"zero_point": True, "q_group_size": size, "w_bit": BITS, "version": "GEMM"}
     # The library encodes its texts again, so it gets them as text.

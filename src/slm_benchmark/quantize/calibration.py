@@ -47,11 +47,10 @@ def load_calibration(
     Raises:
         UserError: when the dataset is too short.
     """
-    from transformers import AutoTokenizer
-
     from slm_benchmark.download.datasets import load_splits
+    from slm_benchmark.download.tokenizer import load_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(base, trust_remote_code)
     rows: list[list[int]] = []
     buffer: list[int] = []
     for row in load_splits(dataset)["train"]:

@@ -10,7 +10,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from slm_benchmark.common.errors import NotApplicable
-from slm_benchmark.engines.chat import without_reasoning
 
 Message = dict[str, str]
 """``role`` (system, user or assistant) and ``content``."""
@@ -30,18 +29,31 @@ def conversation(turns: Sequence[str], settings: Mapping[str, Any]) -> str:
     return json.dumps({"turns": list(turns), "settings": dict(settings)}, ensure_ascii=False)
 
 
-class AnswersLM(LM):  # type: ignore[misc]
-    """A language model of the harness whose texts are answers, without the reasoning before them.
+class ConversationLM(LM):  # type: ignore[misc]
+    """A language model of the harness whose ``generate_until`` holds whole conversations.
 
-    Everything else is what ``lm`` gives. Characters of reasoning are counted in ``lm.reasoning``.
+    The context of a request is a `conversation`. All first turns are asked together, then all
+    second ones, and so on; the history, with the model's own answers, stands in the model's chat
+    template. The response is a JSON list of the answers. Everything else is what ``lm`` gives.
+
+    Each turn is a request of ``lm`` under the conversation's own task and document: so its journal
+    keeps every turn, and its marks of cut contexts and unfinished answers are by document.
 
     Args:
-        lm: The model; its prompts are those of its chat template.
+        lm: The model; each of its prompts is one turn with all that was said before.
+
+    Raises:
+        NoChatTemplate: when ``lm`` has none.
     """
 
     def __init__(self, lm: Any) -> None:
         super().__init__()
         self.lm = lm
+        if not lm.chat_template(True):
+            raise NoChatTemplate(
+                "the model's tokenizer has no chat template, so a second turn cannot be asked",
+                fix="run a chat model, or leave this task out",
+            )
 
     def __getattr__(self, name: str) -> Any:
         if name == "lm":  # before __init__, as when unpickled
@@ -67,44 +79,6 @@ class AnswersLM(LM):  # type: ignore[misc]
         return self.lm.loglikelihood_rolling(requests, disable_tqdm)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The answers to the prompts."""
-        texts = self.lm.generate_until(requests, disable_tqdm)
-        answers = []
-        for request, text in zip(requests, texts, strict=True):
-            answer = without_reasoning(str(request.args[0]), text)
-            if characters := len(text) - len(answer):
-                name = (request.task_name, request.doc_id)
-                self.lm.reasoning[name] = self.lm.reasoning.get(name, 0) + characters
-            answers.append(answer)
-        return answers
-
-
-class ConversationLM(AnswersLM):
-    """A language model of the harness whose ``generate_until`` holds whole conversations.
-
-    The context of a request is a `conversation`. All first turns are asked together, then all
-    second ones, and so on; the history, with the model's own answers, stands in the model's chat
-    template. The response is a JSON list of the answers. Everything else is what ``lm`` gives.
-
-    Each turn is a request of ``lm`` under the conversation's own task and document: so its journal
-    keeps every turn, and its marks of cut contexts and unfinished answers are by document.
-
-    Args:
-        lm: The model; each of its prompts is one turn with all that was said before.
-
-    Raises:
-        NoChatTemplate: when ``lm`` has none.
-    """
-
-    def __init__(self, lm: Any) -> None:
-        super().__init__(lm)
-        if not lm.chat_template(True):
-            raise NoChatTemplate(
-                "the model's tokenizer has no chat template, so a second turn cannot be asked",
-                fix="run a chat model, or leave this task out",
-            )
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The answers to all turns of each conversation, as JSON lists of texts.
 
         An answer has no white space around it, in the history as in the response.
@@ -118,7 +92,7 @@ class ConversationLM(AnswersLM):
                 histories[i].append({"role": "user", "content": conversations[i]["turns"][turn]})
                 settings = {**requests[i].args[1], **conversations[i]["settings"]}
                 prompts.append(self._request(requests[i], histories[i], settings))
-            answers = super().generate_until(prompts, disable_tqdm)
+            answers = self.lm.generate_until(prompts, disable_tqdm)
             for i, answer in zip(going_on, answers, strict=True):
                 histories[i].append({"role": "assistant", "content": answer.strip()})
         return [
