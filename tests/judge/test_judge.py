@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -744,31 +745,34 @@ def test_a_question_that_does_not_fit_is_missing(tiny_gguf: Path, tiny_model: Pa
     judge.close()
 
 
-def test_instructions_reach_a_judge_whose_template_has_no_place_for_them(
-    tiny_gguf: Path, tiny_model: Path
+ROW = "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+BEGIN = "<|im_start|>assistant:"
+JOINED = f"<|im_start|>user\nBe fair.\n\nRate: x<|im_end|>\n{BEGIN}"
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (
+            ROW,
+            f"<|im_start|>system\nBe fair.<|im_end|>\n<|im_start|>user\nRate: x<|im_end|>\n{BEGIN}",
+        ),
+        ("{% if message['role'] != 'system' %}" + ROW + "{% endif %}", JOINED),
+        (
+            "{% if message['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}" + ROW,
+            JOINED,
+        ),
+    ],
+    ids=["a place for them", "left out", "refused"],
+)
+def test_instructions_reach_a_judge_whatever_its_template_does_with_them(
+    tiny_gguf: Path, tiny_model: Path, tmp_path: Path, row: str, prompt: str
 ) -> None:
-    judge = local(tiny_gguf, tiny_model)
-    begin = "<|im_start|>assistant\n"
-    assert judge.prompt(CHAT) == (
-        "<|im_start|>system\nBe fair.<|im_end|>\n<|im_start|>user\nRate: x<|im_end|>\n" + begin
-    )
-    tokenizer = judge.engine.lm.tokenizer
-    silent = "{% if message['role'] != 'system' %}"
-    refusing = "{% if message['role'] == 'system' %}{{ raise_exception('none') }}{% else %}"
-    template = tokenizer.chat_template
-    for without in (silent, refusing):
-        start, rest = template.split("{% for message in messages %}")
-        body, end = rest.split("{% endfor %}")
-        tokenizer.chat_template = (
-            start
-            + "{% for message in messages %}"
-            + without
-            + body
-            + "{% endif %}{% endfor %}"
-            + end
-        )
-        joined = "<|im_start|>user\nBe fair.\n\nRate: x<|im_end|>\n"
-        assert judge.prompt(CHAT) == joined + begin
+    tokenizer = Path(shutil.copytree(tiny_model, tmp_path / "judge"))
+    template = "{% for message in messages %}" + row + "{% endfor %}" + BEGIN
+    (tokenizer / "chat_template.jinja").write_text(template)
+    judge = local(tiny_gguf, tokenizer)
+    assert judge.prompt(CHAT) == prompt
     judge.close()
 
 

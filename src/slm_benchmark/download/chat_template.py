@@ -214,7 +214,7 @@ class ChatTemplate:
 
         Raises:
             UserError: when it chooses by chance or is no template; or when answers come in
-                channels, which are not told apart here.
+                channels.
         """
         if _CHANNEL in self._template.text:
             raise self.refuse(
