@@ -80,5 +80,6 @@ def test_a_completion_of_code_keeps_its_indent(name: str, cache: Path) -> None:
     assert ours.encode(prompt + body)[: len(context)] == context
     answer = ours.answer(context, new)
     assert answer == body
-    exec(prompt + answer, scope := {})
+    scope: dict[str, Any] = {}
+    exec(prompt + answer, scope)
     assert scope["twice"](4) == 8
