@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,8 @@ import pytest
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.download.datasets import load_splits, prepare_dataset
 from slm_benchmark.tasks import loader
-from slm_benchmark.tasks.documents import check_documents
+from slm_benchmark.tasks.documents import check_documents, check_examples
+from slm_benchmark.tasks.requests import build_requests
 from tests.support.members import member
 
 QUESTIONS: list[dict[str, Any]] = [
@@ -331,3 +333,78 @@ def test_an_index_that_numpy_computed_is_a_number(tmp_path: Path) -> None:
     task.doc_to_target = lambda _: np.int32(2)
     with pytest.raises(UserError, match="the gold answer is no option"):
         check_documents(task, [0], tmp_path / "test.parquet")
+
+
+# --- few-shot examples ---------------------------------------------------------------------------
+
+
+def prompts_with(
+    tmp_path: Path, examples: list[dict[str, Any]], definition: str, shots: int = 3
+) -> list[Any]:
+    """Requests of a task whose prompts begin with examples, as a job builds them."""
+    questions = [{**row, "answer": row["options"][1]} for row in QUESTIONS]
+    for split, rows in (("test", questions), ("train", examples)):
+        (tmp_path / f"{split}.jsonl").write_bytes(lines(rows))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("test", "train")}
+    entry: Any = {"source": "local", "files": files, "license": "MIT"}
+    prepare_dataset("awkward", entry, tmp_path / "dataset")
+    folder = tmp_path / "custom" / "awkward"
+    folder.mkdir(parents=True)
+    (folder / "awkward.yaml").write_text(f"{definition}fewshot_split: train\n")
+    task: Any = {**ENTRY, "num_fewshot": shots}
+    (part,) = loader.load_parts("awkward", task, tmp_path / "dataset", "first_n")
+    check_examples(part.task, tmp_path / "dataset")
+    build_requests([part], {part.name: range(4)}, seed=1)
+    return list(part.task.instances)
+
+
+@pytest.mark.parametrize(
+    ("definition", "fields", "said"),
+    [
+        pytest.param(
+            WRITTEN.replace("gold", "answer"),
+            {"answer": None},
+            "few-shot example 3, answer: a few-shot example has no value",
+            marks=member("documents", "null as a few-shot example's answer", "refused: row, field"),
+        ),
+        pytest.param(
+            WRITTEN,
+            {},
+            "example 1, gold: a few-shot example is no text",
+            id="a number as an answer",
+        ),
+        pytest.param(
+            CHOICE,
+            {"gold": 7},
+            "few-shot example 3, gold: the answer is no option: they are numbered from 0 to 2",
+            marks=member("documents", "a few-shot answer that is no option", "refused: row, field"),
+        ),
+        pytest.param(
+            CHOICE,
+            {"question": " "},
+            "few-shot example 3, question: a few-shot example is empty",
+            marks=member("documents", "a blank few-shot example", "refused: row and field"),
+        ),
+        pytest.param(
+            CHOICE.replace("doc_to_target: gold", 'doc_to_target: "{{options.index(answer)}}"'),
+            {"answer": "Z"},
+            "few-shot example 3: doc_to_target of the task cannot read this row: ValueError",
+            id="a label that is none",
+        ),
+    ],
+)
+def test_a_few_shot_example_without_an_answer_is_refused(
+    tmp_path: Path, definition: str, fields: dict[str, Any], said: str
+) -> None:
+    rows = [{**row, "answer": row["options"][1]} for row in QUESTIONS]
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        prompts_with(tmp_path, [*rows[:2], {**rows[2], **fields}, rows[3]], definition)
+    assert "train.parquet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_odd_row_that_no_prompt_shows_stops_nothing(tmp_path: Path) -> None:
+    examples = [*QUESTIONS[:3], {**QUESTIONS[3], "question": " "}]
+    requests = prompts_with(tmp_path, examples, CHOICE)
+    assert len(requests) == 12
+    assert "What is 2 + 1?" in requests[0].args[0]

@@ -30,7 +30,8 @@ prepare_jobs()
 share_machine(workflow)
 with clean_errors():
     run_config = RunConfig.from_config(config, load_catalogue())
-    for model in run_config.models:
+    # A cluster's jobs read this file too; what holds for the run was checked when it began.
+    for model in run_config.models if workflow.is_main_process else []:
         check_downloaded(run_config.catalogue.models[model])
 
 inputs = ByWildcards(RuleInputs(run_config))

@@ -7,9 +7,8 @@ from pathlib import Path
 from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.paths import ROOT, relative
-from slm_benchmark.download.base_model import file_names
 from slm_benchmark.download.chat_template import ChatTemplate, read_templates
-from slm_benchmark.download.checkpoint import weight_set
+from slm_benchmark.download.checkpoint import weights_in
 from slm_benchmark.download.local_source import local_source
 from slm_benchmark.download.model_facts import check_card, check_texts, read_checkpoint
 from slm_benchmark.download.origin import Origin
@@ -65,7 +64,7 @@ def check_local(model: Model) -> None:
         return
     path = local_source(model)
     if model.source["format"] == "transformers":
-        chosen = weight_set(file_names(path), Origin.of(model))
+        chosen, _ = weights_in(path, Origin.of(model))
         facts = read_checkpoint(model, path, chosen).facts
         check_card(model, facts)
         check_texts(model, path, facts)

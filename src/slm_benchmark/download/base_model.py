@@ -17,7 +17,13 @@ from slm_benchmark.common import progress
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.files import atomic_directory, sha256_file
 from slm_benchmark.common.paths import DOWNLOADS, ROOT
-from slm_benchmark.download.checkpoint import INDEX, unused_weights, weight_files, weight_set
+from slm_benchmark.download.checkpoint import (
+    INDEX,
+    unused_weights,
+    weight_files,
+    weight_set,
+    weights_in,
+)
 from slm_benchmark.download.context import read_configuration
 from slm_benchmark.download.dequantize import dequantize
 from slm_benchmark.download.hub import Repository, fetch_file, repository_info
@@ -161,9 +167,7 @@ def _from_local(model: Model, work: Path, downloads: Path) -> Freeform:
         return {**described, **made, "file_sha256": sha256_file(path)}
     hidden = shutil.ignore_patterns(".*", "manifest.json", "weights.json", "__pycache__")
     origin = Origin.of(model)
-    names = file_names(path)
-    chosen = weight_set(names, origin)
-    unused = set(unused_weights(names, chosen, weight_files(chosen, path, names, origin)))
+    chosen, unused = weights_in(path, origin)
 
     def skipped(folder: str, inside: list[str]) -> set[str]:
         within = Path(folder).relative_to(path)
@@ -171,14 +175,8 @@ def _from_local(model: Model, work: Path, downloads: Path) -> Freeform:
         return hidden(folder, inside) | others
 
     shutil.copytree(path, work, dirs_exist_ok=True, copy_function=link_or_copy, ignore=skipped)
-    _tell_unused(model, sorted(unused), chosen)
+    _tell_unused(model, unused, chosen)
     return described
-
-
-def file_names(folder: Path) -> list[str]:
-    """Paths of all files below ``folder``, relative to it; hidden ones stay out."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(p.as_posix() for p in paths if not any(part[0] == "." for part in p.parts))
 
 
 def _tell_unused(model: Model, unused: Sequence[str], chosen: str) -> None:
@@ -194,9 +192,8 @@ def _checked(model: Model, work: Path) -> Checkpoint:
     What belongs to other sets of weights, and copies of tied tensors, are removed.
     """
     origin = Origin.of(model)
-    names = file_names(work)
-    chosen = weight_set(names, origin)
-    for name in unused_weights(names, chosen, weight_files(chosen, work, names, origin)):
+    chosen, unused = weights_in(work, origin)
+    for name in unused:
         (work / name).unlink()
     checkpoint = read_checkpoint(model, work, chosen)
     check_card(model, checkpoint.facts)

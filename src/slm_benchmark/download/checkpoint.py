@@ -188,6 +188,23 @@ def read_index(path: Path, origin: Origin) -> dict[str, str]:
     return files
 
 
+def weights_in(folder: Path, origin: Origin) -> tuple[str, list[str]]:
+    """The file of `SETS` that a folder's weights are read from, and all weights of other sets.
+
+    Raises:
+        UserError: as `weight_set` and `weight_files`.
+    """
+    names = file_names(folder)
+    chosen = weight_set(names, origin)
+    return chosen, unused_weights(names, chosen, weight_files(chosen, folder, names, origin))
+
+
+def file_names(folder: Path) -> list[str]:
+    """Paths of all files below ``folder``, relative to it; hidden ones stay out."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(p.as_posix() for p in paths if not any(part[0] == "." for part in p.parts))
+
+
 def unused_weights(names: Collection[str], chosen: str, files: Collection[str]) -> list[str]:
     """Files of ``names`` that hold weights and belong to another set, sorted.
 

@@ -267,7 +267,7 @@ class CellRunner:
             )
 
     def _choose(self, tasks: LoadedTasks) -> LoadedTasks:
-        from slm_benchmark.tasks.documents import check_documents
+        from slm_benchmark.tasks.documents import check_documents, check_examples
         from slm_benchmark.tasks.loader import evaluation_file
 
         cell = self.cell
@@ -280,6 +280,7 @@ class CellRunner:
                 file = evaluation_file(part, self.folders.dataset)
                 columns = self.entry.get("columns", ())
                 check_documents(part.task, chosen[part.name], file, columns)
+                check_examples(part.task, file.parent)
             return replace(tasks, chosen=chosen)
 
     @property

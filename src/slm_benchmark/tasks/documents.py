@@ -69,6 +69,64 @@ def check_documents(
         say(f"note: {relative(file)}: {word} {equal[0]}{more}: has equal options")
 
 
+def check_examples(task: Any, dataset: Path) -> None:
+    """Let each few-shot example be checked when it is drawn first, before any prompt is asked.
+
+    Published sets have odd rows among thousands of examples; only those that prompts show matter.
+
+    Args:
+        task: The harness's task, whose sampler draws. When it draws an example without a prompt or
+            an answer, that raises a `UserError` that names file, row and field.
+        dataset: Folder of the prepared splits, for messages.
+    """
+    sampler = getattr(task, "sampler", None)
+    if sampler is None or not hasattr(task, "fewshot_cfg"):
+        return
+    draw, checked = sampler.sample, set[str]()
+
+    def sample(*arguments: Any, **named: Any) -> Any:
+        drawn = draw(*arguments, **named)
+        for document in drawn:
+            if (key := repr(document)) not in checked:
+                checked.add(key)
+                _check_example(task, document, _example_origin(task, document, dataset))
+        return drawn
+
+    sampler.sample = sample
+
+
+def _example_origin(task: Any, document: Any, dataset: Path) -> _Origin:
+    """The place of a few-shot example: in a split's file, or in the task's own definition."""
+    split = task.fewshot_cfg.split or task.config.training_split or task.config.validation_split
+    number = next((n for n, row in enumerate(task.sampler.df, 1) if row == document), 0)
+    file = dataset / f"{split}.parquet"
+    where = relative(file) if file.is_file() else str(task.config.task)
+    return _Origin(where, f"few-shot example {number}")
+
+
+def _check_example(task: Any, document: Any, origin: _Origin) -> None:
+    """Refuse a few-shot example that would show a prompt or an answer that is none."""
+
+    def shown(name: str) -> Any:
+        make, way = getattr(task, name), getattr(task.fewshot_cfg, name)
+        return None if way is None else _called(lambda row: make(row, way), document, origin, name)
+
+    options = shown("doc_to_choice")
+    for name in ("doc_to_text", "doc_to_target"):
+        value = shown(name)
+        for part in value if isinstance(value, list | tuple) else [value]:
+            field = _field(document, part, name)
+            if part is None or (isinstance(part, float) and not math.isfinite(part)):
+                raise origin.error("a few-shot example has no value here", field, part)
+            if isinstance(part, str) and is_blank(part):
+                raise origin.error("a few-shot example is empty here", field, part)
+            if isinstance(part, numbers.Integral) and options is None:
+                raise origin.error("a few-shot example is no text here", field, part)
+            if isinstance(part, numbers.Integral) and not 0 <= int(part) < len(options):
+                what = f"the answer is no option: they are numbered from 0 to {len(options) - 1}"
+                raise origin.error(what, field, part)
+
+
 def _check_columns(document: Mapping[str, Any], columns: Sequence[str], origin: _Origin) -> None:
     for column in columns:
         value = document.get(column, "")
