@@ -279,6 +279,15 @@ def spoilt(value: float, folder: Path) -> None:
     change_tensor(folder, spoil)
 
 
+def fewer_layers(folder: Path) -> None:
+    change_json(folder, "config.json", num_hidden_layers=1)
+
+
+def junk(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"junk")
+
+
 def two_heads(folder: Path) -> None:
     tensors = tensors_of(folder)
     store(folder, {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1})
@@ -379,6 +388,23 @@ def pointer(folder: Path) -> None:
             marks=member("weights", "an infinite value in a tensor", "refused, naming the tensor"),
         ),
         pytest.param(
+            fewer_layers,
+            "the weights hold model.layers.1.input_layernorm.weight, a layer more",
+            marks=member("weights", "more layers than config.json asks for", "refused, with one"),
+        ),
+        pytest.param(
+            lambda folder: change_json(
+                folder, "config.json", architectures=["LlamaForSequenceClassification"]
+            ),
+            "no language model (config.json: architectures: LlamaForSequenceClassification)",
+            marks=member("card", "a model that labels texts", "refused by its architecture"),
+        ),
+        pytest.param(
+            junk,
+            "pytorch_model.bin: truncated or broken checkpoint",
+            marks=member("weights", "a .bin that is none", "refused, naming the file"),
+        ),
+        pytest.param(
             two_heads,
             "ties lm_head.weight to model.embed_tokens.weight",
             marks=member("weights", "a tied head that differs", "refused: loaders disagree on it"),
@@ -471,6 +497,34 @@ def test_pickled_shards(folder: Path) -> None:
     target = downloaded(folder)
     assert read_manifest(target)["effective_bits_per_weight"] == 16
     assert linear_shapes(target) == expected
+
+
+@member("weights", "tensors that the model does not use", "left out of files, size and bits")
+@pytest.mark.parametrize("sharded", [False, True])
+def test_tensors_that_the_model_does_not_use(
+    folder: Path, sharded: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    before = downloaded(folder)
+    tensors = tensors_of(folder)
+    store(folder, tensors | {"visual.patch.weight": torch.ones(640, 64, dtype=torch.float16)})
+    if sharded:
+        only_shards(folder)
+    target = downloaded(folder)
+    assert "left out, as the model does not use it: visual.patch.weight" in capsys.readouterr().err
+    manifest = read_manifest(target)
+    assert manifest["source"]["left_out_tensors"] == ["visual.patch.weight"]
+    assert manifest["effective_bits_per_weight"] == 16
+    assert weight_bytes(manifest) < weight_bytes(read_manifest(before)) + 1000
+
+
+@member("weights", "64-bit floats", "used; bits count them as they are stored")
+def test_wide_floats(folder: Path) -> None:
+    change_tensor(folder, lambda tensor: tensor.double())
+    expected = 16 + 48 * 8192 / PARAMETERS
+    manifest = read_manifest(downloaded(folder))
+    assert manifest["effective_bits_per_weight"] == pytest.approx(expected, abs=1e-6)
 
 
 @member("weights", "a mix of number formats", "each is counted as it is stored")

@@ -154,6 +154,13 @@ def of_a_larger_model(folder: Path) -> None:
             marks=member("prompts", "a template that was cut off", "refused at download"),
         ),
         pytest.param(
+            only(TEMPLATE, "{% for m in messages %}{{ m['text'] }}{% endfor %}assistant:"),
+            "chat_template.jinja: chat_template: a prompt through the chat template does not hold",
+            marks=member(
+                "prompts", "a template that leaves the question out", "refused at download"
+            ),
+        ),
+        pytest.param(
             only(TEMPLATE, "{{ '<|start|>assistant<|channel|>final<|message|>' }}"),
             "chat_template.jinja: chat_template: the model answers in channels",
             marks=member("prompts", "a model that answers in channels", "refused at download"),
@@ -184,6 +191,9 @@ def test_a_template_of_an_earlier_download_is_refused(folder: Path) -> None:
 # --- which template ------------------------------------------------------------------------------
 
 
+SHOWN = "{{ messages[0]['content'] }}"
+
+
 def named(**templates: str) -> Callable[[Path], None]:
     """Put several templates into tokenizer_config.json, and none beside it."""
 
@@ -197,21 +207,21 @@ def named(**templates: str) -> Callable[[Path], None]:
 
 def with_additional(folder: Path) -> None:
     """A default in tokenizer_config.json, and another template in a folder of its own."""
-    named(default="A")(folder)
+    named(default="A" + SHOWN)(folder)
     (folder / "additional_chat_templates").mkdir()
-    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("B")
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("B" + SHOWN)
 
 
 def with_both(folder: Path) -> None:
-    (folder / TEMPLATE).write_text("\ufeffA", encoding="utf-8")
-    change_json(folder, "tokenizer_config.json", chat_template="B")
+    (folder / TEMPLATE).write_text("\ufeffA" + SHOWN, encoding="utf-8")
+    change_json(folder, "tokenizer_config.json", chat_template="B" + SHOWN)
 
 
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(
-            named(tool_use="B", default="A"),
+            named(tool_use="B" + SHOWN, default="A" + SHOWN),
             marks=member("prompts", "several templates by name", "the default one; others by name"),
         ),
         pytest.param(
@@ -238,22 +248,22 @@ def test_one_of_several_templates_is_used(
     change(folder)
     target = downloaded(folder)
     chat = ChatTemplate(load_tokenizer(target), target)
-    assert chat.select() == "A"
-    assert chat.render([{"role": "user", "content": "Hi"}]) == "A"
+    assert chat.select() == "A" + SHOWN
+    assert chat.render([{"role": "user", "content": "Hi"}]) == "AHi"
     told = capsys.readouterr().err
     assert ("not used, as chat_template.jinja beside it holds another" in told) == (
         change is with_both
     )
     if change is not with_both:
-        assert chat.select("tool_use") == "B"
-        assert chat.render([{"role": "user", "content": "Hi"}]) == "B"
+        assert chat.select("tool_use") == "B" + SHOWN
+        assert chat.render([{"role": "user", "content": "Hi"}]) == "BHi"
         with pytest.raises(UserError, match=r"no chat template has this name .*did you mean"):
             chat.select("tool_usage")
 
 
 @member("prompts", "several templates, none of them the default", "refused at download")
 def test_no_template_is_the_default(folder: Path) -> None:
-    named(rag="A", tool_use="B")(folder)
+    named(rag="A" + SHOWN, tool_use="B" + SHOWN)(folder)
     assert "none of several chat templates is the default" in refusal(folder)
 
 

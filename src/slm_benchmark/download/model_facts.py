@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,17 @@ from slm_benchmark.records.types import ModelFacts, WeightsManifest
 TOLERANCE = 0.01
 """Share of a number by which card and files may differ: cards are written with rounded numbers."""
 
-_PACKED = ("I8", "U8", "I16", "U16", "I32", "U32", "U64", "F8", "F4", "F6", "E8M0")
+_PACKED = ("I8", "U8", "I16", "U16", "I32", "U32", "U64", "F8", "F4", "F6_", "E8M0")
 """How the number formats begin that hold no plain weights."""
+
+_OTHER_TASKS = (
+    *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
+    *("ForMaskedLM", "ForMultipleChoice", "ForRewardModel", "RewardModel"),
+)
+"""How architectures end that write no text."""
+
+_NUMBER = re.compile(r"\.\d+\.")
+"""The number of a layer within a tensor's name."""
 
 _SETTINGS = ("quantization_config", "compression_config", "quantization")
 """Fields of config.json that say how the weights were quantized."""
@@ -38,13 +48,15 @@ class Checkpoint:
 
     Attributes:
         facts: What they are.
-        tensors: Those of the weight files that the model uses.
+        tensors: Those of the weight files.
         tied: Names of those that repeat a tensor that the model ties them to.
+        unused: Names of those that the model does not use.
     """
 
     facts: ModelFacts
     tensors: list[Tensor]
     tied: dict[str, str]
+    unused: frozenset[str]
 
 
 def read_checkpoint(model: Model, folder: Path, chosen: str) -> Checkpoint:
@@ -68,10 +80,12 @@ def read_checkpoint(model: Model, folder: Path, chosen: str) -> Checkpoint:
         )
     config = read_configuration(config_file)
     refuse_quantized(config, origin)
+    _refuse_other_tasks(config, origin)
     tensors = _checked_tensors(folder, chosen, origin)
     _refuse_packed(folder, tensors, origin)
     built, unused = _build(model, folder, origin)
     used = [tensor for tensor in tensors if tensor.name not in unused]
+    _refuse_more_layers(used, unused, origin)
     elements = _elements(built)
     parameters = sum(elements.values())
     embeddings = sum(elements.get(weight, 0) for weight in _embeddings(built))
@@ -85,7 +99,8 @@ def read_checkpoint(model: Model, folder: Path, chosen: str) -> Checkpoint:
         "number_format": bytes_by_type(used).most_common(1)[0][0],
         "chat_template": bool(read_templates(folder)),
     }
-    return Checkpoint(facts, used, _tied(built, used))
+    extra = frozenset(tensor.name for tensor in tensors if tensor.name in unused)
+    return Checkpoint(facts, tensors, _tied(built, used), extra)
 
 
 def refuse_quantized(config: dict[str, Any], origin: Origin) -> None:
@@ -221,7 +236,17 @@ def _refuse_packed(folder: Path, tensors: Collection[Tensor], origin: Origin) ->
             raise _quantized(origin, tensor.file, where)
 
 
-def _build(model: Model, folder: Path, origin: Origin) -> tuple[Any, set[str]]:
+def _refuse_other_tasks(config: Mapping[str, Any], origin: Origin) -> None:
+    """Refuse a model that was made to label texts; its body alone would be loaded."""
+    for name in config.get("architectures") or []:
+        if str(name).endswith(_OTHER_TASKS):
+            raise origin.refuse(
+                f"the model is no language model (config.json: architectures: {name})",
+                "name a model that writes text, whose architecture mostly ends in ForCausalLM",
+            )
+
+
+def _build(model: Model, folder: Path, origin: Origin) -> tuple[Any, frozenset[str]]:
     """The model with the shapes of its files but no values, and names of tensors it leaves out."""
     from transformers import AutoModelForCausalLM
 
@@ -237,9 +262,10 @@ def _build(model: Model, folder: Path, origin: Origin) -> tuple[Any, set[str]]:
                 trust_remote_code=model.trust_remote_code,
             )
     except Exception as error:  # a configuration can break any line of a model's code
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        said = " ".join(line.strip() for line in lines[:2])
         raise origin.refuse(
-            f"Transformers cannot load this model: {first}",
+            f"Transformers cannot load this model: {said}",
             "name a causal language model that this version of Transformers knows, or see "
             "remote_code in docs/how-to/adding-a-model.md",
         ) from error
@@ -254,7 +280,21 @@ def _build(model: Model, folder: Path, origin: Origin) -> tuple[Any, set[str]]:
             f"{list(expected)}",
             "name a repository whose config.json belongs to its weights",
         )
-    return built, {str(name) for name in loading["unexpected_keys"]}
+    return built, frozenset(str(name) for name in loading["unexpected_keys"])
+
+
+def _refuse_more_layers(used: Collection[Tensor], unused: Collection[str], origin: Origin) -> None:
+    """Refuse weights with more layers than the configuration asks for: they are of another model.
+
+    Loaders leave the rest out without a word.
+    """
+    kinds = {_NUMBER.sub(".0.", tensor.name) for tensor in used}
+    for name in sorted(unused):
+        if _NUMBER.search(name) and _NUMBER.sub(".0.", name) in kinds:
+            raise origin.refuse(
+                f"the weights hold {name}, a layer more than config.json asks for",
+                "name a repository whose config.json belongs to its weights",
+            )
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""The values of downloaded weights: none that is no number, and none stored twice."""
+"""The values of downloaded weights: none that is no number, none stored twice, and none unused."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,28 +44,20 @@ def check_finite(folder: Path, tensors: list[Tensor], origin: Origin) -> None:
             )
 
 
-def drop_tied_copies(
+def check_tied(
     folder: Path, tensors: list[Tensor], tied: Mapping[str, str], origin: Origin
-) -> list[Tensor]:
-    """Take tensors out of weight files that repeat the one that the model ties them to.
-
-    The model has such a tensor once. Stored twice, it would count twice in every size, and be
-    quantized as a tensor of its own in GGUF files.
+) -> None:
+    """Refuse tensors that the model ties to others whose values differ, so that loaders disagree.
 
     Args:
-        folder: Holds the weight files, which are replaced, not changed in place.
+        folder: Holds the weight files.
         tensors: All tensors.
         tied: Name of the copy → name of the tensor it repeats.
         origin: Where they come from, for the message.
 
-    Returns:
-        The tensors without the copies.
-
     Raises:
-        UserError: when a copy differs from its original, so that loaders use different ones.
+        UserError: naming both.
     """
-    if not tied:
-        return tensors
     import torch
 
     by_name = {tensor.name: tensor for tensor in tensors}
@@ -79,18 +71,30 @@ def drop_tied_copies(
                 "copy the model to this machine, write tie_word_embeddings: false into its "
                 "config.json if the head is one of its own, and name the copy in source.path",
             )
-    for file in {by_name[copy].file for copy in tied}:
-        _rewrite_without(folder / file, set(tied))
-    for index in folder.glob(f"*{INDEX}"):
+
+
+def drop_tensors(folder: Path, tensors: list[Tensor], names: Collection[str]) -> list[Tensor]:
+    """Take tensors out of weight files that the model does not use, or has in another one.
+
+    They would count in every size, and be quantized as tensors of their own in GGUF files.
+
+    Args:
+        folder: Holds the weight files, which are replaced, not changed in place.
+        tensors: All tensors.
+        names: Names of those to take out.
+
+    Returns:
+        The other tensors.
+    """
+    left = [tensor for tensor in tensors if tensor.name not in names]
+    for file in {tensor.file for tensor in tensors if tensor.name in names}:
+        _rewrite_without(folder / file, set(names))
+    for index in folder.glob(f"*{INDEX}") if names else ():
         content = json.loads(index.read_text(encoding="utf-8"))
-        content["weight_map"] = {
-            name: file for name, file in content["weight_map"].items() if name not in tied
-        }
-        content["metadata"] = {
-            "total_size": sum(t.size_bytes for t in tensors if t.name not in tied)
-        }
+        content["weight_map"] = {tensor.name: tensor.file for tensor in left}
+        content["metadata"] = {"total_size": sum(tensor.size_bytes for tensor in left)}
         atomic_write_json(index, content)
-    return [tensor for tensor in tensors if tensor.name not in tied]
+    return left
 
 
 def _values(folder: Path, tensors: list[Tensor]) -> Iterator[tuple[Tensor, torch.Tensor]]:

@@ -335,4 +335,5 @@ def _listed(file: Path) -> set[int]:
             value=ids,
             fix="write the numbers of the tokens that end an answer",
         )
-    return {token for token in listed if token is not None}
+    # Some files write -1 where there is none.
+    return {token for token in listed if token is not None and token >= 0}

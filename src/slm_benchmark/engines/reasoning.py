@@ -53,6 +53,8 @@ def _either(marks: list[str]) -> str:
 
 
 _OPENS = re.compile(_either([*_CLOSING]), re.IGNORECASE)
+_BEHIND = re.compile(rf"(?:^|[.!?:\n])\s*(?P<mark>{_OPENS.pattern})", re.IGNORECASE)
+"""An opening mark where a line or sentence begins; a text that speaks of marks has words there."""
 _CLOSES = re.compile(_either([mark for marks in _CLOSING.values() for mark in marks]), re.I)
 _MARKS = {
     opening: re.compile(f"(?P<opening>{re.escape(opening)})|{_either(closing)}", re.IGNORECASE)
@@ -77,9 +79,9 @@ def opens_reasoning(prompt: str) -> bool:
 def without_reasoning(prompt: str, text: str) -> str:
     """An answer without its reasoning; nothing, where the limit cut the reasoning itself.
 
-    A text reasons when it begins with an opening mark, when the template has opened one at the
-    prompt's end, or when a mark closes what none opens. Any other text comes back as it is,
-    whatever marks it speaks of.
+    A text reasons when an opening mark begins it, a line or a sentence of it, when the template has
+    opened one at the prompt's end, or when a mark closes what none opens. Any other text comes back
+    as it is, whatever marks it speaks of.
 
     Args:
         prompt: What was answered.
@@ -87,8 +89,9 @@ def without_reasoning(prompt: str, text: str) -> str:
     """
     if (opening := _opened(prompt)) is not None:
         return _outside(_MARKS[opening], text, depth=1)
-    if begins := _OPENS.match(text.lstrip()):
-        return _outside(_MARKS[begins[0].lower()], text, depth=0)
+    if begins := _BEHIND.search(text):
+        said, rest = text[: begins.start("mark")], text[begins.start("mark") :]
+        return said.lstrip() + _outside(_MARKS[begins["mark"].lower()], rest, depth=0)
     closes, opens = _CLOSES.search(text), _OPENS.search(text)
     if closes and not (opens and opens.start() < closes.start()):
         mark = closes[0].lower()
