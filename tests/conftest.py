@@ -22,8 +22,8 @@ from tools.ci_lanes import BY_NAME, FIXTURES, MARKERS, marker
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# The same examples in every run: what passes here passes in CI.
-settings.register_profile("repeatable", derandomize=True)
+# The same examples in every run, however busy the machine is: what passes here passes in CI.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 # Two workers share the cores, and a thread that spins while it waits takes them from the other.

@@ -333,7 +333,7 @@ def test_a_variant_that_was_not_measured_is_named(
 
 
 def test_one_variant_breaks_and_the_others_are_measured(
-    tiny_model: Path, gguf_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, gguf_folder: Path, session: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 
@@ -344,6 +344,9 @@ def test_one_variant_breaks_and_the_others_are_measured(
         return {"points": [], "host": {"warnings": []}}
 
     monkeypatch.setattr("slm_benchmark.profiling.session.launch", broken)
+    # The machine's own rates were measured for the session before.
+    rates = session["roofline"]["cpu"]
+    monkeypatch.setattr("slm_benchmark.profiling.session._roofline", lambda _: rates)
     jobs = [job("base", tiny_model, tiny_model), job("gguf-q8_0", gguf_folder, tiny_model)]
     found: Any = profile(jobs, PLAN)["variants"]
     assert asked == ["base", "gguf-q8_0", "gguf-q8_0", "gguf-q8_0"]
