@@ -162,12 +162,12 @@ def test_the_library_finds_the_same_on_a_real_model(inputs: Path, count: int) ->
     folder = inputs / "models" / MODEL / "base"
     real = load_transformers(folder, dtype="float32", device="cpu")
     lm = BenchmarkLM(Transformers(real, TWO_THREADS), folder)
-    for text in ("def add(a, b):\n    return a + b\n", "Three colors are", "Once upon a time"):
+    for text in ("def add(a, b):\n    return a + b\n", "Three colors are"):
         context, beams = lm.tok_encode(text), Beams(count, 1.0, False)
         end = lm.eot_token_id
-        ask = Search(context, 24, beams, lambda new: new[-1] == end, 1)  # noqa: B023
+        ask = Search(context, 16, beams, lambda new: new[-1] == end, 1)  # noqa: B023
         written = real.model.generate(
-            torch.tensor([context]), max_new_tokens=24, num_beams=count, do_sample=False
+            torch.tensor([context]), max_new_tokens=16, num_beams=count, do_sample=False
         )
         (found,) = find(lm.model, [ask])
         assert found.new == written[0, len(context) :].tolist()
