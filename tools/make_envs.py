@@ -60,25 +60,25 @@ def closure(names: list[str]) -> dict[str, str]:
     Raises:
         SystemExit: when a needed package is not installed.
     """
-    found: dict[tuple[str, str], metadata.Distribution] = {}
+    distributions: dict[tuple[str, str], metadata.Distribution] = {}
     queue = [Requirement(name) for name in names]
     while queue:
         wanted = queue.pop()
         for extra in ("", *sorted(wanted.extras)):
             key = (canonicalize_name(wanted.name), extra)
-            if key in found:
+            if key in distributions:
                 continue
             try:
-                found[key] = metadata.distribution(wanted.name)
+                distributions[key] = metadata.distribution(wanted.name)
             except metadata.PackageNotFoundError:
                 sys.exit(f"{wanted.name} is not installed. Fix: . ./activate, then run this again")
-            for text in found[key].requires or []:
+            for text in distributions[key].requires or []:
                 needed = Requirement(text)
                 if needed.marker is None or needed.marker.evaluate({"extra": extra}):
                     queue.append(needed)
     versions = {
         canonicalize_name(name): distribution.version.split("+")[0]
-        for (name, _), distribution in found.items()
+        for (name, _), distribution in distributions.items()
     }
     return dict(sorted(versions.items()))
 

@@ -74,14 +74,14 @@ def stages(root: Path, card: Mapping[str, Any]) -> dict[str, dict[str, dict[str,
         root: The checkout that it ran in.
         card: The model's card.
     """
-    found: dict[str, dict[str, dict[str, str]]] = {}
+    states: dict[str, dict[str, dict[str, str]]] = {}
     for variant in ("base", *card["quantizations"]):
         reason = unsupported(card["architecture"], variant)
-        found[variant] = {
+        states[variant] = {
             stage: {"state": "not_applicable", "reason": reason} if reason else _state(root / file)
             for stage, file in files(card, variant).items()
         }
-    return found
+    return states
 
 
 def _state(file: Path) -> dict[str, str]:

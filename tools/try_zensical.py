@@ -87,13 +87,13 @@ def build(edition: Path) -> tuple[bool, str]:
 
 def differences(theirs: Path, ours: Path) -> Iterator[str]:
     """What is not the same in the site that Zensical built, a line for each page."""
-    known, found = (
+    built_before, built = (
         {file.relative_to(site).as_posix() for file in site.rglob("*.html")}
         for site in (ours, theirs)
     )
-    for name in sorted(known ^ found):
-        yield f"{name}: built by {'MkDocs' if name in known else 'Zensical'} alone"
-    for name in sorted(known & found):
+    for name in sorted(built_before ^ built):
+        yield f"{name}: built by {'MkDocs' if name in built_before else 'Zensical'} alone"
+    for name in sorted(built_before & built):
         before, after = Page(ours / name), Page(theirs / name)
         if before.words != after.words:
             pairs = zip(before.words, after.words, strict=False)
@@ -115,10 +115,10 @@ def main() -> int:
     if not well:
         print(said.partition("Traceback")[0], end="")
         return 1
-    found = list(differences(WORK / "site", edition / "site"))
+    differing = list(differences(WORK / "site", edition / "site"))
     pages = len(list((WORK / "site").rglob("*.html")))
-    print("\n".join(found) or f"Zensical builds the same {pages} pages")
-    return 1 if found else 0
+    print("\n".join(differing) or f"Zensical builds the same {pages} pages")
+    return 1 if differing else 0
 
 
 if __name__ == "__main__":
