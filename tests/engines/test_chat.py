@@ -399,6 +399,25 @@ def test_a_conversation_holds_no_reasoning(tmp_path: Path, monkeypatch: pytest.M
         assert lm.reasoning == {("task", 7): 2 * len("<think>fo;x</think>")}
 
 
+def test_another_model_of_the_harness_leaves_its_reasoning_in(tmp_path: Path) -> None:
+    """What it writes reaches neither a judge nor the next turn all the same."""
+    thinker(tmp_path, ("<think>", "</think>"), special=True)
+    with opened(tmp_path, "transformers") as lm:
+        prompts: list[str] = []
+
+        def write_all(requests: list[Instance], _: bool = False) -> list[str]:
+            prompts.extend(request.args[0] for request in requests)
+            return ["<think>secret</think>\n\nfour"] * len(requests)
+
+        lm.generate_until = write_all
+        turns = (conversation(["Q", "R"], {}), {"until": [], "max_gen_toks": 24})
+        (answers,) = ConversationLM(lm).generate_until(
+            [Instance("generate_until", {}, turns, 0, ("task", 7, 1))]
+        )
+    assert json.loads(answers) == ["four", "four"]
+    assert "secret" not in prompts[1]
+
+
 @member("prompts", "reasoning, by `lm_eval --apply_chat_template`", "cut off, as in the workflow")
 def test_the_command_cuts_reasoning(tmp_path: Path) -> None:
     """`lm_eval --apply_chat_template` gives answers as the workflow does."""

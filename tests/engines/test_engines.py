@@ -965,15 +965,14 @@ def test_chat_templates_are_applied_as_the_harness_does(tiny_model: Path, prompt
 
 
 def test_a_template_that_refuses_a_system_message_gets_none(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path
 ) -> None:
-    ours, theirs = BenchmarkLM(Recorder(256), tiny_model), harness_lm(tiny_model, 256)
-    refusing = (
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "refusing"))
+    (folder / "chat_template.jinja").write_text(
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
         "{% endif %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     )
-    for lm in (ours, theirs):
-        monkeypatch.setattr(lm.tokenizer, "chat_template", refusing)
+    ours, theirs = BenchmarkLM(Recorder(256), folder), harness_lm(folder, 256)
     history = [{"role": role, "content": role.upper()} for role in ("system", "user")]
     assert ours.apply_chat_template(history) == "user: USER\n"
     assert ours.apply_chat_template(history) == theirs.apply_chat_template(history)

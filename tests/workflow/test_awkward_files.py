@@ -303,6 +303,23 @@ def test_a_path_that_does_not_exist(awkward: Run) -> None:
     assert "MissingInput" not in awkward.done.output
 
 
+@member(
+    "card",
+    "by the workflow: a card that is changed after the download",
+    "one line where a target needs the model, whatever `models` says; others are planned",
+)
+def test_a_card_that_is_changed_after_the_download(awkward: Run, tmp_path: Path) -> None:
+    checkout = awkward.checkout.copy(tmp_path / "copy")
+    checkout.edit("models/two-sets.yaml", lambda card: card.update(parameters=10 * PARAMETERS))
+    for chosen in ('models=["tiny-local"]', 'models=["two-sets", "tiny"]'):
+        refused = checkout.snakemake("-n", base("two-sets"), "--config", chosen)
+        (line,) = refused.errors()
+        assert refused.code == 1
+        assert "models/two-sets.yaml: parameters: the model's files have 98176 (got 981760)" in line
+        other = checkout.snakemake("-n", base("tiny"), "--config", chosen)
+        assert (other.code, other.errors()) == (0, []), other.output
+
+
 def test_what_is_refused_leaves_nothing_and_stops_no_other(awkward: Run) -> None:
     assert awkward.done.code == 1
     assert len(awkward.done.errors()) == len(REFUSED) + len(ROWS) + 2, awkward.done.errors()

@@ -18,7 +18,6 @@ from slm_benchmark.workflow.job import (
 )
 from slm_benchmark.catalog.catalog import load_catalogue
 from slm_benchmark.catalog.run_config import RunConfig
-from slm_benchmark.download.at_hand import check_downloaded
 from slm_benchmark.records.provenance import clock_warnings
 from slm_benchmark.workflow.rule_inputs import RuleInputs
 from slm_benchmark.workflow.rule_params import RuleParams
@@ -30,9 +29,6 @@ prepare_jobs()
 share_machine(workflow)
 with clean_errors():
     run_config = RunConfig.from_config(config, load_catalogue())
-    # A cluster's jobs read this file too; what holds for the run was checked when it began.
-    for model in run_config.models if workflow.is_main_process else []:
-        check_downloaded(run_config.catalogue.models[model])
 
 inputs = ByWildcards(RuleInputs(run_config))
 parameters = ByWildcards(RuleParams(run_config))

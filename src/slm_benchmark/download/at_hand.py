@@ -8,7 +8,7 @@ from slm_benchmark.catalog.model_cards import Model
 from slm_benchmark.common.errors import UserError
 from slm_benchmark.common.paths import ROOT, relative
 from slm_benchmark.download.chat_template import ChatTemplate, read_templates
-from slm_benchmark.download.checkpoint import weights_in
+from slm_benchmark.download.checkpoint import INDEX, weights_in
 from slm_benchmark.download.local_source import local_source
 from slm_benchmark.download.model_facts import check_card, check_texts, read_checkpoint
 from slm_benchmark.download.origin import Origin
@@ -82,7 +82,10 @@ def _is_of(manifest: WeightsManifest, model: Model) -> bool:
     if model.source["type"] == "package":
         return True
     folder = ROOT / str(model.source["path"])
+    # Weights that lack tensors of the source have another size than there.
+    rewritten = (".safetensors", ".bin", INDEX) if "left_out_tensors" in source else ()
     return folder.is_dir() and all(
-        (folder / name).is_file() and (folder / name).stat().st_size == entry["size_bytes"]
+        (folder / name).is_file()
+        and (name.endswith(rewritten) or (folder / name).stat().st_size == entry["size_bytes"])
         for name, entry in manifest["files"].items()
     )

@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
 from slm_benchmark.common.errors import NotApplicable
+from slm_benchmark.engines.reasoning import without_reasoning
 
 Message = dict[str, str]
 """``role`` (system, user or assistant) and ``content``."""
@@ -94,7 +95,9 @@ class ConversationLM(LM):  # type: ignore[misc]
                 prompts.append(self._request(requests[i], histories[i], settings))
             answers = self.lm.generate_until(prompts, disable_tqdm)
             for i, answer in zip(going_on, answers, strict=True):
-                histories[i].append({"role": "assistant", "content": answer.strip()})
+                # Our engines have cut reasoning off; other models of the harness leave it.
+                content = without_reasoning("", answer).strip()
+                histories[i].append({"role": "assistant", "content": content})
         return [
             json.dumps(
                 [said["content"] for said in history if said["role"] == "assistant"],

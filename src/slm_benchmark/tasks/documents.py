@@ -82,23 +82,26 @@ def check_examples(task: Any, dataset: Path) -> None:
     sampler = getattr(task, "sampler", None)
     if sampler is None or not hasattr(task, "fewshot_cfg"):
         return
-    draw, checked = sampler.sample, set[str]()
+    checked = set[str]()
 
-    def sample(*arguments: Any, **named: Any) -> Any:
-        drawn = draw(*arguments, **named)
-        for document in drawn:
-            if (key := repr(document)) not in checked:
-                checked.add(key)
-                _check_example(task, document, _example_origin(task, document, dataset))
-        return drawn
+    # A class, as a copy of the sampler has to draw from its own examples.
+    class Checked(type(sampler)):  # type: ignore[misc]
+        def sample(self, *arguments: Any, **named: Any) -> Any:
+            drawn = super().sample(*arguments, **named)
+            for document in drawn:
+                if (key := repr(document)) not in checked:
+                    checked.add(key)
+                    origin = _example_origin(task, self.df, document, dataset)
+                    _check_example(task, document, origin)
+            return drawn
 
-    sampler.sample = sample
+    sampler.__class__ = Checked
 
 
-def _example_origin(task: Any, document: Any, dataset: Path) -> _Origin:
+def _example_origin(task: Any, examples: Iterable[Any], document: Any, dataset: Path) -> _Origin:
     """The place of a few-shot example: in a split's file, or in the task's own definition."""
     split = task.fewshot_cfg.split or task.config.training_split or task.config.validation_split
-    number = next((n for n, row in enumerate(task.sampler.df, 1) if row == document), 0)
+    number = next((n for n, row in enumerate(examples, 1) if row == document), 0)
     file = dataset / f"{split}.parquet"
     where = relative(file) if file.is_file() else str(task.config.task)
     return _Origin(where, f"few-shot example {number}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from slm_benchmark.catalog.custom import DESCRIPTION
 from slm_benchmark.common.errors import UserError, require_known
 from slm_benchmark.common.paths import CONFIG, CUSTOM, MODELS, ROOT, relative
+from slm_benchmark.download.at_hand import check_downloaded
 from slm_benchmark.engines.identity import engine_name
 from slm_benchmark.evaluation.noise_floor import noise_plan, noise_tasks
 from slm_benchmark.evaluation.requirements import JUDGE_PROMPTS
@@ -168,7 +169,11 @@ class RuleInputs(RuleValues):
 
         There are none either where the card names no readable file: the download says why, and
         other models go on.
+
+        Raises:
+            UserError: when the model was downloaded, and its card says otherwise than its files.
         """
+        check_downloaded(self.model(model))
         source = self.model(model).source
         return _files(source["path"]) if source["type"] == "local" else []
 
